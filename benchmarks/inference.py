@@ -1,0 +1,203 @@
+"""Speed of inference: milliseconds per step of molecular dynamics, and scaling.
+
+  python -m benchmarks.inference --model=small --atoms=20,100,1000
+  python -m benchmarks.inference --model=small --atoms=100,300,1000,2000,5000 \
+      --plot=scaling.png
+
+Goes through the ASE calculator, neighbour search included. One line of JSON a size, and
+a last one with the exponent of the cost in the number of atoms. Needs no TensorFlow.
+"""
+
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+import ase
+from ase import units
+from ase.md import velocitydistribution
+from ase.md import verlet
+import jax
+import numpy as np
+
+from benchmarks import cases
+from benchmarks import measure
+from benchmarks import structures as structures_lib
+from benchmarks import training
+from experiments import environment
+from jmp_hk import calculator
+from jmp_hk import dataset_info
+from jmp_hk import inference
+from jmp_hk import model as model_lib
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import build
+from jmp_hk.graphs import packing
+
+
+_MOLECULE_LIMIT = 60  # Up to here a molecule in vacuum, above it a metal crystal.
+_TIME_STEP = 0.5 * units.fs
+_WARM_UP = 2
+
+
+def make_predictor(
+    model: str, precision: str, conservative: bool = False
+) -> inference.Predictor:
+  """A model with random weights whose only head predicts energy and forces."""
+  case = cases.CASES["rmd17" if conservative else "slabs"]
+  config = case.model(model, precision)
+  name = config.tasks[0].name
+  graph = case.sources[0].graph
+  info = dataset_info.DatasetInfo(
+      name=name,
+      graph=graph,
+      num_structures={},
+      elements=tuple(range(1, 100)),
+      size_histogram={},
+      energy_references={},
+      energy_scale=1e-3,
+      force_scale=1e-3,
+  )
+  graphs = build.build_graphs(structures_lib.toluenes(1)[0], graph)
+  example = packing.pack(
+      [packing.PackItem(graphs)], cases.exact_budget([graphs]))
+  shapes = jax.eval_shape(
+      model_lib.build_model(config).init, jax.random.PRNGKey(0), example)
+  variables = training.random_variables(shapes)
+  return inference.Predictor(
+      config, {name: info}, variables, precision=config.precision)
+
+
+def make_atoms(count: int) -> ase.Atoms:
+  """A molecule or a crystal of about this many atoms."""
+  if count <= _MOLECULE_LIMIT:
+    structure = structures_lib.random_molecule(np.random.default_rng(0), count)
+  else:
+    structure = structures_lib.bulk_supercell(count)
+  return _to_ase(structure)
+
+
+def _to_ase(structure: structure_lib.Structure) -> ase.Atoms:
+  return ase.Atoms(
+      structure.atomic_numbers,
+      structure.positions,
+      cell=structure.cell,
+      pbc=structure.pbc,
+  )
+
+
+def run_size(
+    predictor: inference.Predictor, count: int, steps: int
+) -> dict[str, object]:
+  """Times steps of velocity Verlet at 300 K.
+
+  Args:
+    predictor: the model.
+    count: wanted number of atoms.
+    steps: that are timed, after compilation and warm-up.
+
+  Returns:
+    What is printed.
+  """
+  atoms = make_atoms(count)
+  atoms.calc = calculator.JMPCalculator(predictor)
+  velocitydistribution.thermalize_momenta(
+      atoms, temperature_K=300, rng=np.random.default_rng(0))
+  dynamics = verlet.VelocityVerlet(atoms, _TIME_STEP)
+  start = time.perf_counter()
+  dynamics.run(_WARM_UP)
+  first = time.perf_counter() - start
+  times = [measure.seconds_of(lambda: dynamics.run(1)) for _ in range(steps)]
+  structure = structures_lib.Structure(
+      positions=atoms.positions, atomic_numbers=atoms.numbers, cell=atoms.cell.array,
+      pbc=atoms.pbc, tags=np.full(len(atoms), 2), fixed=np.zeros(len(atoms), bool),
+  )
+  graph = predictor.head().info.graph
+  build_seconds = measure.seconds_of(lambda: build.build_graphs(structure, graph))
+  seconds = statistics.median(times)
+  return {
+      "atoms": len(atoms),
+      "ms_per_step": round(1e3 * seconds, 2),
+      "ms_graph": round(1e3 * build_seconds, 2),
+      "us_per_atom": round(1e6 * seconds / len(atoms), 1),
+      "first_steps_s": round(first, 1),
+      "compilations": predictor.num_compilations,
+      "peak_memory_mib": round(measure.peak_memory_mib()),
+  }
+
+
+def exponent(results: Sequence[dict[str, object]]) -> float:
+  """Slope of log(time) over log(atoms): 1 means cost linear in atoms."""
+  atoms, times = zip(*[(r["atoms"], r["ms_per_step"]) for r in results])
+  return float(np.polyfit(np.log(atoms), np.log(times), 1)[0])
+
+
+def plot(results: Sequence[dict[str, object]], title: str, path: pathlib.Path) -> None:
+  """Time per step against atoms, with a line of slope 1 for comparison."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  atoms = np.array([r["atoms"] for r in results])
+  times = np.array([r["ms_per_step"] for r in results])
+  figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
+  axes.loglog(atoms, times, "o-", label="measured")
+  axes.loglog(atoms, times[-1] * atoms / atoms[-1], "--", label="linear in atoms")
+  axes.set(xlabel="atoms", ylabel="ms per MD step", title=title)
+  axes.legend()
+  figure.savefig(path, dpi=150)
+  plt.close(figure)
+
+
+def run(
+    model: str,
+    precision: str,
+    sizes: Sequence[int],
+    steps: int,
+    conservative: bool = False,
+    plot_path: str = "",
+) -> list[dict[str, object]]:
+  """Measures all sizes and prints a line for each."""
+  predictor = make_predictor(model, precision, conservative)
+  case = f"{model}/{'conservative' if conservative else 'direct'}/{precision}"
+  results = []
+  for size in sizes:
+    result = {"case": case, **run_size(predictor, size, steps), **measure.machine()}
+    results.append(result)
+    print(json.dumps(result), flush=True)
+  if len(results) > 1:
+    print(json.dumps({"case": case, "exponent": round(exponent(results), 3)}))
+  if plot_path:
+    plot(results, case, pathlib.Path(plot_path))
+  return results
+
+
+def define_flags() -> None:
+  """Defines the flags of this benchmark."""
+  flags.DEFINE_enum("model", "small", list(cases.MODELS), "Size of the model.")
+  flags.DEFINE_enum(
+      "precision", "f32", list(cases.PRECISIONS), "Of the computation.")
+  flags.DEFINE_list("atoms", ["20", "100", "1000"], "Numbers of atoms.")
+  flags.DEFINE_integer("steps", 10, "Timed steps of each size.", lower_bound=2)
+  flags.DEFINE_bool(
+      "conservative", False, "Forces by differentiation instead of a direct head.")
+  flags.DEFINE_string("plot", "", "File for a plot of time against atoms.")
+
+
+def main(argv: Sequence[str]) -> None:
+  values = flags.FLAGS
+  if len(argv) > 1:
+    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+  environment.prepare(environment.EnvironmentConfig())
+  run(
+      values.model, values.precision, [int(n) for n in values.atoms], values.steps,
+      values.conservative, values.plot,
+  )
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

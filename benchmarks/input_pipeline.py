@@ -1,0 +1,190 @@
+"""Speed of the data pipeline: structures per second and core, TFRecord to packed batch.
+
+  python -m benchmarks.input_pipeline --data=slabs,molecules
+
+Writes records of structures that it makes itself, then reads them as training does. One
+line of JSON a case. Without workers, a core's rate is structures over processor time, so
+that other load on the machine does not count.
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+import numpy as np
+
+from benchmarks import structures as structures_lib
+from experiments import environment
+
+_CASES = ("slabs", "molecules")
+
+_DISTINCT = 512  # Structures that are made; training reads them again and again.
+_SHARDS = 4
+_BATCH_SIZES = {"slabs": 16, "molecules": 64}
+_CUTOFFS = {"slabs": 12.0, "molecules": 8.0}
+
+
+def make_structures(data: str, count: int) -> list[structures_lib.Structure]:
+  """OC20-like slabs, or molecules of 15 atoms."""
+  rng = np.random.default_rng(0)
+  if data == "slabs":
+    return [structures_lib.random_slab(rng) for _ in range(count)]
+  return [structures_lib.random_molecule(rng, 15) for _ in range(count)]
+
+
+def write_dataset(directory: pathlib.Path, data: str, count: int) -> None:
+  """Writes a converted dataset of one split."""
+  from data import records
+  from data import schema
+  from jmp_hk import dataset_info
+  from jmp_hk import dataset_info_io
+  from jmp_hk.graphs import config as graph_config
+
+  structures = make_structures(data, count)
+  for shard in range(_SHARDS):
+    path = directory / records.shard_name("train", shard, _SHARDS)
+    with records.shard_writer(path) as append:
+      for structure in structures[shard::_SHARDS]:
+        append(schema.encode(structure))
+  elements = sorted({int(z) for s in structures for z in s.atomic_numbers})
+  sizes = [structure.num_atoms for structure in structures]
+  info = dataset_info.DatasetInfo(
+      name=data,
+      graph=graph_config.GraphConfig(cutoff=_CUTOFFS[data]),
+      num_structures={"train": count},
+      elements=tuple(elements),
+      size_histogram={n: sizes.count(n) for n in sorted(set(sizes))},
+      energy_references={z: 0.0 for z in elements},
+      energy_scale=1.0,
+      force_scale=1.0,
+      average_atoms=float(np.mean(sizes)),
+  )
+  (directory / dataset_info_io.FILE_NAME).write_text(dataset_info_io.to_json(info))
+
+
+def run_case(
+    data: str,
+    structures: int,
+    batch_size: int = 0,
+    num_workers: int = 0,
+    edge_dropout: float = 0.1,
+    distinct: int = _DISTINCT,
+) -> dict[str, object]:
+  """Measures one kind of data.
+
+  Args:
+    data: "slabs" or "molecules".
+    structures: that are timed.
+    batch_size: wanted structures of a batch; 0 takes the default.
+    num_workers: processes beside this one.
+    edge_dropout: rate.
+    distinct: structures in the files.
+
+  Returns:
+    What is printed.
+  """
+  with tempfile.TemporaryDirectory() as directory:
+    write_dataset(pathlib.Path(directory), data, distinct)
+    batch_size = batch_size or _BATCH_SIZES[data]
+    stream = _open(pathlib.Path(directory), data, batch_size, num_workers, edge_dropout)
+    with stream:
+      timing = _time(stream, structures)
+  cores = 1 + num_workers
+  wall = timing["structures"] / timing["wall_s"]
+  per_core = wall / cores
+  if not num_workers:
+    per_core = timing["structures"] / timing["cpu_s"]
+  return {
+      "case": data,
+      "structures_per_s_per_core": round(per_core, 1),
+      "structures_per_s": round(wall, 1),
+      "padding_useful": round(timing["useful"], 4),
+      "structures": timing["structures"],
+      "mean_atoms": round(timing["atoms"] / timing["structures"], 1),
+      "batch_size": batch_size,
+      "num_workers": num_workers,
+      "cores": os.cpu_count(),
+  }
+
+
+def _open(directory, data, batch_size, num_workers, edge_dropout):
+  """A training stream over the written dataset."""
+  from data.pipeline import budgets
+  from data.pipeline import config as pipeline_config
+  from data.pipeline import datasets as datasets_lib
+  from data.pipeline import training
+  from jmp_hk import tasks as tasks_lib
+  from jmp_hk.graphs import budget as budget_lib
+  from jmp_hk.graphs import pool as pool_lib
+
+  tasks = (tasks_lib.pretraining_task(data),)
+  configs = [pipeline_config.DatasetConfig(data, str(directory))]
+  opened = datasets_lib.open_datasets(configs, tasks)
+  budget = budgets.choose(
+      opened, np.ones(1), budget_lib.BudgetConfig(structures=batch_size))
+  settings = pipeline_config.PipelineConfig(
+      edge_dropout=edge_dropout,
+      num_workers=num_workers,
+      prefetch_batches=2 if num_workers else 0,
+      pool_size=pool_lib.least_size(batch_size),
+      shuffle_buffer=1000,
+  )
+  return training.TrainingStream(opened, tasks, budget, settings)
+
+
+def _time(stream, structures: int) -> dict[str, float]:
+  """Reads batches until enough structures came; the first two are not counted."""
+  for _ in range(2):
+    next(stream)
+  count = atoms = 0
+  useful = []
+  wall, cpu = time.perf_counter(), time.process_time()
+  while count < structures:
+    info = next(stream).info
+    count += info.num_structures
+    atoms += info.num_atoms
+    useful.append(info.utilisation["num_main"])
+  return {
+      "structures": count,
+      "atoms": atoms,
+      "useful": float(np.mean(useful)),
+      "wall_s": time.perf_counter() - wall,
+      "cpu_s": time.process_time() - cpu,
+  }
+
+
+def define_flags() -> None:
+  """Defines the flags of this benchmark."""
+  flags.DEFINE_list("data", list(_CASES), f"Of {', '.join(_CASES)}.")
+  flags.DEFINE_integer(
+      "structures", 4000, "Structures that are timed.", lower_bound=1)
+  flags.DEFINE_integer(
+      "batch_size", 0, "Wanted structures of a batch; 0 is 16 slabs or 64 molecules.",
+      lower_bound=0)
+  flags.DEFINE_integer(
+      "num_workers", 0, "Processes that build graphs beside the reading one.",
+      lower_bound=0)
+  flags.DEFINE_float("edge_dropout", 0.1, "As in training.")
+
+
+def main(argv: Sequence[str]) -> None:
+  values = flags.FLAGS
+  if len(argv) > 1:
+    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+  environment.prepare(environment.EnvironmentConfig())
+  for data in values.data:
+    result = run_case(
+        data, values.structures, values.batch_size, values.num_workers,
+        values.edge_dropout,
+    )
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

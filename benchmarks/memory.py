@@ -1,0 +1,90 @@
+"""Memory of the training step by batch size, from XLA's account of the compiled step.
+
+  python -m benchmarks.memory --model=small,large --precision=bf16 --remat=false,true
+
+Compiles the step on the mixture for two batch sizes without running it, and says how
+many structures fit cards of several sizes. Runs on any back end; compiled for a CPU it
+is an estimate for accelerators, whose compilers fuse and schedule differently.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+import jax
+
+from benchmarks import cases
+from benchmarks import measure
+from benchmarks import training
+from experiments import environment
+
+CARDS_GB = (24, 40, 80, 141)
+_USABLE = 0.9  # Part of a card that is left for the step.
+
+
+def run_case(
+    model: str, precision: str, remat: bool, sizes: tuple[int, int] = (4, 12)
+) -> dict[str, object]:
+  """Estimates one case.
+
+  Args:
+    model: of `cases.MODELS`.
+    precision: "f32" or "bf16".
+    remat: compute the insides of blocks again in the backward pass.
+    sizes: two wanted numbers of structures.
+
+  Returns:
+    What is printed; memory is linear in the number of structures.
+  """
+  case = cases.CASES["mixture"]
+  config = case.model(model, precision, remat)
+  sample = cases.Sample(case)
+  structures, needs, edges = [], [], []
+  for size in sizes:
+    batches = sample.batches(size)
+    compiled = training.Training(config, batches.batches[0]).compile_only(
+        batches.batches[0], fast=jax.default_backend() == "cpu")
+    held = [float(batch.graph_mask.sum()) for batch in batches.batches]
+    structures.append(sum(held) / len(held))
+    edges.append(batches.budget.num_main)
+    needs.append(measure.compiled_memory_bytes(compiled))
+  per_edge = (needs[1] - needs[0]) / (edges[1] - edges[0])
+  fixed = needs[0] - per_edge * edges[0]
+  per_structure = per_edge * sum(edges) / sum(structures)
+  fits = {
+      f"structures_{card}_gb": max(int((_USABLE * card * 1e9 - fixed) / per_structure), 0)
+      for card in CARDS_GB
+  }
+  return {
+      "case": f"{model}/mixture/{precision}{'/remat' if remat else ''}",
+      "backend": jax.default_backend(),
+      "fixed_mib": round(fixed / measure.MIB),
+      "kib_per_main_edge": round(per_edge / 1024, 1),
+      "mib_per_structure": round(per_structure / measure.MIB, 1),
+      **fits,
+  }
+
+
+def define_flags() -> None:
+  """Defines the flags of this benchmark."""
+  flags.DEFINE_list("model", ["small"], f"Of {', '.join(cases.MODELS)}.")
+  flags.DEFINE_list("precision", ["bf16"], "Of f32, bf16.")
+  flags.DEFINE_list("remat", ["false", "true"], "Of false, true.")
+
+
+def main(argv: Sequence[str]) -> None:
+  values = flags.FLAGS
+  if len(argv) > 1:
+    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+  environment.prepare(environment.EnvironmentConfig())
+  for model, precision, remat in itertools.product(
+      values.model, values.precision, values.remat
+  ):
+    print(json.dumps(run_case(model, precision, remat == "true")), flush=True)
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

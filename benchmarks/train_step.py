@@ -1,0 +1,186 @@
+"""Speed of the training step.
+
+  python -m benchmarks.train_step --model=small --data=slabs --precision=f32
+
+Several values of --model, --data or --precision, separated by commas, run one case
+after another, each in a process of its own. Every case prints one line of JSON. Needs no
+TensorFlow and no data.
+"""
+
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+
+from benchmarks import cases
+from benchmarks import flops
+from benchmarks import measure
+from benchmarks import training
+from experiments import environment
+
+_FILLED = 0.85  # Part of the device's memory that a batch that fills it may need.
+
+
+def run_case(
+    model: str,
+    data: str,
+    precision: str,
+    structures: int = 0,
+    rounds: int = 8,
+    remat: bool = False,
+) -> dict[str, object]:
+  """Measures one case.
+
+  Args:
+    model: of `cases.MODELS`.
+    data: of `cases.CASES`.
+    precision: "f32" or "bf16".
+    structures: wanted structures of a batch; 0 takes the default.
+    rounds: number of timed rounds.
+    remat: compute the insides of blocks again in the backward pass.
+
+  Returns:
+    What is printed.
+  """
+  case = cases.CASES[data]
+  config = case.model(model, precision, remat)
+  sample = cases.Sample(case)
+  if not structures:
+    structures = case.structures
+    if case.fills_card and jax.default_backend() != "cpu":
+      structures = filling_structures(config, sample, structures)
+  batches = sample.batches(structures)
+  trained = training.Training(config, batches.batches[0])
+  trained.start()
+  rows = [flops.count_rows(batch, len(config.tasks)) for batch in batches.batches]
+  work = [flops.training_flops(config, trained.shapes.params, r) for r in rows]
+  timing = _time(trained, batches, work, precision, rounds)
+  atoms = statistics.mean(r.atoms for r in rows)
+  held = statistics.mean(float(b.graph_mask.sum()) for b in batches.batches)
+  seconds = timing.pop("step_s")
+  return {
+      "case": f"{model}/{data}/{precision}{'/remat' if remat else ''}",
+      **{name: round(value, 4) for name, value in timing.items()},
+      "structures_per_s": round(held / seconds, 2),
+      "atoms_per_s": round(atoms / seconds, 1),
+      "padding_useful": round(batches.padding_useful, 4),
+      "compile_s": round(trained.step.compile_seconds, 1),
+      "peak_memory_mib": round(measure.peak_memory_mib()),
+      "step_memory_mib": round(
+          measure.compiled_memory_bytes(trained.step.compiled) / measure.MIB),
+      "step_ms": round(1e3 * seconds, 1),
+      "dense_tflop": round(statistics.mean(work) / 1e12, 4),
+      "structures": round(held, 1),
+      "atoms": round(atoms),
+      "main_edges": round(statistics.mean(r.main for r in rows)),
+      **measure.machine(),
+  }
+
+
+def _time(
+    trained: training.Training,
+    batches: cases.Batches,
+    work: Sequence[int],
+    precision: str,
+    rounds: int,
+) -> dict[str, float]:
+  """Steps and large matmuls in turn, so that a throttled machine slows both."""
+  on_cpu = jax.default_backend() == "cpu"
+  steps = 1 if on_cpu else 10
+  on_device = [trained.put(batch) for batch in batches.batches]
+  matmul = measure.Matmul(jnp.bfloat16 if precision == "bf16" else jnp.float32)
+  for batch in on_device[:2]:
+    metrics = jax.block_until_ready(trained.run(batch))
+  used, rates, times = [], [], []
+  before = matmul.gflops()
+  for i in range(rounds):
+    chosen = [(i * steps + j) % len(on_device) for j in range(steps)]
+    seconds = measure.seconds_of(lambda: [trained.run(on_device[j]) for j in chosen])
+    after = matmul.gflops()
+    rate = (before + after) / 2
+    used.append(sum(work[j] for j in chosen) / (seconds * rate * 1e9))
+    rates.append(rate)
+    times.append(seconds / steps)
+    before = after
+  if not jnp.isfinite(metrics["loss"]):
+    raise FloatingPointError("The loss is not finite; steps were not applied.")
+  return {
+      "utilisation": statistics.median(used),
+      "utilisation_best": max(used),
+      "matmul_gflops": statistics.median(rates),
+      "step_s": statistics.median(times),
+  }
+
+
+def filling_structures(config, sample: cases.Sample, start: int) -> int:
+  """How many structures fill the device's memory, by XLA's account of the step.
+
+  Args:
+    config: of the model.
+    sample: structures to pack.
+    start: a number that fits.
+  """
+  limit = measure.device_memory_bytes()
+  if limit is None:
+    return start
+  needs = []
+  for structures in (start, 2 * start):
+    batch = sample.batches(structures).batches[0]
+    compiled = training.Training(config, batch).compile_only(batch)
+    needs.append(measure.compiled_memory_bytes(compiled))
+  each = (needs[1] - needs[0]) / start
+  return max(int(start + (_FILLED * limit - needs[0]) / each), start)
+
+
+def define_flags() -> None:
+  """Defines the flags of this benchmark."""
+  flags.DEFINE_list("model", ["small"], f"Of {', '.join(cases.MODELS)}.")
+  flags.DEFINE_list("data", ["slabs"], f"Of {', '.join(cases.CASES)}.")
+  flags.DEFINE_list("precision", ["f32"], "Of f32, bf16.")
+  flags.DEFINE_integer(
+      "structures", 0, "Wanted structures of a batch; 0 takes the default of the data: "
+      "on an accelerator the mixture and rmd17 fill its memory.", lower_bound=0)
+  flags.DEFINE_integer(
+      "steps", 8, "Timed rounds; each measures the step and the matmul rate.",
+      lower_bound=1)
+  flags.DEFINE_string(
+      "compilation_cache", "", "Directory of compiled programs; by default none, so that "
+      "compile_s is the real time.")
+  flags.DEFINE_bool(
+      "remat", False, "Compute the insides of blocks again in the backward pass; what "
+      "is computed twice does not count as work.")
+
+
+def main(argv: Sequence[str]) -> None:
+  values = flags.FLAGS
+  if len(argv) > 1:
+    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+  combinations = list(itertools.product(values.model, values.data, values.precision))
+  if len(combinations) > 1:
+    for model, data, precision in combinations:
+      subprocess.run(
+          [sys.executable, "-m", "benchmarks.train_step", f"--model={model}",
+           f"--data={data}", f"--precision={precision}",
+           f"--structures={values.structures}", f"--steps={values.steps}",
+           f"--compilation_cache={values.compilation_cache}",
+           f"--remat={values.remat}"],
+          check=True,
+      )
+    return
+  os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+  environment.prepare(environment.EnvironmentConfig(values.compilation_cache))
+  result = run_case(*combinations[0], values.structures, values.steps, values.remat)
+  print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

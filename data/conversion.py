@@ -1,0 +1,258 @@
+"""Runs a converter: processes, atomic shards, restart, statistics, dataset_info.json.
+
+Beside the shards lies `.conversion/` with, for each split, the plan it was made from
+(`SPLIT.plan.json`), one sidecar of statistics per shard, written before the shard,
+and what the finished split is made of (`SPLIT.done.json`). A unit is finished when
+its shard exists under its name; a split when all its units are. `dataset_info.json`
+is written last, so its presence marks a complete conversion.
+"""
+
+import concurrent.futures.process
+import contextlib
+import dataclasses
+import fcntl
+import json
+import pathlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import tqdm
+
+from data import plans, processes, records, schema, summary, validate
+from data import statistics as statistics_lib
+from data.converters import base
+from jmp_hk import dataset_info, dataset_info_io
+from jmp_hk import structure as structure_lib
+
+
+class WorkerError(RuntimeError):
+  """A process died from outside."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One unit with the shard it becomes; sent to a process."""
+
+  converter: base.Converter
+  unit: base.Unit
+  shard: pathlib.Path
+  skip_invalid: bool
+
+
+def convert(
+    converter: base.Converter,
+    output: pathlib.Path,
+    *,
+    num_workers: int = 1,
+    skip_invalid: bool = False,
+    overwrite: bool = False,
+    scales: summary.ScaleSource = "published",
+    command: str = "",
+    progress: bool = True,
+) -> dataset_info.DatasetInfo:
+  """Converts the splits that a converter's `split` selects; finishes what is begun.
+
+  Args:
+    converter: reads the raw files.
+    output: directory of the converted dataset; splits add up there.
+    num_workers: processes; shards do not depend on it.
+    skip_invalid: leave bad records out and list them, instead of raising.
+    overwrite: delete the same splits of an earlier conversion first.
+    scales: store published or fitted energy and force scales.
+    command: stored in the provenance.
+    progress: show a progress bar.
+
+  Returns:
+    What was written to `dataset_info.json`.
+
+  Raises:
+    PlanError: the input makes no sense, or `output` holds something else.
+    RawDataError, InvalidStructureError: bad input, naming file and record.
+  """
+  declaration = converter.declare()
+  by_split = plans.select(converter.units(), converter.split, converter.source)
+  state = output / plans.STATE
+  state.mkdir(parents=True, exist_ok=True)
+  with contextlib.ExitStack() as stack:
+    for split in by_split:
+      stack.enter_context(_lock(state / f"{split}.lock"))
+    if overwrite:
+      for split in by_split:
+        plans.remove(output, split)
+    for split, units in by_split.items():
+      plans.check_and_store(converter, declaration, output, split, units)
+    jobs = _missing_jobs(converter, output, by_split, skip_invalid)
+    _run(jobs, num_workers, progress)
+    for split, units in by_split.items():
+      _finish_split(converter, output, split, units, num_workers, command, progress)
+    with _lock(state / "merge.lock", wait=True):
+      return _write_info(declaration, output, scales)
+
+
+def _missing_jobs(
+    converter: base.Converter,
+    output: pathlib.Path,
+    by_split: dict[str, list[base.Unit]],
+    skip_invalid: bool,
+) -> list[Job]:
+  jobs = []
+  for split, units in by_split.items():
+    records.remove_temporary_files(output, split)
+    records.remove_temporary_files(output / plans.STATE, split)
+    for i, unit in enumerate(units):
+      shard = output / records.shard_name(split, i, len(units))
+      if not (shard.exists() and _sidecar(shard).exists()):
+        jobs.append(Job(converter, unit, shard, skip_invalid))
+  return jobs
+
+
+def _run(jobs: Sequence[Job], num_workers: int, progress: bool) -> None:
+  """Runs all jobs; the first error cancels those that have not started."""
+  if not jobs:
+    return
+  with tqdm.tqdm(
+      total=len(jobs), unit="shard", disable=not progress, dynamic_ncols=True
+  ) as bar, contextlib.closing(_results(jobs, num_workers)) as results:
+    done, start = 0, time.monotonic()
+    for count in results:
+      done += count
+      rate = done / max(time.monotonic() - start, 1e-9)
+      bar.set_postfix_str(f"{done} structures, {rate:.0f}/s", refresh=False)
+      bar.update()
+
+
+def _results(jobs: Sequence[Job], num_workers: int) -> Iterator[int]:
+  if num_workers <= 1:
+    yield from map(run_job, jobs)
+    return
+  with processes.pool(min(num_workers, len(jobs))) as executor:
+    try:
+      futures = [executor.submit(run_job, job) for job in jobs]
+      for future in concurrent.futures.as_completed(futures):
+        yield future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+      raise WorkerError(
+          "A conversion process was killed, perhaps for lack of memory. Run the same "
+          "command again to go on, with fewer --num_workers."
+      ) from error
+
+
+def run_job(job: Job) -> int:
+  """Writes the shard of one unit and, before it, its sidecar.
+
+  Returns:
+    The number of structures written.
+  """
+  statistics = statistics_lib.Statistics()
+  filtered: Counter = Counter()
+  invalid: list[dict[str, str]] = []
+  checker = validate.LabelChecker(job.converter.declare())
+  with records.shard_writer(job.shard) as write:
+    for item in _items(job):
+      if isinstance(item, base.Filtered):
+        filtered[item.reason] += item.count
+        continue
+      if isinstance(item, structure_lib.Structure):
+        reason = validate.find_problem(item) or checker.find_problem(item)
+        if reason is None:
+          write(schema.encode(item))
+          statistics.add(item)
+          continue
+        item = base.Invalid(item.record_id, reason)
+      if not job.skip_invalid:
+        raise structure_lib.InvalidStructureError(f"{item.record_id}: {item.reason}.")
+      invalid.append(dataclasses.asdict(item))
+    sidecar = {
+        "statistics": statistics.to_dict(),
+        "filtered": dict(sorted(filtered.items())),
+        "invalid": invalid,
+    }
+    records.write_text(_sidecar(job.shard), json.dumps(sidecar))
+  return statistics.structures
+
+
+def _items(job: Job) -> Iterator[base.Item]:
+  """Items of a unit; an unreadable file is one invalid item where those are skipped."""
+  empty = True
+  try:
+    for item in job.converter.read(job.unit):
+      empty = False
+      yield item
+    if empty:
+      raise base.RawDataError(f"{job.unit.name}: expected records, found none.")
+  except base.RawDataError as error:
+    if not job.skip_invalid:
+      raise
+    yield base.Invalid(job.unit.name, f"the rest of the unit is unreadable: {error}")
+
+
+def _finish_split(
+    converter: base.Converter,
+    output: pathlib.Path,
+    split: str,
+    units: Sequence[base.Unit],
+    num_workers: int,
+    command: str,
+    progress: bool,
+) -> None:
+  """Merges the sidecars of a split and adds the checksums of its sources."""
+  path = output / plans.STATE / f"{split}.done.json"
+  if path.exists():
+    return
+  statistics = statistics_lib.Statistics()
+  filtered: Counter = Counter()
+  invalid: list[dict[str, str]] = []
+  for shard in records.list_shards(output, split):
+    sidecar = json.loads(_sidecar(shard).read_text(encoding="utf-8"))
+    statistics.merge(statistics_lib.Statistics.from_dict(sidecar["statistics"]))
+    filtered.update(sidecar["filtered"])
+    invalid += sidecar["invalid"]
+  done = {
+      "statistics": statistics.to_dict(),
+      "provenance": {
+          "command": command,
+          "options": dataclasses.asdict(converter.options),
+          "shards": len(units),
+          "filtered": dict(sorted(filtered.items())),
+          "num_skipped_invalid": len(invalid),
+          "skipped_invalid": invalid,
+          "sources": plans.checksums(converter, units, num_workers, progress),
+      },
+  }
+  records.write_text(path, json.dumps(done))
+
+
+def _write_info(
+    declaration: base.Declaration, output: pathlib.Path, scales: summary.ScaleSource
+) -> dataset_info.DatasetInfo:
+  """Merges all finished splits; writes `dataset_info.json` where it changes."""
+  splits, provenance = {}, {}
+  for path in sorted((output / plans.STATE).glob("*.done.json")):
+    split = path.name.removesuffix(".done.json")
+    done = json.loads(path.read_text(encoding="utf-8"))
+    splits[split] = statistics_lib.Statistics.from_dict(done["statistics"])
+    provenance[split] = done["provenance"]
+  info = summary.build(declaration, splits, scales, {"splits": provenance})
+  path = output / dataset_info_io.FILE_NAME
+  text = dataset_info_io.to_json(info)
+  if not path.exists() or path.read_text(encoding="utf-8") != text:
+    records.write_text(path, text)
+  return info
+
+
+def _sidecar(shard: pathlib.Path) -> pathlib.Path:
+  return shard.parent / plans.STATE / f"{shard.stem}.json"
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path, wait: bool = False) -> Iterator[None]:
+  """Holds a file lock, which the system releases when the process dies."""
+  with open(path, "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+      raise base.PlanError(
+          f"Another process is converting into {path.parent.parent}; wait for it."
+      ) from error
+    yield

@@ -1,0 +1,291 @@
+"""What a dataset has to say to be converted: one small file with a `Converter`.
+
+To add a dataset, write `data/converters/NAME.py` with
+
+  class Mine(base.Converter):
+    name = "mine"                       # --dataset=mine
+    options_type = MineOptions          # a frozen dataclass; its fields become flags
+
+    def declare(self): …                # units, labels, graph, scales
+    def units(self): …                  # the plan: what becomes which shard
+    def read(self, unit): …             # yields the structures of one unit
+
+  CONVERTER = Mine
+
+Everything else (processes, atomic shards, restart, checks, statistics,
+`dataset_info.json`) is done by `data/conversion.py`.
+"""
+
+import abc
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import config as graph_config
+
+TRAIN = "train"
+_SPLIT_FOLDER = re.compile(
+    r"(?:s2ef[_-])?(?:(?P<train>train(?:[_-].*)?)|(?P<held>(?:val|test)(?:[_-].*)?))"
+)
+
+
+class RawDataError(ValueError):
+  """A raw file is missing, unreadable, truncated or wrongly keyed."""
+
+
+class PlanError(ValueError):
+  """Options or input do not describe a conversion; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Invalid:
+  """A record that could not be made a structure; reading goes on after it.
+
+  Attributes:
+    record_id: file and record.
+    reason: what was expected and what was found.
+  """
+
+  record_id: str
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Filtered:
+  """Records that are left out by the published rules, counted in the provenance."""
+
+  reason: str
+  count: int = 1
+
+
+Item = structure_lib.Structure | Invalid | Filtered
+
+
+@dataclasses.dataclass(frozen=True)
+class Scales:
+  """Energy scale (eV, after the references) and force scale (eV/Å)."""
+
+  energy: float
+  forces: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """Declares a label besides energy and forces.
+
+  Attributes:
+    unit: unit of the stored values, e.g. "D".
+    kind: "structure": a scalar or [k] per structure; "atoms": [n, k] per atom;
+      "class": a class index per structure.
+    references: fit per-element linear references (scalars of structures only).
+    num_classes: of a class; 0 takes the largest index of the training split plus 1.
+    statistics: published (mean, std) in place of those of the training split, which
+      then stay in the provenance.
+  """
+
+  unit: str
+  kind: Literal["structure", "atoms", "class"] = "structure"
+  references: bool = False
+  num_classes: int = 0
+  statistics: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Declaration:
+  """Everything about a dataset that is known before its records are read.
+
+  Attributes:
+    name: name stored in `dataset_info.json`, e.g. "rmd17_aspirin".
+    graph: neighbour-graph settings.
+    energy: every structure has an energy (eV); its references are fitted.
+    forces: every structure has forces (eV/Å).
+    targets: further labels by name; every structure has all of them.
+    published_scales: used by `--scales=published`; the fitted ones stay in the
+      provenance.
+    evaluate_free_atoms_only: leave fixed atoms out of force metrics.
+    notes: facts for the provenance, e.g. how raw units were converted.
+  """
+
+  name: str
+  graph: graph_config.GraphConfig
+  energy: bool = True
+  forces: bool = True
+  targets: Mapping[str, Target] = dataclasses.field(default_factory=dict)
+  published_scales: Scales | None = None
+  evaluate_free_atoms_only: bool = False
+  notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+  """A piece of work that becomes exactly one shard of one split.
+
+  Attributes:
+    split: name of the split.
+    name: what it covers, for messages and the plan.
+    files: the raw files it reads, relative to `Converter.root`.
+    payload: whatever `read` needs; plain JSON values (part of the plan's identity).
+  """
+
+  split: str
+  name: str
+  files: tuple[str, ...]
+  payload: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Options of a converter; each field with a default and metadata {"help": …}.
+
+  Types: str, int, float, bool. A field becomes the flag of the same name.
+  """
+
+
+def option(default: Any, help_text: str) -> Any:
+  """A field of an `Options` dataclass."""
+  return dataclasses.field(default=default, metadata={"help": help_text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Converter(abc.ABC):
+  """Reads one dataset's raw release files.
+
+  Instances are small and picklable: processes get a copy. `units` must be
+  deterministic and must not depend on the number of processes.
+
+  Attributes:
+    source: `--input`, a file or a folder.
+    split: `--split`; "" means every split that the source has. Sources that are one
+      split take this name for it.
+    options: an instance of `options_type`.
+  """
+
+  source: pathlib.Path
+  split: str = ""
+  options: Any = dataclasses.field(default_factory=Options)
+
+  name: ClassVar[str]
+  options_type: ClassVar[type[Options]] = Options
+
+  @property
+  def root(self) -> pathlib.Path:
+    """Folder that `Unit.files` are relative to."""
+    return self.source if self.source.is_dir() else self.source.parent
+
+  def relative(self, path: pathlib.Path) -> str:
+    """A path as `Unit.files` and record ids give it."""
+    return pathlib.Path(path).relative_to(self.root).as_posix()
+
+  @abc.abstractmethod
+  def declare(self) -> Declaration:
+    """Labels, units and settings."""
+
+  @abc.abstractmethod
+  def units(self) -> Sequence[Unit]:
+    """The plan of every split that the source has.
+
+    Raises:
+      PlanError: the source or the options make no sense.
+      RawDataError: a raw file cannot be read.
+    """
+
+  @abc.abstractmethod
+  def read(self, unit: Unit) -> Iterator[Item]:
+    """Yields the items of a unit in a fixed order, one at a time.
+
+    Raises:
+      RawDataError: the rest of the unit cannot be read.
+    """
+
+
+def find_files(source: pathlib.Path, *patterns: str) -> list[pathlib.Path]:
+  """The file `source`, or the files below the folder `source` that match, sorted.
+
+  Raises:
+    PlanError: there are none.
+  """
+  if source.is_file():
+    return [source]
+  if not source.exists():
+    raise PlanError(f"--input={source} does not exist.")
+  found = {path for pattern in patterns for path in source.rglob(pattern)}
+  files = sorted(path for path in found if path.is_file())
+  if not files:
+    raise PlanError(f"--input={source} holds no file called {' or '.join(patterns)}.")
+  return files
+
+
+def find_file(source: pathlib.Path, *patterns: str) -> pathlib.Path:
+  """Like `find_files`, for a dataset that is one file."""
+  files = find_files(source, *patterns)
+  if len(files) > 1:
+    raise PlanError(f"--input={source} holds {len(files)} such files; name one of them.")
+  return files[0]
+
+
+def split_by_folder(
+    source: pathlib.Path, split: str, files: Sequence[pathlib.Path]
+) -> dict[str, list[pathlib.Path]]:
+  """Splits of a source whose files are in one split each.
+
+  Folders below `source` that are called like splits (train, val_id, s2ef_train_2M, …)
+  are splits; without any, all files are the one split that `--split` names.
+
+  Args:
+    source: `--input`.
+    split: `--split`.
+    files: raw files, at or below `source`.
+
+  Raises:
+    PlanError: nothing says which split the files are, or folders contradict `--split`.
+  """
+  splits: dict[str, list[pathlib.Path]] = {}
+  for path in files:
+    folders = path.relative_to(source).parts[:-1]
+    named = [m for m in map(_SPLIT_FOLDER.fullmatch, folders) if m]
+    # Training sets of several sizes (s2ef_train_2M) are all the training split.
+    name = TRAIN if named and named[0]["train"] else named[0]["held"] if named else ""
+    splits.setdefault(name, []).append(path)
+  if "" in splits:
+    if len(splits) == 1 and split:
+      return {split: list(files)}
+    raise PlanError(
+        f"--input={source} does not say for every file which split it is: name one "
+        "split, for example --split=train, or sort the files into folders train, val "
+        "and test."
+    )
+  if split and split not in splits:
+    raise PlanError(
+        f"--input={source} has no split {split!r}; it has {', '.join(splits)}. To give "
+        "a folder another name, point --input at the folder itself."
+    )
+  return splits
+
+
+def molecule(
+    positions: np.ndarray, atomic_numbers: np.ndarray, record_id: str, **labels: Any
+) -> structure_lib.Structure:
+  """A structure without cell: not periodic, tags 2, nothing fixed.
+
+  Args:
+    positions: [n, 3], Å.
+    atomic_numbers: [n].
+    record_id: file and record.
+    **labels: energy (eV), forces (eV/Å), targets.
+  """
+  numbers = np.asarray(atomic_numbers)
+  return structure_lib.Structure(
+      positions=np.asarray(positions),
+      atomic_numbers=numbers.astype(np.int32),
+      cell=np.zeros((3, 3)),
+      pbc=np.zeros(3, bool),
+      tags=np.full(len(numbers), structure_lib.TAG_ADSORBATE, np.int32),
+      fixed=np.zeros(len(numbers), bool),
+      record_id=record_id,
+      **labels,
+  )

@@ -1,0 +1,69 @@
+"""Structures as pymatgen writes them in JSON (`Structure.as_dict`)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ase import data as ase_data
+
+from jmp_hk import structure as structure_lib
+
+_NUMBERS = dict(ase_data.atomic_numbers) | {"D": 1, "T": 1}  # heavy hydrogen
+del _NUMBERS["X"]
+
+
+class CrystalError(ValueError):
+  """A dictionary is not an ordered crystal; the message says why."""
+
+
+def parse(
+    crystal: Mapping[str, Any], record_id: str, targets: Mapping[str, np.ndarray]
+) -> structure_lib.Structure:
+  """Builds a periodic structure, all tags 2 and nothing fixed, as JMP does.
+
+  Args:
+    crystal: lattice.matrix [3, 3], Å; sites with species, and xyz (Å) or abc
+      (fractional). The element is that of the species: labels are free text.
+    record_id: file and record.
+    targets: labels by name.
+
+  Raises:
+    CrystalError: something is missing, or a site is shared by several species.
+  """
+  try:
+    cell = np.array(crystal["lattice"]["matrix"], np.float64)
+    sites = crystal["sites"]
+    numbers = [_atomic_number(site, i) for i, site in enumerate(sites)]
+    if all("xyz" in site for site in sites):
+      positions = np.array([site["xyz"] for site in sites], np.float64)
+    else:
+      positions = np.array([site["abc"] for site in sites], np.float64) @ cell
+  except (KeyError, TypeError, IndexError) as error:
+    raise CrystalError(
+        f"not a pymatgen Structure dictionary ({type(error).__name__}: {error})"
+    ) from error
+  except ValueError as error:
+    raise CrystalError(str(error)) from error
+  return structure_lib.Structure(
+      positions=positions,
+      atomic_numbers=np.array(numbers, np.int32),
+      cell=cell,
+      pbc=np.array(crystal["lattice"].get("pbc", (True, True, True)), bool),
+      tags=np.full(len(numbers), structure_lib.TAG_ADSORBATE, np.int32),
+      fixed=np.zeros(len(numbers), bool),
+      targets=dict(targets),
+      record_id=record_id,
+  )
+
+
+def _atomic_number(site: Mapping[str, Any], index: int) -> int:
+  species = site["species"]
+  if len(species) != 1 or species[0].get("occu", 1) != 1:
+    raise CrystalError(
+        f"site {index} is disordered: expected one species with occupation 1, found "
+        f"{species}"
+    )
+  symbol = species[0]["element"]
+  if symbol not in _NUMBERS:
+    raise CrystalError(f"site {index} has the unknown element {symbol!r}")
+  return _NUMBERS[symbol]

@@ -1,0 +1,39 @@
+"""OC22 S2EF-Total from its release: `{train,val_id,…}/data.XXXX.lmdb`.
+
+The release is LMDB already; energies are total energies (eV).
+"""
+
+from collections.abc import Iterator, Sequence
+
+from data.converters import base, lmdb_records
+from jmp_hk.graphs import config as graph_config
+
+
+class OC22(base.Converter):
+  """OC22, structure to total energy and forces."""
+
+  name = "oc22"
+
+  def declare(self) -> base.Declaration:
+    return base.Declaration(
+        name="oc22",
+        graph=graph_config.GraphConfig(cutoff=12.0, max_neighbours=30),
+        published_scales=base.Scales(25.229595396538468, 0.25678861141204834),
+        evaluate_free_atoms_only=True,
+    )
+
+  def units(self) -> Sequence[base.Unit]:
+    paths = base.find_files(self.source, "*.lmdb")
+    splits = base.split_by_folder(self.source, self.split, paths)
+    return [
+        unit
+        for split, files in splits.items()
+        for unit in lmdb_records.units(self, split, files)
+    ]
+
+  def read(self, unit: base.Unit) -> Iterator[base.Item]:
+    (name,) = unit.files
+    return lmdb_records.read(self.root / name, name, *unit.payload)
+
+
+CONVERTER = OC22

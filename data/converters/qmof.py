@@ -1,0 +1,101 @@
+"""QMOF: PBE band gaps of metal–organic frameworks.
+
+Reads the unpacked `qmof_database` folder of the figshare release: labels from
+`qmof.json`, structures from `qmof_structure_data.json` (3.2 GB, read as a stream).
+All entries are shuffled with seed 42 and split as JMP does: the first 80 % for
+training, then validation, the last 10 % for testing. Rosen et al., Matter 4, 1578.
+"""
+
+import itertools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data.converters import base, crystal_json, json_stream, splits
+from jmp_hk.graphs import config as graph_config
+
+LABELS = "qmof.json"
+STRUCTURES = "qmof_structure_data.json"
+_UNIT_SIZE = 8_192  # every unit reads both files from the start
+
+
+def split(count: int) -> dict[str, np.ndarray]:
+  """Entries by split: int(0.8 n), the rest, int(0.1 n)."""
+  train, test = int(count * 0.8), int(count * 0.1)
+  sizes = {"train": train, "val": count - train - test, "test": test}
+  return splits.cut(splits.shuffled(count), sizes)
+
+
+class Qmof(base.Converter):
+  """Converts QMOF."""
+
+  name = "qmof"
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """Folder with both files."""
+    found = base.find_files(
+        self.source if self.source.is_dir() else self.source.parent, STRUCTURES
+    )
+    folder = found[0].parent
+    if len(found) > 1 or not (folder / LABELS).is_file():
+      raise base.PlanError(
+          f"--input={self.source} must hold {LABELS} and {STRUCTURES}, once, in one "
+          "folder."
+      )
+    return folder
+
+  def declare(self) -> base.Declaration:
+    return base.Declaration(
+        name="qmof",
+        graph=graph_config.GraphConfig(
+            cutoff=19.0, max_neighbours_by_size=((200, 10), (300, 5))
+        ),
+        energy=False,
+        forces=False,
+        targets={"bandgap": base.Target("eV")},
+        notes={"bandgap": "outputs.pbe.bandgap", "deuterium": "stored as hydrogen"},
+    )
+
+  def units(self) -> list[base.Unit]:
+    count = sum(1 for _ in json_stream.items(self.folder / LABELS, "item.qmof_id"))
+    files = tuple(self.relative(self.folder / name) for name in (LABELS, STRUCTURES))
+    return splits.units(split(count), files, _UNIT_SIZE, "qmof")
+
+  def read(self, unit: base.Unit) -> Iterator[base.Item]:
+    labels = json_stream.items(self.folder / LABELS, "item")
+    structures = json_stream.items(self.folder / STRUCTURES, "item")
+    wanted = set(unit.payload)
+    for index, (label, entry) in enumerate(itertools.zip_longest(labels, structures)):
+      if not wanted:
+        return
+      ids = [x.get("qmof_id") if isinstance(x, dict) else None for x in (label, entry)]
+      if ids[0] != ids[1] or ids[0] is None:
+        raise base.RawDataError(
+            f"{self.folder}: entry {index} is {ids[0]} in {LABELS} but {ids[1]} in "
+            f"{STRUCTURES}; take both files from one release."
+        )
+      if index in wanted:
+        yield _item(label, entry, f"{ids[0]}")
+        wanted.remove(index)
+    if wanted:
+      raise base.RawDataError(f"{self.folder}: entry {min(wanted)} is missing.")
+
+
+def _item(label: dict[str, Any], entry: dict[str, Any], record_id: str) -> base.Item:
+  try:
+    gap = label["outputs"]["pbe"]["bandgap"]
+    targets = {"bandgap": np.float64(gap)}
+    if gap is None:
+      return base.Invalid(record_id, "expected a band gap, found none")
+    return crystal_json.parse(entry["structure"], record_id, targets)
+  except crystal_json.CrystalError as error:
+    return base.Invalid(record_id, str(error))
+  except (KeyError, TypeError, ValueError) as error:
+    reason = f"expected outputs.pbe.bandgap and structure: {error!r}"
+    return base.Invalid(record_id, reason)
+
+
+CONVERTER = Qmof

@@ -1,0 +1,61 @@
+"""Shuffled splits as the fine-tuning benchmarks publish them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from data.converters import base
+
+SEED = 42
+
+
+def shuffled(count: int, seed: int = SEED) -> np.ndarray:
+  """[count] int64: 0 … count − 1, shuffled as JMP does for every fine-tuning split."""
+  order = np.arange(count)
+  np.random.RandomState(seed).shuffle(order)
+  return order
+
+
+def cut(order: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+  """Consecutive pieces of `order`, named and sized by `sizes`.
+
+  Rounding can leave no record for a split of a very small source; it is then missing.
+
+  Raises:
+    PlanError: there is no training record, or the sizes do not add up.
+  """
+  counts = list(sizes.values())
+  if sizes[base.TRAIN] < 1 or min(counts) < 0 or sum(counts) != len(order):
+    described = " + ".join(f"{size} {name}" for name, size in sizes.items())
+    raise base.PlanError(
+        f"Cannot split {len(order)} records into {described}: together they must be "
+        "all records, and training needs at least one."
+    )
+  pieces = np.split(order, np.cumsum(counts)[:-1])
+  return {name: piece for name, piece in zip(sizes, pieces) if len(piece)}
+
+
+def units(
+    splits: Mapping[str, np.ndarray], files: tuple[str, ...], size: int, name: str
+) -> list[base.Unit]:
+  """Units for sources that are read from front to back.
+
+  Every unit is a random subset of its split, as the published order is, but lists its
+  records in the order of the file, so that one pass finds them.
+
+  Args:
+    splits: split → indices of its records.
+    files: raw files that every unit reads, relative to the converter's root.
+    size: largest number of records of a unit.
+    name: prefix of the units' names.
+  """
+  return [
+      base.Unit(
+          split,
+          f"{name}[{split} part {start // size}]",
+          files,
+          sorted(map(int, indices[start : start + size])),
+      )
+      for split, indices in splits.items()
+      for start in range(0, len(indices), size)
+  ]

@@ -1,0 +1,75 @@
+"""Transition1x from its release, `Transition1x.h5`.
+
+The file holds the official splits; as published for this model, the frames of each
+reaction are used and the repeated end points (reactant, product, transition_state)
+are not. Everything is in eV and Å already.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import h5py
+
+from data.converters import base, hdf5
+from jmp_hk.graphs import config as graph_config
+
+_SPLITS = ("train", "val", "test")
+_NUMBERS = "atomic_numbers"
+_FRAMES = ("positions", "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces")
+
+
+class Transition1x(base.Converter):
+  """Transition1x, energy and forces along reaction paths."""
+
+  name = "transition1x"
+
+  def declare(self) -> base.Declaration:
+    return base.Declaration(
+        name="transition1x",
+        graph=graph_config.GraphConfig(cutoff=8.0, max_neighbours=30),
+        published_scales=base.Scales(1.787466168382901, 0.3591422140598297),
+    )
+
+  def units(self) -> Sequence[base.Unit]:
+    path = base.find_file(self.source, "*.h5", "*.hdf5")
+    with hdf5.open_hdf5(path) as file:
+      found = [split for split in _SPLITS if split in file]
+      if not found:
+        raise base.RawDataError(
+            f"{path}: expected the groups {', '.join(_SPLITS)}, found {sorted(file)}."
+        )
+      return [
+          unit
+          for split in found
+          if not self.split or split == self.split
+          for unit in hdf5.pack_units(
+              split, self.relative(path), _reactions(file[split])
+          )
+      ]
+
+  def read(self, unit: base.Unit) -> Iterator[base.Item]:
+    (name,) = unit.files
+    with hdf5.open_hdf5(self.root / name) as file:
+      for group, start, stop in unit.payload:
+        numbers, values = hdf5.frames(file[group], _NUMBERS, _FRAMES, start, stop)
+        for row, (positions, energy, forces) in enumerate(zip(*values), start):
+          yield base.molecule(
+              positions,
+              numbers,
+              f"{name}:{group}:{row}",
+              energy=float(energy),
+              forces=forces,
+          )
+
+
+def _reactions(split: h5py.Group) -> list[tuple[str, int]]:
+  """Path and number of frames of every reaction of a split, sorted."""
+  reactions = []
+  for formula in sorted(split):
+    for reaction in sorted(split[formula]):
+      group = split[formula][reaction]
+      count = len(hdf5.dataset(group, _FRAMES[1]))
+      reactions.append((f"{split.name.strip('/')}/{formula}/{reaction}", count))
+  return reactions
+
+
+CONVERTER = Transition1x

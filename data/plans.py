@@ -1,0 +1,174 @@
+"""The identity of a conversion: what is converted from what into which shards."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tqdm
+
+from data import processes, records
+from data.converters import base
+from jmp_hk import dataset_info, dataset_info_io
+
+STATE = ".conversion"
+_EDGE = 1 << 16
+
+
+def select(
+    units: Sequence[base.Unit], split: str, source: pathlib.Path
+) -> dict[str, list[base.Unit]]:
+  """Groups the units of the wanted split, or of all splits for ""."""
+  by_split: dict[str, list[base.Unit]] = {}
+  for unit in units:
+    by_split.setdefault(unit.split, []).append(unit)
+  if not by_split:
+    raise base.PlanError(f"--input={source} holds nothing to convert.")
+  if split and split not in by_split:
+    raise base.PlanError(
+        f"--input={source} has no split {split!r}; it has {', '.join(by_split)}."
+    )
+  return {split: by_split[split]} if split else by_split
+
+
+def check_and_store(
+    converter: base.Converter,
+    declaration: base.Declaration,
+    output: pathlib.Path,
+    split: str,
+    units: Sequence[base.Unit],
+) -> None:
+  """Stores the plan of a split, or checks that it equals the stored one.
+
+  A plan of which no shard was finished binds nothing: it is replaced.
+
+  Raises:
+    PlanError: `output` holds this split from another plan, or other splits of
+      another dataset.
+  """
+  plan = _describe(converter, declaration, units)
+  begun = records.list_splits(output)
+  mine = output / STATE / f"{split}.plan.json"
+  for path in sorted((output / STATE).glob("*.plan.json")):
+    other = path.name.removesuffix(".plan.json")
+    if other not in begun:
+      continue
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    keys = plan if path == mine else ("dataset",)
+    changes = [
+        f"{key} was {_brief(stored.get(key))}, is {_brief(plan[key])}"
+        for key in keys
+        if stored.get(key) != plan[key]
+    ]
+    if changes:
+      raise base.PlanError(
+          f"{output} already holds the split {other!r} of another conversion "
+          f"({'; '.join(changes)}). Choose another --output, or "
+          + ("pass --overwrite to replace it." if path == mine else
+             f"delete {output} first.")
+      )
+  if split not in begun:
+    records.write_text(mine, json.dumps(plan, indent=1))
+  elif not mine.exists():
+    raise base.PlanError(
+        f"{output} holds shards of split {split!r} without their plan. Choose "
+        "another --output or pass --overwrite to replace them."
+    )
+
+
+def remove(output: pathlib.Path, split: str) -> None:
+  """Deletes a split, `dataset_info.json` first, since it promises all shards."""
+  (output / dataset_info_io.FILE_NAME).unlink(missing_ok=True)
+  for name in (f"{split}.done.json", f"{split}.plan.json"):
+    (output / STATE / name).unlink(missing_ok=True)
+  if split in records.list_splits(output):
+    for path in output.glob(f"{split}-?????-of-?????*.tfrecord"):
+      path.unlink()
+  for path in (output / STATE).glob(f"{split}-?????-of-?????*.json"):
+    path.unlink()
+
+
+def checksums(
+    converter: base.Converter,
+    units: Sequence[base.Unit],
+    num_workers: int,
+    progress: bool,
+) -> list[dict[str, Any]]:
+  """Name, size and SHA-256 of every raw file of some units."""
+  paths = [converter.root / name for name in _files(units)]
+  with contextlib.ExitStack() as stack:
+    if num_workers > 1 and len(paths) > num_workers:
+      executor = stack.enter_context(processes.pool(num_workers))
+      sums = executor.map(_sha256, paths, chunksize=8)
+    else:
+      sums = map(_sha256, paths)
+    bar = tqdm.tqdm(
+        sums, total=len(paths), unit="file", desc="checksums", disable=not progress
+    )
+    return [
+        {"name": converter.relative(path), "bytes": path.stat().st_size, "sha256": value}
+        for value, path in zip(bar, paths)
+    ]
+
+
+def _describe(
+    converter: base.Converter,
+    declaration: base.Declaration,
+    units: Sequence[base.Unit],
+) -> dict[str, Any]:
+  """Everything that shards depend on, for comparison and messages."""
+  sources = [_fingerprint(converter.root / name) for name in _files(units)]
+  described = [(u.name, u.files, u.payload) for u in units]
+  options = dataclasses.asdict(converter.options)
+  # Through JSON, so that a stored plan compares equal.
+  return json.loads(json.dumps({
+      "dataset": {
+          "name": declaration.name,
+          "schema_version": dataset_info.SCHEMA_VERSION,
+          "graph": dataclasses.asdict(declaration.graph),
+          "energy": declaration.energy,
+          "forces": declaration.forces,
+          "targets": {k: dataclasses.asdict(v) for k, v in declaration.targets.items()},
+      },
+      "converter": converter.name,
+      "options": options,
+      "raw files": len(sources),
+      "content of the raw files": _digest(sources),
+      "shards": len(units),
+      "division into shards": _digest(described),
+  }))
+
+
+def _files(units: Sequence[base.Unit]) -> list[str]:
+  return sorted({name for unit in units for name in unit.files})
+
+
+def _fingerprint(path: pathlib.Path) -> tuple[str, int, str]:
+  """Name, size and a digest of both ends of a file: cheap, for huge files too."""
+  try:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+      edges = file.read(_EDGE)
+      file.seek(max(0, size - _EDGE))
+      edges += file.read(_EDGE)
+  except OSError as error:
+    raise base.RawDataError(f"{path} cannot be read: {error}.") from error
+  return path.name, size, hashlib.sha256(edges).hexdigest()
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(value: Any) -> str:
+  return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _brief(value: Any) -> str:
+  if isinstance(value, Mapping):
+    return json.dumps(value)
+  return str(value)

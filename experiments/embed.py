@@ -1,0 +1,181 @@
+"""Embeddings of datasets, and their t-SNE picture (as figure 5 of the JMP paper).
+
+  python -m experiments.embed --checkpoint=DIR --output=embeddings.npz \
+      --datasets=oc20=converted/oc20,ani1x=molecules.extxyz
+
+The file holds, one row a structure: `nodes` and, where the backbone has an edge branch,
+`edges`, the final atom and edge embeddings averaged over the structure; `dataset` and
+`record_id`. The picture lies beside it.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import app
+from absl import flags
+
+from experiments import config as config_lib
+from experiments import inference_flags
+from experiments import predict as predict_lib
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines all flags of this runner."""
+  inference_flags.define(values)
+  flags.DEFINE_list(
+      "datasets", [], "NAME=PATH,…: converted datasets, or files that ASE reads. A name "
+      "that is a head of the model takes that head's graph settings; others take those "
+      "of the converted data.", flag_values=values)
+  flags.DEFINE_string("split", "val", "Split of converted datasets.", flag_values=values)
+  flags.DEFINE_integer("limit", 500, "Structures of each dataset, taken evenly.",
+                       lower_bound=1, flag_values=values)
+  flags.DEFINE_string("output", None, "File to write, OUT.npz; the picture is OUT.png.",
+                      flag_values=values)
+  flags.DEFINE_float("perplexity", 30.0, "Of t-SNE.", lower_bound=1.0,
+                     flag_values=values)
+  flags.DEFINE_integer("seed", 0, "Of t-SNE.", flag_values=values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """Structures of one dataset and how their graphs are built.
+
+  Attributes:
+    name: of the dataset.
+    structures: records.
+    info: whose graph settings are used.
+  """
+
+  name: str
+  structures: Sequence[Any]
+  info: Any
+
+
+def run(values: flags.FlagValues) -> None:
+  """Embeds what the flags say.
+
+  Raises:
+    FlagError: flags that cannot be used.
+  """
+  inference_flags.require(values, "checkpoint", "datasets", "output")
+  output = inference_flags.new_file(values.output, "output", ".npz")
+  paths = inference_flags.parse_pairs(values.datasets, "datasets")
+  for name, path in paths.items():
+    if not pathlib.Path(path).exists():
+      raise config_lib.FlagError(f"--datasets: {name}={path} does not exist.")
+  inference_flags.start(values)
+  _, infos = inference_flags.read_description(values)
+  corpora = [_read(values, name, path, infos) for name, path in paths.items()]
+  from jmp_hk import inference
+
+  model = inference.load(
+      values.checkpoint, ema=values.ema, precision=values.precision,
+      batch_edges=values.batch_edges,
+  )
+  arrays = _embed(model, corpora)
+  import numpy as np
+
+  with open(output, "wb") as file:
+    np.savez(file, **arrays)
+  from experiments import tsne
+
+  picture = output.with_suffix(".png")
+  kinds = {k: arrays[k] for k in ("nodes", "edges") if k in arrays}
+  tsne.plot(kinds, arrays["dataset"], picture, values.perplexity, values.seed)
+  print(f"{output}: {len(arrays['dataset'])} structures of {', '.join(paths)}; {picture}")
+
+
+def _embed(model: Any, corpora: Sequence[Corpus]) -> dict[str, Any]:
+  """Embeddings of all datasets, one after another."""
+  import numpy as np
+  import tqdm
+
+  rows, names, record_ids = [], [], []
+  for corpus in corpora:
+    total = len(corpus.structures)
+    with tqdm.tqdm(total=total, desc=corpus.name, unit="structure") as bar:
+      rows += model.embed_structures(
+          corpus.structures,
+          model.heads[0],
+          graph=corpus.info.graph,
+          on_progress=lambda done, total, bar=bar: bar.update(done - bar.n),
+      )
+    names += [corpus.name] * total
+    record_ids += [structure.record_id for structure in corpus.structures]
+  arrays = {"nodes": np.stack([row.nodes for row in rows])}
+  if rows[0].edges is not None:
+    arrays["edges"] = np.stack([row.edges for row in rows])
+  return {**arrays, "dataset": np.array(names), "record_id": np.array(record_ids)}
+
+
+def _read(
+    values: flags.FlagValues, name: str, path: str, infos: Mapping[str, Any]
+) -> Corpus:
+  """Reads one of --datasets.
+
+  Raises:
+    FlagError: it cannot be read, or nothing says how to build its graphs.
+  """
+  if pathlib.Path(path).is_dir():
+    return _read_converted(values, name, path, infos)
+  if name not in infos:
+    raise config_lib.FlagError(
+        f"--datasets: {name}={path} is a file; call it like one of the model's heads, "
+        f"{', '.join(infos)}, whose graph settings it shall have."
+    )
+  from jmp_hk import from_ase
+  from jmp_hk import structure as structure_lib
+
+  found = list(predict_lib.read_structures(pathlib.Path(path)))
+  stride = max(1, len(found) // values.limit)
+  try:
+    structures = [
+        from_ase.from_atoms(atoms, infos[name], f"{pathlib.Path(path).name}:{i * stride}")
+        for i, atoms in enumerate(found[::stride][:values.limit])
+    ]
+  except structure_lib.InvalidStructureError as error:
+    raise config_lib.FlagError(f"--datasets: {error}") from error
+  return Corpus(name, structures, infos[name])
+
+
+def _read_converted(
+    values: flags.FlagValues, name: str, path: str, infos: Mapping[str, Any]
+) -> Corpus:
+  """Reads a converted dataset; imports TensorFlow."""
+  from data import records
+  from data.pipeline import datasets as datasets_lib
+  from jmp_hk import dataset_info_io
+
+  try:
+    info = dataset_info_io.load(path)
+    shards = records.list_shards(pathlib.Path(path), values.split)
+  except (dataset_info_io.DatasetInfoError, records.RecordFileError) as error:
+    raise config_lib.FlagError(f"--datasets: {error}") from error
+  from data.pipeline import source
+
+  dataset = datasets_lib.Dataset(
+      name=name, split=values.split, shards=tuple(shards),
+      num_structures=info.num_structures[values.split], info=info, task=0, targets=(),
+  )
+  stride = max(1, dataset.num_structures // values.limit)
+  structures = list(source.Source(dataset).ordered(stride))[:values.limit]
+  return Corpus(name, structures, infos.get(name, info))
+
+
+def _errors() -> tuple[type[Exception], ...]:
+  from jmp_hk import structure
+  from jmp_hk.training import model_directory
+
+  return structure.InvalidStructureError, model_directory.CheckpointError
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command line."""
+  return inference_flags.run_main(run, argv, _errors)
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

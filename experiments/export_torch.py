@@ -1,0 +1,59 @@
+"""Exports a pre-trained model as a state dict for the published PyTorch code.
+
+  python -m experiments.export_torch --checkpoint=runs/pretrain --output=jmp.pt
+
+The file is what `torch.save(model.state_dict())` writes: `torch.load` reads it with
+weights_only=True, and the published pre-training model loads it strictly.
+"""
+
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+
+from experiments import inference_flags
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines all flags of this runner."""
+  flags.DEFINE_string(
+      "checkpoint", None, "A model directory, the --workdir of a run, or a checkpoint "
+      "in it.", flag_values=values)
+  flags.DEFINE_bool("ema", True, "The averaged weights; else the raw ones.",
+                    flag_values=values)
+  flags.DEFINE_string("output", None, "File to write, e.g. jmp.pt.", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+  """Exports what the flags say.
+
+  Raises:
+    FlagError: flags that cannot be used.
+  """
+  inference_flags.require(values, "checkpoint", "output")
+  path = inference_flags.new_file(values.output, "output", ".pt", ".pth", ".ckpt")
+  inference_flags.start_without_computing()
+  inference_flags.read_description(values)
+  from jmp_hk.interop import export_checkpoint
+  from jmp_hk.training import model_directory
+
+  loaded = model_directory.load_model_directory(values.checkpoint, ema=values.ema)
+  names = export_checkpoint.export_checkpoint(loaded.config, loaded.variables, path)
+  print(f"{path}: {len(names)} tensors; heads in this order: "
+        f"{', '.join(task.name for task in loaded.config.tasks)}.")
+
+
+def _errors() -> tuple[type[Exception], ...]:
+  from jmp_hk.interop import export_checkpoint
+
+  return (export_checkpoint.ExportError,)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command line."""
+  return inference_flags.run_main(run, argv, _errors)
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

@@ -1,0 +1,112 @@
+"""The fine-tuning demo: a few small tasks, from a checkpoint and from scratch.
+
+  python -m experiments.pretrain --flagfile=experiments/flags/pretrain_demo.flags
+  python -m experiments.finetune_demo --flagfile=experiments/flags/finetune_demo.flags
+
+Both runs of a task have the same flags, and so the same budget; the weights that are
+tested are chosen on the validation split. It ends with the report over all runs.
+Running it again continues.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+from absl import logging
+
+from experiments import config as config_lib
+from experiments import data_flags
+from experiments import finetune
+from experiments import finetune_flags
+from experiments import report
+
+FLAG_FILES = pathlib.Path(__file__).parent / "flags" / "finetune_demo"
+SCRATCH, FINE_TUNED = "scratch", "fine_tuned"
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines all flags of this runner."""
+  flags.DEFINE_string("checkpoint", "", "Pre-trained model.", flag_values=values)
+  flags.DEFINE_string("workdir", "", "Directory of all runs and the report.",
+                      flag_values=values)
+  flags.DEFINE_list(
+      "tasks", [], "What to fine-tune on: names of the files in "
+      "experiments/flags/finetune_demo.", flag_values=values)
+  flags.DEFINE_list("extra", [], "FLAG=VALUE,…: further flags of every run.",
+                    flag_values=values)
+
+
+def run(values: flags.FlagValues) -> str:
+  """Runs the demo.
+
+  Args:
+    values: parsed flags.
+
+  Returns:
+    The report as Markdown.
+
+  Raises:
+    FlagError: flags that cannot be used.
+  """
+  for name in ("checkpoint", "workdir", "tasks"):
+    if not values[name].value:
+      raise config_lib.FlagError(f"--{name} is required.")
+  if not pathlib.Path(values.checkpoint).is_dir():
+    raise config_lib.FlagError(
+        f"--checkpoint: there is no {values.checkpoint}; run the pre-training demo first: "
+        "python -m experiments.pretrain "
+        "--flagfile=experiments/flags/pretrain_demo.flags"
+    )
+  workdir = pathlib.Path(values.workdir)
+  finished = []
+  for task in values.tasks:
+    for start in (SCRATCH, FINE_TUNED):
+      directory = workdir / f"{task}_{start}"
+      logging.info("Training %s.", directory)
+      finetune.run(_flags(values, task, start, directory))
+      finished.append(str(directory))
+  return report.run(finished, workdir / "report")
+
+
+def _flags(
+    values: flags.FlagValues, task: str, start: str, directory: pathlib.Path
+) -> flags.FlagValues:
+  """Flags of one run."""
+  path = FLAG_FILES / f"{task}.flags"
+  if not path.is_file():
+    known = sorted(p.stem for p in FLAG_FILES.glob("*.flags") if p.stem != "common")
+    raise config_lib.FlagError(f"--tasks: there is no {task!r} among {', '.join(known)}.")
+  arguments = [
+      f"--flagfile={path}",
+      f"--workdir={directory}",
+      f"--data={pathlib.Path(values.workdir) / data_flags.CONVERTED / task}",
+      *(f"--{entry}" for entry in values.extra),
+  ]
+  if start == FINE_TUNED:
+    arguments.append(f"--checkpoint={values.checkpoint}")
+  result = flags.FlagValues()
+  finetune_flags.define(result)
+  finetune.parse_flags(["finetune", *arguments], result)
+  return result
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command line; wrong flags give one line and exit code 1."""
+  logging.set_verbosity(logging.INFO)
+  try:
+    if len(argv) > 1:
+      raise config_lib.FlagError(f"Unexpected arguments {argv[1:]}.")
+    text = run(flags.FLAGS)
+  except finetune.EXPECTED_ERRORS as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1
+  print(text)
+  print(f"Written to {pathlib.Path(flags.FLAGS.workdir) / 'report'}.")
+  return 0
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

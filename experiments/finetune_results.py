@@ -1,0 +1,123 @@
+"""The result of a finished fine-tuning: its best weights on the test split.
+
+Importing this imports TensorFlow; runners do so after they have checked their flags.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+import jax
+
+from data.pipeline import config as pipeline_config
+from data.pipeline import datasets as datasets_lib
+from experiments import config as config_lib
+from experiments import prediction_files
+from experiments import run_result
+from experiments import split_predictions
+from experiments import tasks as declarations
+from jmp_hk import config_io
+from jmp_hk import inference
+from jmp_hk import tasks as tasks_lib
+from jmp_hk.training import model_directory
+from jmp_hk.training import writers
+
+TEST_DIRECTORY = "test"
+
+Kind = tasks_lib.TargetKind
+_MILLI = 1000.0
+
+
+def evaluate(
+    config: config_lib.RunConfig, workdir: pathlib.Path, split: str, fold: int = 0
+) -> run_result.Result | None:
+  """Evaluates the best weights of a run on its test split, and stores the result.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    split: to test on.
+    fold: of the data, for the report.
+
+  Returns:
+    The result; None where the data have no such split.
+  """
+  (dataset,) = config.datasets
+  dataset = dataclasses.replace(dataset, split=split)
+  info = datasets_lib.dataset_info_io.load(dataset.directory)
+  if not split or not info.num_structures.get(split):
+    logging.warning("The data have no split %r: the weights are not tested.", split)
+    return None
+  (opened,) = datasets_lib.open_datasets((dataset,), config.model.tasks)
+  predictor = inference.load(workdir, precision=config.model.precision)
+  results = split_predictions.predict_split(
+      predictor, None, opened,
+      on_progress=lambda done, total: logging.info("Tested %d of %d.", done, total),
+  )
+  metrics = prediction_files.write(results, workdir / TEST_DIRECTORY)
+  num_structures = info.num_structures[config.datasets[0].split]
+  result = _result(config, workdir, metrics, num_structures, fold)
+  config_io.save(result, workdir / run_result.FILE)
+  print(result.describe())
+  return result
+
+
+def _result(
+    config: config_lib.RunConfig,
+    workdir: pathlib.Path,
+    metrics: Mapping[str, Any],
+    num_structures: int,
+    fold: int,
+) -> run_result.Result:
+  (task,) = config.model.tasks
+  declared = declarations.TASKS.get(task.name)
+  name, unit, factor = _headline(task, metrics)
+  if declared:
+    unit, factor = declared.unit, declared.factor
+  records = writers.read_metrics(workdir / writers.METRICS_FILE)
+  best_step = int(model_directory.find_checkpoint(workdir).name)
+  primary = config.train.primary_metric
+  validations = {r["step"]: r for r in records if r["kind"] == "val"}
+  best = validations.get(best_step, {})
+  backbone = config.model.backbone
+  return run_result.Result(
+      task=task.name,
+      dataset=declared.dataset if declared else task.name,
+      unit=unit,
+      model=f"{backbone.num_blocks} blocks, {backbone.atom_channels} atom and "
+      f"{backbone.edge_channels} edge channels",
+      initial=config.initial.checkpoint if config.initial else "",
+      fold=fold,
+      num_structures=num_structures,
+      num_devices=jax.device_count(),
+      seconds=max((r["seconds"] for r in records if "seconds" in r), default=0.0),
+      steps=max((r["step"] for r in records), default=0),
+      best_step=best_step,
+      validation_metric=primary,
+      validation=best.get(primary, float("nan")),
+      error=_error(metrics[name]) * factor,
+      metrics=metrics,
+  )
+
+
+def _headline(
+    task: tasks_lib.TaskConfig, metrics: Mapping[str, Any]
+) -> tuple[str, str, float]:
+  """The target that stands for the task, the unit of its error and a factor.
+
+  Forces come first, then the first target with labels.
+  """
+  targets = [target for target in task.targets if target.name in metrics]
+  targets.sort(key=lambda target: target.name != "forces")
+  target = targets[0]
+  if target.kind in (Kind.BINARY, Kind.MULTICLASS):
+    return target.name, "nat", 1.0
+  if target.name in ("energy", "forces"):
+    return target.name, f"m{metrics[target.name]['unit']}", _MILLI
+  return target.name, metrics[target.name]["unit"], 1.0
+
+
+def _error(metrics: Mapping[str, float]) -> float:
+  return metrics["mae"] if "mae" in metrics else metrics["cross_entropy"]

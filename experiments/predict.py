@@ -1,0 +1,160 @@
+"""Predicts the structures of a file.
+
+  python -m experiments.predict --checkpoint=DIR --input=structures.cif \
+      --output=predicted.extxyz --head=oc20
+
+Reads anything that ASE reads. Energy, forces and stress are stored as the file's
+results, other targets under their names.
+"""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+
+from experiments import config as config_lib
+from experiments import inference_flags
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines all flags of this runner."""
+  inference_flags.define(values)
+  string = lambda name, default, text: flags.DEFINE_string(
+      name, default, text, flag_values=values)
+  string("input", None, "Structures: extxyz, cif, traj, db, or whatever ASE reads.")
+  string("index", ":", "Which structures of the file, as ASE writes it.")
+  string("output", None, "File to write, OUT.extxyz.")
+  string("head", "", "Whose targets are predicted; may be left out if there is only one. "
+         "Its dataset decides about cutoff, neighbour caps and units.")
+  string("references", "", "FILE.npz with per-element reference energies of the head's "
+         "dataset: an array `coeff` in eV, indexed by atomic number.")
+  flags.DEFINE_bool(
+      "skip_invalid", False, "Leave out structures that cannot be predicted, and name "
+      "them, instead of stopping.", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+  """Predicts what the flags say.
+
+  Raises:
+    FlagError: flags that cannot be used.
+  """
+  inference_flags.require(values, "checkpoint", "input", "output")
+  path = inference_flags.existing_file(values.input, "input")
+  output = inference_flags.new_file(values.output, "output", ".extxyz", ".xyz")
+  inference_flags.start(values)
+  config, _ = inference_flags.read_description(values)
+  head = inference_flags.choose_head([t.name for t in config.tasks], values.head)
+  from jmp_hk import inference
+
+  structures = list(read_structures(path, values.index))
+  model = inference.load(
+      values.checkpoint,
+      ema=values.ema,
+      references={head: values.references} if values.references else None,
+      precision=values.precision,
+      batch_edges=values.batch_edges,
+  )
+  notices = model.notices(head)
+  for notice in notices:
+    logging.warning("%s Give them with --references=FILE.npz.", notice)
+  results = _predict(model, structures, head, values.skip_invalid)
+  done = [
+      _with_results(atoms, result, head, bool(notices))
+      for atoms, result in zip(structures, results, strict=True)
+      if result is not None
+  ]
+  _write(output, done)
+  print(f"{output}: {len(done)} of {len(structures)} structures, head {head!r}, "
+        f"{model.num_compilations} compilations.")
+
+
+def read_structures(path: pathlib.Path, index: str = ":") -> Iterator[Any]:
+  """Yields the structures of a file.
+
+  Raises:
+    FlagError: ASE cannot read it.
+  """
+  import ase.io
+
+  count = 0
+  try:
+    for atoms in ase.io.iread(path, index, do_not_split_by_at_sign=True):
+      yield atoms
+      count += 1
+  except Exception as error:  # ASE's readers raise nearly anything.
+    raise config_lib.FlagError(
+        f"--input={path}: ASE fails after {count} structures: {type(error).__name__}: "
+        f"{error}"
+    ) from error
+  if not count:
+    raise config_lib.FlagError(f"--input={path} holds no structures.")
+
+
+def _predict(model: Any, structures: Sequence[Any], head: str, skip_invalid: bool):
+  """Predicts with a progress bar."""
+  import tqdm
+
+  with tqdm.tqdm(total=len(structures), unit="structure", dynamic_ncols=True) as bar:
+    return model.predict(
+        structures,
+        head,
+        skip_invalid=skip_invalid,
+        on_progress=lambda done, total: bar.update(done - bar.n),
+        on_invalid=lambda index, problem: bar.write(f"Left out: {problem}."),
+    )
+
+
+def _with_results(atoms: Any, result: Any, head: str, is_relative: bool) -> Any:
+  """The structure with its predictions and without any other results."""
+  from ase.calculators import singlepoint
+
+  results = {"energy": result.energy, "forces": result.forces, "stress": result.stress}
+  known = {name: value for name, value in results.items() if value is not None}
+  atoms = atoms.copy()
+  atoms.calc = singlepoint.SinglePointCalculator(atoms, **known) if known else None
+  atoms.info["head"] = head
+  if is_relative:
+    atoms.info["energy_is_relative_to_references"] = True
+  for name, value in result.properties.items():
+    if getattr(value, "shape", ()) == (len(atoms), 3):
+      atoms.arrays[name] = value
+    else:
+      atoms.info[name] = value
+  return atoms
+
+
+def _write(path: pathlib.Path, structures: Sequence[Any]) -> None:
+  """Writes all structures; the file appears whole or not at all."""
+  import ase.io
+
+  temporary = path.with_name(f".{path.name}.part")
+  try:
+    ase.io.write(temporary, structures, format="extxyz")
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+  from jmp_hk import preparation
+  from jmp_hk import published
+  from jmp_hk.training import model_directory
+
+  return (
+      preparation.InvalidStructuresError, published.ReferencesError,
+      model_directory.CheckpointError,
+  )
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command line."""
+  return inference_flags.run_main(run, argv, _errors)
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

@@ -1,0 +1,167 @@
+"""Writes predictions of a split: metrics, table, structures with forces, parity plot."""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ase
+import ase.io
+from ase.calculators import singlepoint
+import numpy as np
+
+from experiments import split_predictions
+from jmp_hk import config_io
+from jmp_hk import structure as structure_lib
+
+METRICS_FILE = "metrics.json"
+TABLE_FILE = "predictions.csv"
+STRUCTURES_FILE = "predictions.extxyz"
+PLOT_FILE = "parity.png"
+
+_MOST_POINTS = 20_000  # Of a panel of the plot.
+
+Comparison = split_predictions.Comparison
+
+
+def write(
+    results: split_predictions.SplitPredictions, directory: pathlib.Path
+) -> dict[str, Any]:
+  """Writes everything that there is to tell about a split.
+
+  Args:
+    results: predictions and labels.
+    directory: where the files go; they are replaced.
+
+  Returns:
+    The metrics by target.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
+  metrics = results.metrics()
+  config_io.save(
+      {"structures": len(results.structures), "targets": metrics},
+      directory / METRICS_FILE,
+  )
+  write_table(results, directory / TABLE_FILE)
+  if any(comparison.is_per_atom for comparison in results.comparisons):
+    write_structures(results, directory / STRUCTURES_FILE)
+  plot(results.comparisons, directory / PLOT_FILE)
+  return metrics
+
+
+def write_table(
+    results: split_predictions.SplitPredictions, path: pathlib.Path
+) -> None:
+  """Writes one row a structure: labels and predictions, or its mean absolute error."""
+  sizes = np.array([structure.num_atoms for structure in results.structures])
+  columns: dict[str, Sequence[Any]] = {
+      "record": [structure.record_id for structure in results.structures],
+      "num_atoms": sizes.tolist(),
+  }
+  for comparison in results.comparisons:
+    name = comparison.target.name
+    if comparison.is_per_atom:
+      errors = np.abs(comparison.predictions - comparison.labels).mean(axis=1)
+      starts = np.cumsum(sizes) - sizes
+      columns[f"{name}_mae"] = (np.add.reduceat(errors, starts) / sizes).tolist()
+      continue
+    columns[name] = comparison.labels.tolist()
+    if comparison.is_class:
+      columns[f"{name}_predicted"] = comparison.predictions.argmax(axis=1).tolist()
+      for index, column in enumerate(comparison.predictions.T):
+        columns[f"{name}_probability_{index}"] = column.tolist()
+    else:
+      columns[f"{name}_predicted"] = comparison.predictions.tolist()
+  with path.open("w", encoding="utf-8", newline="") as file:
+    writer = csv.writer(file)
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values()))
+
+
+def write_structures(
+    results: split_predictions.SplitPredictions, path: pathlib.Path
+) -> None:
+  """Writes extxyz: predictions as energy and forces, labels as reference_…"""
+  frames = []
+  for structure, prediction in zip(results.structures, results.predictions):
+    atoms = to_atoms(structure)
+    atoms.calc = singlepoint.SinglePointCalculator(
+        atoms, energy=prediction.energy, forces=prediction.forces
+    )
+    for name, value in prediction.properties.items():
+      if np.ndim(value) == 2:
+        atoms.arrays[name] = np.asarray(value)
+        atoms.arrays[f"reference_{name}"] = structure.targets[name]
+    if structure.energy is not None:
+      atoms.info["reference_energy"] = structure.energy
+    if structure.forces is not None:
+      atoms.arrays["reference_forces"] = np.asarray(structure.forces)
+    frames.append(atoms)
+  ase.io.write(path, frames, format="extxyz")
+
+
+def to_atoms(structure: structure_lib.Structure) -> ase.Atoms:
+  """The structure as ASE has it, with its record id as info["record"]."""
+  return ase.Atoms(
+      numbers=structure.atomic_numbers,
+      positions=structure.positions,
+      cell=structure.cell,
+      pbc=structure.pbc,
+      info={"record": structure.record_id},
+  )
+
+
+def plot(comparisons: Sequence[Comparison], path: pathlib.Path) -> None:
+  """Draws predictions over labels, one panel a target."""
+  if not comparisons:
+    return
+  import matplotlib  # Slow to import.
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  figure, axes = pyplot.subplots(
+      1, len(comparisons), figsize=(5 * len(comparisons), 4.6), squeeze=False
+  )
+  for axis, comparison in zip(axes.flat, comparisons):
+    (_draw_classes if comparison.is_class else _draw_values)(axis, comparison)
+  figure.tight_layout()
+  figure.savefig(path, dpi=120)
+  pyplot.close(figure)
+
+
+def _draw_values(axis: Any, comparison: Comparison) -> None:
+  """Values or force components against labels, with the diagonal."""
+  labels = comparison.labels[comparison.counted].ravel()
+  predictions = comparison.predictions[comparison.counted].ravel()
+  step = -(-len(labels) // _MOST_POINTS)
+  axis.plot(labels[::step], predictions[::step], ".", markersize=3, alpha=0.4)
+  ends = [min(labels.min(), predictions.min()), max(labels.max(), predictions.max())]
+  axis.plot(ends, ends, color="black", linewidth=0.8)
+  metrics = comparison.metrics()
+  axis.set_title(
+      f"{comparison.target.name}: MAE {metrics['mae']:.4g} {comparison.unit}, "
+      f"R² {metrics['r2']:.4f}", fontsize=10,
+  )
+  axis.set_xlabel(f"label ({comparison.unit})")
+  axis.set_ylabel(f"prediction ({comparison.unit})")
+
+
+def _draw_classes(axis: Any, comparison: Comparison) -> None:
+  """How often each class is predicted as each."""
+  num_classes = comparison.predictions.shape[1]
+  counts = np.zeros((num_classes, num_classes), int)
+  np.add.at(counts, (comparison.labels, comparison.predictions.argmax(axis=1)), 1)
+  axis.imshow(counts, cmap="Blues")
+  for (row, column), count in np.ndenumerate(counts):
+    dark = count > counts.max() / 2
+    axis.text(column, row, count, ha="center", va="center",
+              color="white" if dark else "black")
+  metrics = comparison.metrics()
+  axis.set_title(
+      f"{comparison.target.name}: accuracy {metrics['accuracy']:.3f}", fontsize=10
+  )
+  axis.set_xticks(range(num_classes))
+  axis.set_yticks(range(num_classes))
+  axis.set_xlabel("predicted class")
+  axis.set_ylabel("class")

@@ -1,0 +1,76 @@
+"""One report over finished fine-tuning runs.
+
+  python -m experiments.report runs/qm9_* runs/rmd17_* --output=runs/report
+
+Runs from scratch and runs from a checkpoint of the same task are compared with each
+other and with the published errors. Writes report.md, report.csv and report.png.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+
+from experiments import comparison as comparison_lib
+from experiments import config as config_lib
+from experiments import report_plot
+from experiments import report_table
+
+MARKDOWN_FILE, CSV_FILE, PLOT_FILE = "report.md", "report.csv", "report.png"
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines all flags of this runner."""
+  flags.DEFINE_string("output", "runs/report", "Directory of the report.",
+                      flag_values=values)
+
+
+def run(directories: Sequence[str], output: pathlib.Path) -> str:
+  """Writes the report.
+
+  Args:
+    directories: working directories of finished runs.
+    output: where the report goes.
+
+  Returns:
+    The report as Markdown.
+
+  Raises:
+    FlagError: no directory is given, or one holds no finished run.
+  """
+  if not directories:
+    raise config_lib.FlagError(
+        "Name the working directories of finished fine-tuning runs, e.g. "
+        "`python -m experiments.report runs/qm9_*`."
+    )
+  try:
+    runs = [comparison_lib.load_run(pathlib.Path(directory)) for directory in directories]
+  except comparison_lib.UnfinishedRunError as error:
+    raise config_lib.FlagError(str(error)) from error
+  comparisons = comparison_lib.compare(runs)
+  published = comparison_lib.load_published()
+  output.mkdir(parents=True, exist_ok=True)
+  text = report_table.markdown(comparisons, published)
+  (output / MARKDOWN_FILE).write_text(text, encoding="utf-8")
+  report_table.write_csv(comparisons, published, output / CSV_FILE)
+  report_plot.draw(comparisons, published, output / PLOT_FILE)
+  return text
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command line; wrong arguments give one line and exit code 1."""
+  try:
+    output = pathlib.Path(flags.FLAGS.output)
+    print(run(argv[1:], output))
+    print(f"Written to {output}: {MARKDOWN_FILE}, {CSV_FILE}, {PLOT_FILE}")
+  except config_lib.FlagError as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

@@ -1,0 +1,54 @@
+"""What a training run tells at its end."""
+
+import pathlib
+from collections.abc import Mapping
+
+from jmp_hk import config_io
+from jmp_hk.training import writers
+
+RESULTS_FILE = "results.json"
+
+_COLUMNS = {
+    "energy_mae_mev_per_atom": "energy MAE (meV/atom)",
+    "force_mae_mev_per_angstrom": "force MAE (meV/Å)",
+}
+_COSINE = "force_cosine"
+
+
+def summarise(
+    workdir: pathlib.Path, baseline: Mapping[str, float]
+) -> dict[str, float]:
+  """Prints and stores the last validation beside a baseline.
+
+  Args:
+    workdir: of the run.
+    baseline: metrics of the per-element linear fit, with zero forces.
+
+  Returns:
+    The last validation metrics; empty where there were none.
+  """
+  records = writers.read_metrics(workdir / writers.METRICS_FILE)
+  validations = [record for record in records if record["kind"] == "val"]
+  if not validations:
+    return {}
+  last = {k: v for k, v in validations[-1].items() if k not in ("kind", "seconds")}
+  config_io.save({"validation": last, "linear_fit": baseline}, workdir / RESULTS_FILE)
+  print(table(last, baseline))
+  return last
+
+
+def table(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> str:
+  """A Markdown table: one row a dataset, model beside linear fit."""
+  names = list(dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k))
+  head = ["validation", *_COLUMNS.values(), "force cosine"]
+  rows = [head, ["---"] * len(head)]
+  for name in names:
+    cells = [
+        f"{metrics[f'{name}/{key}']:.1f} (linear fit {baseline[f'{name}/{key}']:.1f})"
+        if f"{name}/{key}" in metrics
+        else ""
+        for key in _COLUMNS
+    ]
+    cosine = metrics.get(f"{name}/{_COSINE}")
+    rows.append([name, *cells, "" if cosine is None else f"{cosine:.3f}"])
+  return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,98 @@
+"""ASE's `Atoms` as structures, with the conventions of a head's dataset."""
+
+import ase
+from ase import constraints
+from ase import data as ase_data
+import numpy as np
+
+from jmp_hk import dataset_info
+from jmp_hk import structure as structure_lib
+
+# Their records are periodic in all three directions, also across the vacuum.
+PERIODIC_IN_3D = ("oc20", "oc22")
+_TAGS = (
+    structure_lib.TAG_SUBSURFACE, structure_lib.TAG_SURFACE, structure_lib.TAG_ADSORBATE
+)
+
+
+def from_atoms(
+    atoms: ase.Atoms, info: dataset_info.DatasetInfo, record_id: str = ""
+) -> structure_lib.Structure:
+  """A structure as the head of a dataset expects it.
+
+  Periodic directions are those of the atoms; for heads of OC20 and OC22 a structure
+  with any periodic direction and a three-dimensional cell is periodic in all three, as
+  the data they learned were. Tags (0 sub-surface, 1 surface, 2 adsorbate) are read
+  where any is not zero, which is ASE's value for "no tag"; else all are 2, as those of
+  molecules and crystals were in training.
+
+  Args:
+    atoms: any structure.
+    info: of the head's dataset.
+    record_id: names the structure in messages.
+
+  Returns:
+    The structure, without labels.
+
+  Raises:
+    InvalidStructureError: it has no atoms, or an element, tag, position or cell that
+      cannot be used; says which.
+  """
+  pbc, cell = np.array(atoms.pbc), np.array(atoms.cell)
+  has_volume = abs(np.linalg.det(cell)) > 0 if np.isfinite(cell).all() else True
+  if info.name in PERIODIC_IN_3D and pbc.any() and has_volume:
+    pbc = np.ones(3, bool)
+  fixed = np.zeros(len(atoms), bool)
+  for constraint in atoms.constraints:
+    if isinstance(constraint, constraints.FixAtoms):
+      fixed[constraint.index] = True
+  tags = atoms.get_tags()
+  structure = structure_lib.Structure(
+      positions=np.array(atoms.positions, np.float64),
+      atomic_numbers=atoms.numbers.astype(np.int32),
+      cell=cell,
+      pbc=pbc,
+      tags=np.where(tags.any(), tags, structure_lib.TAG_ADSORBATE).astype(np.int32),
+      fixed=fixed,
+      record_id=record_id,
+  )
+  if problem := find_problem(structure, info):
+    raise structure_lib.InvalidStructureError(f"{record_id or 'structure'}: {problem}")
+  return structure
+
+
+def find_problem(
+    structure: structure_lib.Structure, info: dataset_info.DatasetInfo
+) -> str:
+  """What keeps a head from predicting a structure, as a clause; "" if nothing does."""
+  if not structure.num_atoms:
+    return "it has no atoms"
+  present = set(structure.atomic_numbers.tolist())
+  impossible = present - set(range(1, structure_lib.MAX_ATOMIC_NUMBER + 1))
+  if impossible:
+    return f"there are no elements with the atomic numbers {sorted(impossible)}"
+  limits = [info.elements, info.energy_references]
+  limits += [target.references for target in info.targets.values()]
+  limits = [set(limit) for limit in limits if limit]
+  known = set.intersection(*limits) if limits else set()
+  if known and present - known:
+    return (
+        f"the head {info.name!r} does not know the elements "
+        f"{_symbols(present - known)}; it knows {_symbols(known)}"
+    )
+  wrong = sorted(set(structure.tags.tolist()) - set(_TAGS))
+  if wrong:
+    return (
+        f"tags must be 0 (sub-surface), 1 (surface) or 2 (adsorbate), not {wrong}; "
+        "ASE's surface builders number layers instead: set tags, or remove them with "
+        "atoms.set_tags(0)"
+    )
+  if not np.isfinite(structure.positions).all():
+    return "positions are not finite"
+  if not np.isfinite(structure.cell).all():
+    return "the cell is not finite"
+  return ""
+
+
+def _symbols(numbers: set[int]) -> str:
+  return ", ".join(ase_data.chemical_symbols[z] for z in sorted(numbers))

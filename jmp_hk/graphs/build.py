@@ -1,0 +1,300 @@
+"""Builds the four neighbour graphs of one structure.
+
+One search finds the atom-to-atom edges; the main, atom-to-edge and quadruplet graphs
+are the nearest of those. The main graph is then symmetrised. Only NumPy and the
+neighbour search are imported, so that worker processes start fast.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import config as graph_config
+from jmp_hk.graphs import neighbours
+
+_PUBLISHED_MAIN_CAP = 30  # The other caps are published in proportion to this one.
+_PUBLISHED_A2A_CAP = 1000
+_PUBLISHED_A2EE2A_CAP = 20
+_PUBLISHED_QINT_CAP = 8
+_MAX_ATOMS = 46_000  # Pairs of atoms are numbered in 32 bits.
+
+
+@dataclasses.dataclass(frozen=True)
+class StructureGraphs:
+  """The graphs of one structure; indices count from its first atom or edge.
+
+  Attributes:
+    structure: what the graphs belong to.
+    main: symmetrised main edges, sorted by receiver.
+    a2a: atom-to-atom edges, sorted by receiver.
+    a2ee2a: edges of the atom-edge interactions, sorted by receiver and distance.
+    qint: intermediate edges of quadruplets, sorted by receiver and distance.
+    reverse_edge: [main] index of the main edge with swapped ends.
+    a2a_pairs: distinct (sender, receiver) pairs of the a2a edges, sorted by receiver
+      and sender; [pairs, 2].
+    a2a_slot: [a2a] position of an edge's sender among its receiver's pairs.
+    quad_exclusion: [main, w], see `Batch.quad_exclusion`; w is the largest number of
+      qint edges into one atom.
+  """
+
+  structure: structure_lib.Structure
+  main: neighbours.EdgeSet
+  a2a: neighbours.EdgeSet
+  a2ee2a: neighbours.EdgeSet
+  qint: neighbours.EdgeSet
+  reverse_edge: np.ndarray
+  a2a_pairs: np.ndarray
+  a2a_slot: np.ndarray
+  quad_exclusion: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Caps:
+  """Largest number of edges into one atom in each directed graph."""
+
+  main: int
+  a2a: int
+  a2ee2a: int
+  qint: int
+
+
+def neighbour_caps(config: graph_config.GraphConfig, num_atoms: int) -> Caps:
+  """Caps that a structure of this size is built with.
+
+  Args:
+    config: graph settings.
+    num_atoms: atoms of the structure.
+
+  Returns:
+    The caps of the four graphs.
+
+  Raises:
+    ValueError: a cap is negative.
+  """
+  cap = config.max_neighbours
+  for size, cap_above in sorted(config.max_neighbours_by_size):
+    if num_atoms > size:
+      cap = cap_above
+  if cap < 0:
+    raise ValueError(f"max_neighbours must not be negative, got {cap}.")
+  scaled = lambda published: cap * published // _PUBLISHED_MAIN_CAP
+  return Caps(
+      main=cap,
+      a2a=scaled(_PUBLISHED_A2A_CAP),
+      a2ee2a=scaled(_PUBLISHED_A2EE2A_CAP),
+      qint=scaled(_PUBLISHED_QINT_CAP),
+  )
+
+
+def build_graphs(
+    structure: structure_lib.Structure,
+    config: graph_config.GraphConfig,
+    *,
+    edge_dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> StructureGraphs:
+  """Builds the four graphs of a structure.
+
+  Args:
+    structure: any number of atoms, with or without neighbours.
+    config: cutoff, caps and symmetrisation.
+    edge_dropout: probability with which each directed a2a edge is left out before
+      the other graphs are selected from those that remain.
+    rng: source of the dropout's draws.
+
+  Returns:
+    The graphs.
+
+  Raises:
+    ValueError: dropout without `rng` or outside [0, 1), an unknown symmetrisation, or
+      too many atoms.
+    InvalidStructureError: see `find_neighbours`.
+  """
+  _check(structure, config)
+  num_atoms = structure.num_atoms
+  caps = neighbour_caps(config, num_atoms)
+  a2a = neighbours.find_neighbours(structure, config.cutoff)
+  home = neighbours.home_cells(structure)
+  a2a = _drop_edges(a2a, edge_dropout, rng)
+  if len(a2a) and np.bincount(a2a.receivers).max() > caps.a2a:
+    a2a, _ = neighbours.nearest(a2a, caps.a2a, home)
+  near, rank = neighbours.nearest(a2a, caps.main, home)
+  codes, bound = _codes(near, home)
+  tagged = np.zeros(num_atoms, bool)
+  for tag in config.qint_tags:  # Faster than `isin` for a few atoms and tags.
+    tagged |= structure.tags == tag
+  wanted = tagged.take(near.senders) | tagged.take(near.receivers)
+  wanted &= rank < caps.qint
+  qint, qint_codes = near.take(wanted), codes.compress(wanted)
+  main, main_codes, reverse_edge = _symmetrize(near, codes, bound, config.symmetrize)
+  exclusion = _quad_exclusion(main, main_codes, qint, qint_codes, bound, num_atoms)
+  pairs, a2a_slot = _distinct_senders(a2a, num_atoms)
+  compact = _Compactor(num_atoms)
+  return StructureGraphs(
+      structure=structure,
+      main=compact.edges(main),
+      a2a=compact.edges(a2a),
+      a2ee2a=compact.edges(near.take(rank < caps.a2ee2a)),
+      qint=compact.edges(qint),
+      reverse_edge=reverse_edge.astype(np.int32),
+      a2a_pairs=compact.index(pairs),
+      a2a_slot=compact.index(a2a_slot),
+      quad_exclusion=exclusion,
+  )
+
+
+def _check(
+    structure: structure_lib.Structure, config: graph_config.GraphConfig
+) -> None:
+  """Raises for settings and sizes that no graph can be built with."""
+  if config.symmetrize not in ("published", "union"):
+    raise ValueError(
+        f'symmetrize must be "published" or "union", got {config.symmetrize!r}.'
+    )
+  if structure.num_atoms > _MAX_ATOMS:
+    raise ValueError(
+        f"{structure.record_id or 'structure'}: {structure.num_atoms} atoms are more "
+        f"than the {_MAX_ATOMS} that graphs can be built for."
+    )
+
+
+def _drop_edges(
+    edges: neighbours.EdgeSet, probability: float, rng: np.random.Generator | None
+) -> neighbours.EdgeSet:
+  """Leaves out each directed edge with the given probability."""
+  if not 0.0 <= probability < 1.0:
+    raise ValueError(f"edge_dropout must lie in [0, 1), got {probability}.")
+  if probability == 0.0:
+    return edges
+  if rng is None:
+    raise ValueError("edge_dropout needs an rng.")
+  return edges.take(rng.random(len(edges)) >= probability)
+
+
+def _codes(edges: neighbours.EdgeSet, home: np.ndarray) -> tuple[np.ndarray, int]:
+  if not len(edges):
+    return np.zeros(0, np.int32), 0
+  return neighbours.offset_codes(edges, home)
+
+
+def _symmetrize(
+    near: neighbours.EdgeSet, codes: np.ndarray, bound: int, rule: str
+) -> tuple[neighbours.EdgeSet, np.ndarray, np.ndarray]:
+  """Makes every edge come with its reverse.
+
+  Of an edge and its reverse, the forward one has s < t or, between images of one
+  atom, a negative first non-zero offset component.
+
+  Args:
+    near: directed edges.
+    codes: [e] their `offset_codes`; a self edge's code has the sign of its first
+      non-zero offset component.
+    bound: of the codes.
+    rule: "published" keeps the forward edges and their reverses; "union" keeps an
+      edge if either direction is there.
+
+  Returns:
+    Edges sorted by receiver, their codes, and the index of each one's reverse.
+  """
+  senders, receivers, offsets = near.senders, near.receivers, near.offsets
+  forward = (senders < receivers) | ((senders == receivers) & (codes < 0))
+  if rule == "published":
+    keep = np.flatnonzero(forward)
+  else:
+    sign = np.where(forward, 1, -1).astype(np.int32)
+    low, high = np.minimum(senders, receivers), np.maximum(senders, receivers)
+    senders, receivers = low, high
+    codes, offsets = codes * sign, offsets * sign[:, None]
+    pair = high.astype(np.int64) * (high.max(initial=0) + 1) + low
+    keep = np.unique(pair * (2 * bound + 1) + codes, return_index=True)[1]
+  senders, receivers = senders.take(keep), receivers.take(keep)
+  offsets, codes = offsets.take(keep, axis=0), codes.take(keep)
+  half = len(keep)
+  all_receivers = np.concatenate([receivers, senders])
+  order = np.argsort(all_receivers, kind="stable")
+  position = np.empty(2 * half, np.int32)
+  position[order] = np.arange(2 * half, dtype=np.int32)
+  edges = neighbours.EdgeSet(
+      senders=np.concatenate([senders, receivers]).take(order),
+      receivers=all_receivers.take(order),
+      offsets=np.concatenate([offsets, -offsets]).take(order, axis=0),
+  )
+  reverse = position.take(np.where(order < half, order + half, order - half))
+  return edges, np.concatenate([codes, -codes]).take(order), reverse
+
+
+def _distinct_senders(
+    edges: neighbours.EdgeSet, num_atoms: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Distinct (sender, receiver) pairs and each edge's slot among its receiver's."""
+  present = np.zeros((num_atoms, num_atoms), bool)
+  flat = edges.receivers * num_atoms + edges.senders
+  present.ravel()[flat] = True
+  receivers, senders = np.nonzero(present)
+  slots = np.cumsum(present, axis=1, dtype=np.int32).ravel()
+  return np.stack([senders, receivers], axis=1), slots.take(flat) - 1
+
+
+def _quad_exclusion(
+    main: neighbours.EdgeSet,
+    main_codes: np.ndarray,
+    qint: neighbours.EdgeSet,
+    qint_codes: np.ndarray,
+    bound: int,
+    num_atoms: int,
+) -> np.ndarray:
+  """For main edge c→a and each qint edge b→a: slot of main edge c→b, or -1.
+
+  c→b must start at the same image of c, so its offset is that of c→a less that of
+  b→a. Atom pairs with main edges are numbered, and a table (pair, offset code) →
+  slot answers all questions at once. Pair 0 stands for "no such pair".
+  """
+  counts = np.bincount(qint.receivers, minlength=num_atoms)
+  width = int(counts.max(initial=0))
+  if not width or not len(main):
+    return np.full((len(main), width), -1, np.int16)
+  column = np.arange(len(qint)) - neighbours.first_in_row(counts).take(qint.receivers)
+  middle = np.full((num_atoms, width), num_atoms, np.int32)  # atom b
+  middle[qint.receivers, column] = qint.senders
+  middle_codes = np.zeros((num_atoms, width), np.int32)
+  middle_codes[qint.receivers, column] = qint_codes
+
+  flat = main.receivers * num_atoms + main.senders
+  present = np.zeros((num_atoms + 1) * num_atoms, bool)
+  present[flat] = True
+  pair = np.cumsum(present, dtype=np.int32)
+  num_pairs = int(pair[-1])
+  pair *= present
+  stride = 2 * bound + 1
+  degree = np.bincount(main.receivers, minlength=num_atoms)
+  slot = np.arange(len(main)) - neighbours.first_in_row(degree).take(main.receivers)
+  table = np.full((num_pairs + 1) * stride, -1, np.int16)
+  table[pair.take(flat) * stride + (bound + main_codes)] = slot
+
+  question = middle.take(main.receivers, axis=0)
+  question *= num_atoms
+  question += main.senders[:, None]
+  index = pair.take(question)
+  index *= stride
+  index += (main_codes + bound)[:, None]
+  index -= middle_codes.take(main.receivers, axis=0)
+  return table.take(index)
+
+
+class _Compactor:
+  """Stores edges in the smallest sensible integers, for workers to send."""
+
+  def __init__(self, num_atoms: int):
+    self._dtype = np.int16 if num_atoms < 2**15 else np.int32
+
+  def index(self, values: np.ndarray) -> np.ndarray:
+    return values.astype(self._dtype)
+
+  def edges(self, edges: neighbours.EdgeSet) -> neighbours.EdgeSet:
+    offsets = edges.offsets
+    if not len(edges) or np.abs(offsets).max() < 2**15:
+      offsets = offsets.astype(np.int16)
+    return neighbours.EdgeSet(
+        self.index(edges.senders), self.index(edges.receivers), offsets
+    )

@@ -1,0 +1,144 @@
+"""Finds the model's weights in an unpickled checkpoint of the published code.
+
+Lightning checkpoints hold the weights by name under `state_dict`, and their moving
+average, without names, under `optimizer_states[0]["ema"]`: in the order of the names,
+less buffers, aliases and counters. A bare state dict is its own `state_dict`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jmp_hk.interop import restricted_pickle
+from jmp_hk.interop import torch_file
+
+# Counters and metrics of the training run; no part of the model.
+_NOT_WEIGHTS = re.compile(r"^(task_steps|\w*metrics?)\.")
+# Tensors of the state dict that have no moving average.
+_NOT_AVERAGED = re.compile(r"rbf\.(offset|temps)$|scale_factor$|\.seq_energy_pre\.")
+
+
+class WeightsError(ValueError):
+  """A checkpoint holds no usable weights; says what is wrong with which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """The weights of a checkpoint.
+
+  Attributes:
+    tensors: by published name, with buffers and aliases.
+    ignored: names that are no weights.
+    averaged: whether they are the moving average.
+  """
+
+  tensors: Mapping[str, torch_file.Tensor]
+  ignored: tuple[str, ...]
+  averaged: bool
+
+
+def find(root: Any, ema: bool | None = None) -> Weights:
+  """Finds the weights.
+
+  Args:
+    root: what the file holds.
+    ema: whether to take the moving average; if None, where there is one.
+
+  Returns:
+    The weights.
+
+  Raises:
+    WeightsError: there are none, one is no plain tensor of floating-point numbers, or
+      the moving average is missing or does not match the names.
+  """
+  state = _state_dict(root)
+  ignored = tuple(name for name in state if _NOT_WEIGHTS.match(name))
+  tensors = {name: value for name, value in state.items() if name not in set(ignored)}
+  _check_plain(tensors)
+  average = _average(root)
+  if ema and average is None:
+    raise WeightsError(
+        "The file holds no moving average of the weights "
+        '(optimizer_states[0]["ema"]): import the weights themselves with --noema.'
+    )
+  use_average = average is not None and ema is not False
+  if use_average:
+    names = [name for name in tensors if not _NOT_AVERAGED.search(name)]
+    tensors |= _named_average(names, tensors, average)
+  return Weights(tensors, ignored, use_average)
+
+
+def _state_dict(root: Any) -> Mapping[str, Any]:
+  """The state dict in a checkpoint."""
+  state = root
+  if isinstance(root, Mapping) and isinstance(root.get("state_dict"), Mapping):
+    state = root["state_dict"]
+  is_state = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+  tensors = is_state and any(isinstance(v, torch_file.Tensor) for v in state.values())
+  if not tensors:
+    raise WeightsError(
+        "The file holds neither a Lightning checkpoint with a state_dict nor a state "
+        f"dict itself, but {_describe(root)}."
+    )
+  return state
+
+
+def _check_plain(tensors: Mapping[str, Any]) -> None:
+  wrong = [
+      f"{name} is {_describe(value)}"
+      for name, value in tensors.items()
+      if not isinstance(value, torch_file.Tensor) or not value.dtype.is_floating
+  ]
+  if wrong:
+    raise WeightsError(
+        "Weights must be plain tensors of floating-point numbers: " + "; ".join(wrong)
+        + "."
+    )
+
+
+def _average(root: Any) -> Sequence[Any] | None:
+  """The moving average in a Lightning checkpoint, or None."""
+  states = root.get("optimizer_states")
+  if not isinstance(states, (list, tuple)) or not states:
+    return None
+  average = states[0].get("ema") if isinstance(states[0], Mapping) else None
+  if average is not None and type(average) not in (list, tuple):
+    raise WeightsError(f"The moving average is {_describe(average)}, no list of tensors.")
+  return average
+
+
+def _named_average(
+    names: Sequence[str],
+    tensors: Mapping[str, torch_file.Tensor],
+    average: Sequence[Any],
+) -> dict[str, torch_file.Tensor]:
+  if len(names) != len(average):
+    raise WeightsError(
+        f"The moving average has {len(average)} tensors for {len(names)} weights."
+    )
+  named = dict(zip(names, average))
+  _check_plain({f"the moving average of {k}": v for k, v in named.items()})
+  wrong = [
+      f"{name} {value.shape} instead of {tensors[name].shape}"
+      for name, value in named.items()
+      if value.shape != tensors[name].shape
+  ]
+  if wrong:
+    raise WeightsError(
+        "The moving average does not match the weights: " + "; ".join(wrong) + "."
+    )
+  return named
+
+
+def _describe(value: Any) -> str:
+  if isinstance(value, restricted_pickle.Inert):
+    return f"an object of {value.origin}"
+  if isinstance(value, type) and issubclass(value, restricted_pickle.Inert):
+    return f"the name {value.origin}"
+  if isinstance(value, torch_file.Tensor):
+    return f"a tensor of {value.dtype.name}"
+  if isinstance(value, Mapping):
+    keys = ", ".join(repr(key) for key in list(value)[:8])
+    return f"a dictionary with the keys {keys or 'none'}"
+  return f"a {type(value).__name__}"

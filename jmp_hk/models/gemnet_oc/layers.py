@@ -1,0 +1,168 @@
+"""Dense layers of GemNet-OC and their initialisation."""
+
+import functools
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+_SQRT_HALF = 0.5**0.5
+_SILU_SCALE = 1 / 0.6
+
+
+def scaled_silu(x: jax.Array) -> jax.Array:
+  """SiLU divided by 0.6, which keeps unit variance (GemNet, appendix E)."""
+  return jax.nn.silu(x) * _SILU_SCALE
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def standardised_orthogonal(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
+  """He-orthogonal initialisation of a weight in PyTorch's axis order.
+
+  An orthogonal matrix, standardised over the fan-in axes and divided by
+  sqrt(fan_in): axis 1 of an (out, in) matrix, axes (0, 1) of a
+  (num_radial, num_spherical, channels) basis weight.
+
+  Args:
+    key: random key.
+    shape: two or three dimensions.
+    dtype: of the result.
+
+  Returns:
+    The weight, shape `shape`.
+  """
+  axes = (0, 1) if len(shape) == 3 else (1,)
+  rows, columns = shape[0], 1
+  for size in shape[1:]:
+    columns *= size
+  matrix = jax.nn.initializers.orthogonal()(key, (rows, columns), jnp.float32)
+  weight = matrix.reshape(shape)
+  fan_in = 1
+  for axis in axes:
+    fan_in *= shape[axis]
+  mean = weight.mean(axes, keepdims=True)
+  variance = weight.var(axes, keepdims=True, ddof=1) if fan_in > 1 else 0.0
+  weight = (weight - mean) / jnp.sqrt(variance + 1e-6)
+  return (weight / fan_in**0.5).astype(dtype)
+
+
+def _saving_products(function):
+  """Recomputes elementwise operations in the backward pass instead of storing them.
+
+  Only the results of matrix products and the inputs are kept, which halves the memory
+  of a chain of dense layers and saves writing what costs little to compute again.
+  """
+  policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return jax.checkpoint(function, policy=policy)
+
+
+@_saving_products
+def _activated(x: jax.Array, w: jax.Array) -> jax.Array:
+  return scaled_silu(x @ w)
+
+
+@_saving_products
+def _residual(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+  y = scaled_silu(scaled_silu(x @ first) @ second)
+  return (x + y) * _SQRT_HALF
+
+
+def _dense_init(shape, dtype):
+  inputs, outputs = shape
+  return standardised_orthogonal(hk.next_rng_key(), (outputs, inputs), dtype).T
+
+
+def get_weight(
+    name: str, shape: tuple[int, ...], dtype, init: hk.initializers.Initializer
+) -> jax.Array:
+  """A parameter that is stored in float32 or wider and used in `dtype`."""
+  stored = jnp.promote_types(dtype, jnp.float32)
+  return hk.get_parameter(name, shape, stored, init).astype(dtype)
+
+
+class Dense(hk.Module):
+  """Linear layer without bias, then optionally scaled SiLU and dropout."""
+
+  def __init__(
+      self,
+      channels: int,
+      *,
+      activation: bool = False,
+      dropout: float = 0.0,
+      name: str | None = None,
+  ):
+    """Builds the layer.
+
+    Args:
+      channels: output width.
+      activation: apply `scaled_silu`.
+      dropout: rate, after the activation. Draws depend on the position of an
+        element in the array alone, so padding rows behind it do not change them.
+      name: of the module.
+    """
+    super().__init__(name=name)
+    self._channels = channels
+    self._activation = activation
+    self._dropout = dropout
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [..., in] to [..., channels]."""
+    w = self.weight(x.shape[-1], x.dtype)
+    x = _activated(x, w) if self._activation else x @ w
+    if self._dropout:
+      x = hk.dropout(hk.next_rng_key(), self._dropout, x)
+    return x
+
+  def weight(self, inputs: int, dtype) -> jax.Array:
+    """The parameter, [inputs, channels]."""
+    return get_weight("w", (inputs, self._channels), dtype, _dense_init)
+
+
+class Residual(hk.Module):
+  """Two activated dense layers with a skip connection, (x + f(x)) / √2."""
+
+  def __init__(self, *, dropout: float = 0.0, name: str | None = None):
+    super().__init__(name=name)
+    self._dropout = dropout
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [..., channels] to the same shape."""
+    channels = x.shape[-1]
+    if self._dropout:
+      y = x
+      for i in range(2):
+        y = Dense(
+            channels, activation=True, dropout=self._dropout, name=f"dense_mlp_{i}"
+        )(y)
+      return skip(x, y)
+    weights = [
+        Dense(channels, name=f"dense_mlp_{i}").weight(channels, x.dtype)
+        for i in range(2)
+    ]
+    return fusion_barrier(_residual(x, *weights))
+
+
+def residual_stack(
+    x: jax.Array, count: int, name: str, *, dropout: float = 0.0
+) -> jax.Array:
+  """Applies `count` residual layers named `name_0`, `name_1`, …"""
+  for i in range(count):
+    x = Residual(dropout=dropout, name=f"{name}_{i}")(x)
+  return x
+
+
+def skip(x: jax.Array, y: jax.Array) -> jax.Array:
+  """Variance-preserving sum (x + y) / √2."""
+  return fusion_barrier((x + y) * _SQRT_HALF)
+
+
+def fusion_barrier(x: jax.Array) -> jax.Array:
+  """Keeps XLA's CPU compiler from recomputing residual chains in every consumer.
+
+  Its fusion pass otherwise duplicates the whole chain into each of them, at a cost
+  that grows with depth squared. It needs the compiler flag that `experiments.environment`
+  sets. Other back ends do not need it.
+  """
+  if jax.default_backend() == "cpu":
+    return jax.lax.optimization_barrier(x)
+  return x

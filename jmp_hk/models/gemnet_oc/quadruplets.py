@@ -1,0 +1,166 @@
+"""Quadruplet interaction in O(edges × neighbours), without a list of quadruplets.
+
+For a main edge c→a the published interaction sums over q = (b→a) and f = (d→b)
+
+    Y_l1(cos φ_cab) Y_l2(cos θ_cabd) w_fq.
+
+θ is the dihedral about q, so with azimuths α about q, Y_l2(cos θ) is a cosine series in
+k(α_c - α_d), and the sum over d is taken once per q as Fourier sums M_q[k]. Exact;
+derived in docs/model.md.
+"""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models.gemnet_oc import config as config_lib
+from jmp_hk.models.gemnet_oc import geometry as geometry_lib
+from jmp_hk.models.gemnet_oc import interactions
+from jmp_hk.models.gemnet_oc import layers
+from jmp_hk.models.gemnet_oc import scale_factor
+from jmp_hk.models.gemnet_oc import shared_bases
+
+gather_rows = geometry_lib.gather_rows
+
+
+class QuadrupletInteraction(hk.Module):
+  """Messages from edges d→b to edges c→a over the edges b→a of the qint graph."""
+
+  def __init__(
+      self, config: config_lib.GemNetOCConfig, name: str = "quad_interaction"
+  ):
+    super().__init__(name=name)
+    self._config = config
+
+  def __call__(
+      self,
+      m: jax.Array,
+      batch: batch_lib.Batch,
+      geometry: geometry_lib.Geometry,
+      bases: shared_bases.SharedBases,
+  ) -> jax.Array:
+    """Maps edge embeddings [E, edge] to an update [E, edge]."""
+    config = self._config
+    x = interactions.gated_down_projection(
+        m, bases.quad_radial, geometry.main.mask, config.quad_in_channels,
+        dense_name="dense_db", dropout=config.dropout,
+    )
+    messages = self._messages(x, batch, geometry, bases)
+    sums = _sum_quadruplets(messages, batch, geometry, bases)
+    x = jnp.einsum("ems,esc->emc", bases.quad_spherical.astype(x.dtype), sums)
+    x = layers.Dense(config.quad_out_channels, name="mlp_sbf")(
+        x.reshape(x.shape[0], -1)
+    )
+    x = scale_factor.ScaleFactor(name="scale_sbf_sum")(
+        x,
+        rows=lambda: (x, geometry.main.mask),
+        reference=lambda: (messages, _multiplicity(batch, geometry)),
+    )
+    return interactions.symmetric_up_projection(
+        x, config.edge_channels, batch.reverse_edge, config.dropout
+    )
+
+  @hk.transparent
+  def _messages(self, x, batch, geometry, bases) -> jax.Array:
+    """w_fq for every qint edge q = (b→a) and slot of b's table row, [Q, K, c]."""
+    inputs = gather_rows(x, batch.main_table[batch.qint.senders])
+    circular = bases.quad_circular
+    gated = inputs * layers.Dense(x.shape[-1], name="mlp_cbf")(circular)
+    mask = geometry.quadruplets.input_mask
+    return scale_factor.ScaleFactor(name="scale_cbf")(
+        gated, rows=lambda: (gated, mask), reference=lambda: (inputs, mask)
+    )
+
+
+def _sum_quadruplets(
+    messages: jax.Array,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    bases: shared_bases.SharedBases,
+) -> jax.Array:
+  """Sums messages over q and f for every main edge.
+
+  Args:
+    messages: [Q, K, c].
+    batch: packed structures.
+    geometry: its geometry.
+    bases: its bases.
+
+  Returns:
+    [E, L·L, c], ordered by (Fourier order k, Legendre order l1).
+  """
+  order = geometry.quadruplets.cos_abd.shape[1]
+  dtype = messages.dtype
+  fourier = jnp.einsum(
+      "qkj,qjc->qkc", geometry.quadruplets.input_weights.astype(dtype), messages
+  )
+  # Per order the sums that go with cos kα_c and sin kα_c (sin 0 is zero, so what
+  # stands beside it is of no matter); last those for cos θ = 0, see
+  # `shared_bases.quad_output_weights`.
+  first = jnp.arange(order + 1)
+  second = jnp.array([0, *range(order + 1, 2 * order), 0])
+  pairs = fourier[:, jnp.stack([first, second], axis=1)]
+  pairs = gather_rows(pairs, batch.qint_table)  # [N, W, L + 1, 2, c]
+  pairs = pairs.transpose(0, 2, 3, 1, 4)
+  pairs = pairs.reshape(*pairs.shape[:2], -1, pairs.shape[-1])
+  sums = jnp.einsum("nkxs,nksc->nkxc", bases.quad_output.astype(dtype), pairs)
+  num_atoms, width = batch.main_table.shape
+  sums = sums.reshape(num_atoms, order + 1, width, order, -1)
+  sums = sums[batch.main.receivers, :, batch.main_slot]  # [E, L + 1, L, c]
+  excluded, excluded_collinear = _excluded(messages, batch, geometry)
+  perpendicular = sums[:, order] - excluded_collinear
+  cosines = jnp.asarray(shared_bases.perpendicular_cosines(order), dtype)
+  sums = (
+      sums[:, :order]
+      + cosines[:, None, None] * perpendicular[:, None]
+      - excluded[:, None]
+  )
+  return sums.reshape(sums.shape[0], order**2, -1)
+
+
+def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
+  """Terms with d = c, which the sums over d contain and the published sum does not.
+
+  Returns:
+    Two arrays [E, L, c]: terms of dihedral zero, and those with collinear atoms, which
+    were counted with cos θ = 0.
+  """
+  receivers, slots = batch.main.receivers, batch.main_slot
+  quads = geometry.quadruplets
+  index = batch.quad_exclusion[receivers, slots]  # [E, W]
+  edges = jnp.maximum(batch.qint_table[receivers], 0)
+  width = messages.shape[1]
+  position = edges * width + jnp.maximum(index, 0)
+  terms = messages.reshape(-1, messages.shape[-1])[position]  # [E, W, c]
+  cos_cab = quads.cos_cab[receivers, slots].astype(messages.dtype)  # [E, W, L]
+  cos_cab = jnp.where((index >= 0)[..., None], cos_cab, 0)
+  # Near the threshold the atom may count as collinear seen from b but not from a.
+  order = quads.cos_abd.shape[1]
+  collinear = jnp.maximum(
+      quads.collinear[receivers, slots],
+      quads.input_weights[:, order].reshape(-1)[position],
+  ).astype(messages.dtype)[..., None]
+  regular = jnp.einsum("ewl,ewc->elc", cos_cab * (1 - collinear), terms)
+  perpendicular = jnp.einsum("ewl,ewc->elc", cos_cab * collinear, terms)
+  return regular, perpendicular
+
+
+def _multiplicity(batch, geometry) -> jax.Array:
+  """[Q, K]: in how many quadruplets each message takes part (for fitting)."""
+  quads = geometry.quadruplets
+  num_edges, width = quads.input_mask.shape
+  counts = jax.ops.segment_sum(
+      quads.output_mask.sum(1).reshape(-1),
+      jnp.where(batch.qint_table < 0, num_edges, batch.qint_table).reshape(-1),
+      num_edges + 1,
+  )[:num_edges]
+  excluded = (batch.quad_exclusion >= 0) & quads.output_mask
+  edges = jnp.broadcast_to(batch.qint_table[:, None], batch.quad_exclusion.shape)
+  slots = jnp.where(excluded, edges * width + batch.quad_exclusion, num_edges * width)
+  removed = jax.ops.segment_sum(
+      excluded.astype(counts.dtype).reshape(-1),
+      slots.reshape(-1),
+      num_edges * width + 1,
+  )[:-1].reshape(num_edges, width)
+  return jnp.where(quads.input_mask, counts[:, None] - removed, 0)

@@ -1,0 +1,166 @@
+"""Hyper-parameters of a training run. Imports neither jax nor anything slow.
+
+Pre-training and fine-tuning share all of this; only the values differ.
+"""
+
+import dataclasses
+import enum
+
+
+class Clip(enum.Enum):
+  """How gradients are clipped before the optimiser sees them."""
+
+  NONE = "none"
+  GLOBAL_NORM = "global_norm"
+  VALUE = "value"
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+  """Learning rate: linear warm-up, then a cosine, then constant.
+
+  Attributes:
+    learning_rate: peak, reached at the end of the warm-up.
+    warmup_steps: length of the warm-up; zero starts at the peak.
+    warmup_factor: fraction of the peak at step 0.
+    decay_steps: step at which the cosine ends, the warm-up included.
+    final_factor: fraction of the peak at and after the end of the cosine; 1 makes
+      the rate constant. A parameter group with its own factor f ends at the same
+      absolute rate: its fraction is final_factor / f, clamped to [0.01, 0.99].
+  """
+
+  learning_rate: float = 3e-4
+  warmup_steps: int = 2000
+  warmup_factor: float = 0.2
+  decay_steps: int = 100_000
+  final_factor: float = 0.1
+
+  def __post_init__(self) -> None:
+    if self.warmup_steps < 0 or self.decay_steps <= self.warmup_steps:
+      raise ValueError(
+          f"The cosine ends at step {self.decay_steps}, but the warm-up takes "
+          f"{self.warmup_steps} steps: shorten the warm-up or train for longer."
+      )
+    if not 0 <= self.final_factor <= 1 or not 0 <= self.warmup_factor <= 1:
+      raise ValueError(
+          "warmup_factor and final_factor are fractions of the learning rate "
+          f"between 0 and 1, not {self.warmup_factor} and {self.final_factor}."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW with clipping, layer-wise rates and freezing.
+
+  Patterns are regular expressions searched for in a parameter's path, which is its
+  Haiku module path, a slash and its name. A pattern without a match is an error.
+
+  Attributes:
+    schedule: the learning rate.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    weight_decay: decoupled, times the learning rate, on every trained parameter.
+    clip: how gradients are clipped.
+    clip_threshold: largest global norm or absolute value.
+    learning_rate_factors: ((pattern, factor), ...); the first pattern that matches a
+      parameter multiplies its rate, parameters without a match have factor 1.
+    frozen: patterns of parameters that are not trained: no gradient, no decay, not
+      counted in the norm.
+  """
+
+  schedule: ScheduleConfig = ScheduleConfig()
+  b1: float = 0.9
+  b2: float = 0.95
+  eps: float = 1e-8
+  weight_decay: float = 0.1
+  clip: Clip = Clip.GLOBAL_NORM
+  clip_threshold: float = 1.0
+  learning_rate_factors: tuple[tuple[str, float], ...] = ()
+  frozen: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PlateauConfig:
+  """Reduces the learning rate while the validation metric stagnates.
+
+  Attributes:
+    factor: multiplies the rate at each reduction.
+    patience: evaluations without improvement that are tolerated; the next one
+      reduces the rate.
+    threshold: relative improvement that counts as one.
+    start_step: evaluations before this step are ignored (the end of the cosine).
+  """
+
+  factor: float = 0.8
+  patience: int = 3
+  threshold: float = 1e-4
+  start_step: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStoppingConfig:
+  """Ends a run that no longer improves.
+
+  Attributes:
+    patience: evaluations without improvement after which the run ends.
+    min_delta: absolute improvement that counts as one.
+    min_learning_rate: the run also ends once the base rate falls below this.
+  """
+
+  patience: int = 50
+  min_delta: float = 1e-8
+  min_learning_rate: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """One training run apart from its data and its model.
+
+  Attributes:
+    num_steps: optimiser steps.
+    num_lanes: sub-batches of one step over all devices and processes; a multiple
+      of the number of devices. Each device works through its share one after
+      another (gradient accumulation), so the same lanes on other numbers of devices
+      give the same losses to rounding.
+    seed: of initialisation, dropout and data order.
+    optimizer: the optimiser.
+    ema_decay: of the weights' moving average; zero evaluates the raw weights.
+    plateau: reduce-on-plateau, or None.
+    early_stopping: early stopping, or None.
+    primary_metric: validation metric, lower is better, that picks the best
+      checkpoint and drives plateau and early stopping.
+    log_every: steps between lines of training metrics. Metrics are fetched from the
+      devices, and non-finite losses noticed, at this pace.
+    evaluate_every: steps between evaluations; the last step always has one. Zero
+      evaluates at the end alone.
+    checkpoint_every: steps between checkpoints; evaluations always save one too.
+    keep_last: newest checkpoints that are kept.
+    keep_best: best checkpoints by the primary metric that are kept besides.
+    num_scale_batches: training batches on which scale factors are fitted at the
+      start of a run from scratch; zero leaves them unfitted.
+    profile_steps: steps that are recorded with jax's profiler, after the first few.
+  """
+
+  num_steps: int
+  num_lanes: int = 1
+  seed: int = 0
+  optimizer: OptimizerConfig = OptimizerConfig()
+  ema_decay: float = 0.99
+  plateau: PlateauConfig | None = None
+  early_stopping: EarlyStoppingConfig | None = None
+  primary_metric: str = "score"
+  log_every: int = 50
+  evaluate_every: int = 5000
+  checkpoint_every: int = 1000
+  keep_last: int = 2
+  keep_best: int = 1
+  num_scale_batches: int = 0
+  profile_steps: int = 0
+
+  def __post_init__(self) -> None:
+    for name in ("num_steps", "num_lanes", "log_every", "checkpoint_every", "keep_last"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+    if not 0 <= self.ema_decay < 1:
+      raise ValueError(f"ema_decay must lie in [0, 1), not {self.ema_decay}.")

@@ -1,0 +1,92 @@
+"""Speed of a run, and the one line that tells it."""
+
+import collections
+import time
+from collections.abc import Mapping
+
+_WINDOW = 20  # Log intervals that the speed is averaged over.
+
+
+class Progress:
+  """Measures training speed, leaving out compilation and evaluations."""
+
+  def __init__(self, step: int, num_steps: int, seconds: float = 0.0) -> None:
+    """Starts at a step.
+
+    Args:
+      step: steps taken so far.
+      num_steps: steps of the whole run.
+      seconds: training time so far, of earlier starts of the same run.
+    """
+    self._step = step
+    self._num_steps = num_steps
+    self._seconds = seconds
+    self._last = time.perf_counter()
+    # (steps, structures, seconds) of the last intervals.
+    self._intervals: collections.deque[tuple[int, int, float]] = collections.deque(
+        maxlen=_WINDOW
+    )
+
+  @property
+  def seconds(self) -> float:
+    """Training time over all starts, without compilation and evaluations."""
+    return self._seconds
+
+  def resume(self) -> None:
+    """Starts the clock again after something that is no training."""
+    self._last = time.perf_counter()
+
+  def update(self, step: int, structures: int, *, counts: bool = True) -> None:
+    """Takes an interval into account.
+
+    Args:
+      step: steps taken now.
+      structures: that were trained on since the last call, over all processes.
+      counts: whether the interval is typical (no compilation in it).
+    """
+    now = time.perf_counter()
+    elapsed, self._last = now - self._last, now
+    self._seconds += elapsed if counts else 0.0
+    if counts and step > self._step:
+      self._intervals.append((step - self._step, structures, elapsed))
+    self._step = step
+
+  def rates(self) -> dict[str, float]:
+    """Steps and structures a second; empty before the first typical interval."""
+    seconds = sum(interval[2] for interval in self._intervals)
+    if not seconds:
+      return {}
+    return {
+        "steps_per_second": sum(i[0] for i in self._intervals) / seconds,
+        "structures_per_second": sum(i[1] for i in self._intervals) / seconds,
+    }
+
+  def line(self, metrics: Mapping[str, float], padding_useful: float) -> str:
+    """The progress line.
+
+    Args:
+      metrics: of the last interval.
+      padding_useful: part of the main-edge budget that holds real edges.
+    """
+    rates = self.rates()
+    parts = [
+        f"step {self._step}/{self._num_steps}",
+        f"loss {metrics['loss']:.4f}",
+        f"lr {metrics['learning_rate']:.2e}",
+    ]
+    if rates:
+      left = (self._num_steps - self._step) / rates["steps_per_second"]
+      parts += [
+          f"{rates['steps_per_second']:.2f} steps/s",
+          f"{rates['structures_per_second']:.1f} structures/s",
+          f"{padding_useful:.0%} of the edge budget used",
+          f"ETA {duration(left)}",
+      ]
+    return " | ".join(parts)
+
+
+def duration(seconds: float) -> str:
+  """Hours, minutes and seconds, e.g. "1:02:03"."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{seconds:02}"

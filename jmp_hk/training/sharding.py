@@ -1,0 +1,105 @@
+"""Devices as a one-axis mesh; batches split over it, state copied to all of it."""
+
+from collections.abc import Sequence
+import json
+from typing import Any
+
+import chex
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+AXIS = "data"
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+  """A mesh of one axis over the given devices, by default all of all processes."""
+  return jax.sharding.Mesh(np.asarray(devices or jax.devices()), (AXIS,))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """Every device holds everything."""
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def by_lane(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """The leading axis (lanes) is split over the devices."""
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+
+def local_lanes(mesh: jax.sharding.Mesh, num_lanes: int) -> tuple[int, ...]:
+  """Numbers of the lanes that this process has to supply.
+
+  Args:
+    mesh: the devices.
+    num_lanes: lanes of one step over all processes.
+
+  Raises:
+    ValueError: the lanes cannot be shared out evenly.
+  """
+  each = lanes_per_device(num_lanes, mesh.size)
+  return tuple(
+      position * each + lane
+      for position, device in enumerate(mesh.devices.flat)
+      if device.process_index == jax.process_index()
+      for lane in range(each)
+  )
+
+
+def lanes_per_device(num_lanes: int, num_devices: int) -> int:
+  """Shares lanes out evenly.
+
+  Raises:
+    ValueError: that is impossible.
+  """
+  if num_lanes % num_devices:
+    raise ValueError(
+        f"{num_lanes} lanes cannot be shared out evenly over {num_devices} devices: "
+        f"set --num_lanes to a multiple of {num_devices}."
+    )
+  return num_lanes // num_devices
+
+
+def put_batch(batch: chex.ArrayTree, mesh: jax.sharding.Mesh) -> chex.ArrayTree:
+  """Moves this process's lanes to its devices, as part of the global batch.
+
+  Args:
+    batch: NumPy leaves [local lanes, ...].
+    mesh: the devices.
+
+  Returns:
+    Global arrays [lanes, ...], split by lane.
+  """
+  sharding = by_lane(mesh)
+  if jax.process_count() == 1:
+    return jax.device_put(batch, sharding)
+  return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+  )
+
+
+def put_replicated(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> chex.ArrayTree:
+  """Copies host values to every device; never an alias, so they may be donated."""
+  sharding = replicated(mesh)
+  if jax.process_count() == 1:
+    return jax.device_put(tree, sharding, may_alias=False)
+  return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+  )
+
+
+def from_first_process(tree: chex.ArrayTree) -> chex.ArrayTree:
+  """The values that process 0 has, in every process."""
+  if jax.process_count() == 1:
+    return tree
+  return multihost_utils.broadcast_one_to_all(tree)
+
+
+def gather_json(value: Any) -> list[Any]:
+  """A JSON value from every process, in the order of the processes."""
+  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  lengths = multihost_utils.process_allgather(np.array(len(data)))
+  padded = np.zeros(int(lengths.max()), np.uint8)
+  padded[:len(data)] = data
+  rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+  return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths)]

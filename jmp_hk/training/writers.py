@@ -1,0 +1,123 @@
+"""Where metrics go: a plain JSONL file and TensorBoard."""
+
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_DIRECTORY = "tensorboard"
+
+
+class MetricWriter(Protocol):
+  """Takes metrics as they come."""
+
+  def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+    """Takes the metrics of one moment.
+
+    Args:
+      step: optimiser steps taken.
+      kind: "train", "val" or another name of a series of metrics.
+      values: metrics by name.
+    """
+
+  def close(self) -> None:
+    """Writes what is still held back."""
+
+
+class JsonlWriter:
+  """One JSON object a line: step, kind and the metrics; flushed at every line.
+
+  Non-finite values are written as strings, so that every line is valid JSON.
+  """
+
+  def __init__(self, path: pathlib.Path, resume_step: int = 0) -> None:
+    """Opens the file; lines after `resume_step` (of a run that was killed) go.
+
+    Args:
+      path: the file.
+      resume_step: step at which the run continues; 0 empties the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
+    _write_atomically(path, kept if resume_step else [])
+    self._file = path.open("a", encoding="utf-8")
+
+  def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+    """See `MetricWriter`."""
+    self._file.write(_line({"step": step, "kind": kind, **values}))
+    self._file.flush()
+
+  def close(self) -> None:
+    """See `MetricWriter`."""
+    self._file.close()
+
+
+class TensorBoardWriter:
+  """Scalars as "kind/name" in TensorBoard's event files."""
+
+  def __init__(self, directory: pathlib.Path, resume_step: int = 0) -> None:
+    """Opens a new event file; events after `resume_step` are hidden."""
+    import tensorboardX  # Slow to import, and only runners write metrics.
+
+    self._writer = tensorboardX.SummaryWriter(
+        str(directory), purge_step=resume_step + 1 if resume_step else None
+    )
+
+  def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+    """See `MetricWriter`."""
+    for name, value in values.items():
+      self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+  def close(self) -> None:
+    """See `MetricWriter`."""
+    self._writer.close()
+
+
+def open_writers(workdir: pathlib.Path, resume_step: int) -> Sequence[MetricWriter]:
+  """The writers of a run, below its working directory."""
+  return (
+      JsonlWriter(workdir / METRICS_FILE, resume_step),
+      TensorBoardWriter(workdir / TENSORBOARD_DIRECTORY, resume_step),
+  )
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Lines of a metrics file; a last line that was cut off by a kill is left out.
+
+  Args:
+    path: the file; it need not exist.
+
+  Raises:
+    ValueError: a line before the last is no JSON; names it.
+  """
+  if not path.exists():
+    return []
+  lines = path.read_text(encoding="utf-8").splitlines()
+  result = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      result.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      if number < len(lines):
+        raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+  return result
+
+
+def _line(values: Mapping[str, Any]) -> str:
+  plain = {
+      k: str(v) if isinstance(v, float) and not math.isfinite(v) else v
+      for k, v in values.items()
+  }
+  return json.dumps(plain) + "\n"
+
+
+def _write_atomically(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+  with os.fdopen(handle, "w", encoding="utf-8") as file:
+    file.writelines(map(_line, records))
+  os.chmod(temporary, 0o644)
+  os.replace(temporary, path)

@@ -1,0 +1,90 @@
+"""Every benchmark runs, at a tiny size; nothing is asserted about time."""
+
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import convert
+from benchmarks import inference
+from benchmarks import input_pipeline
+from benchmarks import structures
+from benchmarks import train_step
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_KEYS = {
+    "case", "utilisation", "matmul_gflops", "structures_per_s", "atoms_per_s",
+    "padding_useful", "compile_s", "peak_memory_mib",
+}
+
+
+@pytest.fixture(autouse=True)
+def _compile_fast():
+  """Without most optimisations: nothing is said about speed here."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("data, precision", [
+    ("molecules", "bf16"), ("qm9", "f32"), ("rmd17", "f32"),
+])
+def test_train_step(data, precision):
+  result = train_step.run_case("tiny", data, precision, structures=2, rounds=1)
+  assert _KEYS <= set(result)
+  assert json.loads(json.dumps(result))["case"] == f"tiny/{data}/{precision}"
+  numbers = [v for v in result.values() if isinstance(v, float)]
+  assert all(math.isfinite(v) and v >= 0 for v in numbers)
+  assert 0 < result["padding_useful"] <= 1
+
+
+def test_inference(tmp_path, capsys):
+  results = inference.run(
+      "tiny", "f32", [5, 9], steps=2, plot_path=str(tmp_path / "plot.png"))
+  assert [r["atoms"] for r in results] == [5, 9]
+  assert len(capsys.readouterr().out.splitlines()) == 3
+  assert (tmp_path / "plot.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("data", ["slabs", "molecules"])
+def test_input_pipeline(data):
+  result = input_pipeline.run_case(data, structures=8, batch_size=4, distinct=16)
+  assert result["structures"] >= 8
+  assert result["structures_per_s_per_core"] > 0
+
+
+def test_convert():
+  result = convert.run(frames=10, files=2)
+  assert result["structures"] == 20
+  assert result["peak_memory_mib"] > 0
+
+
+def test_runs_without_tensorflow():
+  program = (
+      "import sys; sys.modules.update(tensorflow=None, h5py=None, lmdb=None); "
+      "from benchmarks import inference, memory, train_step"
+  )
+  subprocess.run([sys.executable, "-c", program], cwd=_ROOT, check=True)
+
+
+def test_structures_are_those_of_the_timings_of_the_original():
+  slabs = structures.bench_slabs()
+  assert [s.num_atoms for s in slabs] == [74, 74]
+  assert [int((s.tags == 2).sum()) for s in slabs] == [2, 2]
+  assert [s.num_atoms for s in structures.toluenes()] == [15] * 8
+
+
+def test_random_structures_have_the_sizes_of_the_datasets():
+  rng = np.random.default_rng(0)
+  sizes = [structures.random_slab(rng).num_atoms for _ in range(50)]
+  assert 60 < np.mean(sizes) < 90
+  molecule = structures.random_molecule(rng, 21)
+  apart = np.linalg.norm(
+      molecule.positions[:, None] - molecule.positions[None], axis=-1)
+  assert molecule.num_atoms == 21
+  assert apart[np.triu_indices(21, 1)].min() > 0.8

@@ -1,0 +1,144 @@
+"""`--dataset=ase`: label keys, units, splits, tags of OC20 trajectories."""
+
+import ase
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+from ase import constraints
+from ase.calculators import singlepoint
+
+from data.converters import ase_readable, base
+from jmp_hk import structure as structure_lib
+from tests import shared_files
+
+
+def _atoms(seed, n=4):
+  rng = np.random.default_rng(seed)
+  atoms = ase.Atoms("H" * n, positions=rng.normal(size=(n, 3)) + 2)
+  atoms.calc = singlepoint.SinglePointCalculator(
+      atoms, energy=float(rng.normal()), forces=rng.normal(size=(n, 3)))
+  atoms.info["gap"] = float(rng.normal())
+  atoms.info["kind"] = seed % 3
+  atoms.arrays["magmom"] = rng.normal(size=(n, 3))
+  return atoms
+
+
+@pytest.mark.parametrize("suffix", ["xyz", "traj", "db"])
+def test_formats_equal_ase(convert, tmp_path, suffix):
+  path = tmp_path / f"mine.{suffix}"
+  frames = [_atoms(k) for k in range(3)]
+  if suffix == "db":
+    for atoms in frames:
+      ase.io.write(path, atoms, append=True)
+  else:
+    ase.io.write(path, frames)
+  found, info = convert("ase", path, "train", name="mine")
+  assert len(found["train"]) == 3
+  for structure, atoms in zip(found["train"], ase.io.iread(path), strict=True):
+    np.testing.assert_array_equal(structure.positions, atoms.positions.astype("f4"))
+    assert structure.energy == atoms.get_potential_energy()
+    np.testing.assert_array_equal(structure.forces, atoms.get_forces().astype("f4"))
+  assert info.name == "mine" and info.provenance["scales"] == "fitted"
+  assert (found["train"][0].tags == 2).all() and not found["train"][0].pbc.any()
+
+
+def test_label_keys_units_and_targets(convert, tmp_path):
+  path = tmp_path / "mine.extxyz"
+  frames = [_atoms(k) for k in range(6)]
+  for atoms in frames:
+    atoms.info["E_dft"], atoms.arrays["grad"] = 2.0, np.full((4, 3), 1.0)
+  ase.io.write(path, frames)
+  found, info = convert(
+      "ase", path, "train", energy_key="E_dft", forces_key="grad", energy_unit="kcal/mol",
+      forces_unit="Hartree/Bohr", targets="gap:structure:eV,kind:class,magmom:atoms",
+      cutoff="7.5")
+  for structure, atoms in zip(found["train"], frames, strict=True):
+    assert structure.energy == pytest.approx(2 * 0.0433641, rel=1e-5)
+    np.testing.assert_allclose(structure.forces, 51.42207, rtol=1e-6)
+    assert structure.targets["gap"] == pytest.approx(atoms.info["gap"])
+    np.testing.assert_allclose(
+        structure.targets["magmom"], atoms.arrays["magmom"], atol=1e-6)
+  gaps = [a.info["gap"] for a in frames]
+  assert info.targets["gap"].mean == pytest.approx(np.mean(gaps))
+  assert info.targets["gap"].std == pytest.approx(np.std(gaps))
+  assert info.targets["kind"].num_classes == 3 and info.graph.cutoff == 7.5
+
+
+def test_without_energy_and_forces(convert, tmp_path):
+  path = tmp_path / "bare.cif"
+  ase.io.write(path, ase.build.bulk("Cu", cubic=True))
+  found, info = convert("ase", path, "test", energy_key="none", forces_key="none")
+  assert found["test"][0].energy is None and found["test"][0].pbc.all()
+  assert info.energy_references == {} and "energy" not in info.units
+
+
+@pytest.mark.parametrize("split_by", ["frame", "file"])
+def test_random_fractions(convert, tmp_path, split_by):
+  (tmp_path / "raw").mkdir()
+  for k in range(10):
+    ase.io.write(tmp_path / "raw" / f"{k}.xyz", [_atoms(k), _atoms(k + 100)])
+  found, info = convert("ase", tmp_path / "raw" / "*.xyz", split_by=split_by,
+                        split_fractions="0.7,0.2,0.1")
+  assert info.num_structures == {"train": 14, "val": 4, "test": 2}
+  ids = {k: {s.record_id for s in v} for k, v in found.items()}
+  assert len(set.union(*ids.values())) == 20
+  if split_by == "file":
+    files = {k: {i.split(":")[0] for i in v} for k, v in ids.items()}
+    assert {k: len(v) for k, v in files.items()} == {"train": 7, "val": 2, "test": 1}
+
+
+def test_folders_are_splits(convert, tmp_path):
+  for split in ("train", "val"):
+    (tmp_path / "raw" / split).mkdir(parents=True)
+    ase.io.write(tmp_path / "raw" / split / "a.xyz", [_atoms(1)])
+  _, info = convert("ase", tmp_path / "raw")
+  assert info.num_structures == {"train": 1, "val": 1}
+
+
+def test_errors_say_what_to_do(convert, tmp_path):
+  path = tmp_path / "mine.xyz"
+  ase.io.write(path, [_atoms(0)])
+  with pytest.raises(base.PlanError, match="--split=train"):
+    convert("ase", path)
+  with pytest.raises(structure_lib.InvalidStructureError, match="mine.xyz:0: expected the "
+                     "label 'E', found .*'energy'"):
+    convert("ase", path, "train", energy_key="E")
+  with pytest.raises(base.PlanError, match="--forces_unit=N must"):
+    convert("ase", path, "train", forces_unit="N")
+  with pytest.raises(base.PlanError, match="shares that add up to 1"):
+    convert("ase", path, split_fractions="0.5,0.1")
+  with pytest.raises(base.PlanError, match="--cutoff=far is not a float"):
+    convert("ase", path, "train", cutoff="far")
+  path.write_text(path.read_text()[:-30])
+  with pytest.raises(base.RawDataError, match="mine.xyz: ASE fails after 0 frames"):
+    convert("ase", path, "train")
+
+
+def test_empty_trajectory(convert, tmp_path):
+  path = tmp_path / "mine.traj"
+  ase.io.write(path, _atoms(0), append=True)  # ASE writes a file without frames
+  with pytest.raises(base.RawDataError, match="mine.traj: expected records, found none"):
+    convert("ase", path, "train")
+
+
+def test_tags_of_oc20_trajectories():
+  # Two fixed slab atoms, a free one, a free slab oxygen, and CO at the end.
+  numbers = np.array([29, 8, 29, 8, 29, 6, 8])
+  fixed = np.array([True, True, False, False, False, False, False])
+  tags = ase_readable.derive_oc20_tags(numbers, fixed)
+  assert tags.tolist() == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_real_trajectory_keeps_raw_forces_of_fixed_atoms(convert):
+  path = shared_files.shared_file("samples", "oc20", "traj", "random1000142.traj")
+  found, _ = convert("ase", path, "train", tags_key="oc20_rule")
+  frames = ase.io.read(path, ":")
+  for structure, atoms in zip(found["train"], frames, strict=True):
+    raw = atoms.get_forces(apply_constraint=False)
+    np.testing.assert_array_equal(structure.forces, raw.astype(np.float32))
+    assert structure.energy == atoms.get_potential_energy()
+    (constraint,) = atoms.constraints
+    assert isinstance(constraint, constraints.FixAtoms)
+    assert (np.flatnonzero(structure.fixed) == np.sort(constraint.index)).all()
+    assert (structure.tags[structure.fixed] == 0).all() and (structure.tags == 2).any()

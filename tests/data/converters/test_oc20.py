@@ -1,0 +1,107 @@
+"""OC20: the fast extended XYZ reader against ASE, and the release's layout."""
+
+import io
+import lzma
+
+import ase.io
+import numpy as np
+import pytest
+from ase import constraints
+
+from data.converters import base, extxyz
+from tests import shared_files
+from tests.data import raw_files
+
+
+def _assert_equals_ase(structure, atoms):
+  np.testing.assert_array_equal(structure.positions, atoms.positions.astype(np.float32))
+  np.testing.assert_array_equal(structure.atomic_numbers, atoms.numbers)
+  np.testing.assert_array_equal(structure.cell, atoms.cell[:])
+  np.testing.assert_array_equal(structure.pbc, atoms.pbc)
+  np.testing.assert_array_equal(structure.tags, atoms.get_tags())
+  fixed = np.zeros(len(atoms), bool)
+  for constraint in atoms.constraints:
+    assert isinstance(constraint, constraints.FixAtoms)
+    fixed[constraint.index] = True
+  np.testing.assert_array_equal(structure.fixed, fixed)
+  assert structure.energy == atoms.calc.results["energy"]
+  # Raw forces: ASE zeroes those of fixed atoms only when asked to.
+  raw = atoms.get_forces(apply_constraint=False)
+  np.testing.assert_array_equal(structure.forces, raw.astype(np.float32))
+
+
+def _frames(path):
+  with lzma.open(path, "rt") as file:
+    return ase.io.read(io.StringIO(file.read()), ":", format="extxyz")
+
+
+def test_self_made_files_equal_ase(convert, tmp_path):
+  source = raw_files.oc20_folder(tmp_path / "raw", files=2, frames=3)
+  found, info = convert("oc20", source, "train")
+  atoms = [a for k in range(2) for a in _frames(source / f"{k}.extxyz.xz")]
+  for structure, expected in zip(found["train"], atoms, strict=True):
+    _assert_equals_ase(structure, expected)
+  assert found["train"][4].record_id == "1.extxyz.xz:1:random1,frame1"
+  assert info.graph.cutoff == 12.0 and info.graph.max_neighbours == 30
+  # Forces on fixed atoms are kept as they are.
+  assert any(s.fixed.any() and s.forces[s.fixed].any() for s in found["train"])
+
+
+def test_real_sample_equals_ase(convert):
+  source = shared_files.shared_file("samples", "oc20", "s2ef_train_mini_derived")
+  found, info = convert("oc20", source, "train")
+  atoms = [a for k in range(2) for a in _frames(source / f"{k}.extxyz.xz")]
+  for structure, expected in zip(found["train"], atoms, strict=True):
+    _assert_equals_ase(structure, expected)
+  assert info.num_structures == {"train": 210}
+  assert found["train"][0].record_id == "0.extxyz.xz:0:random1000100,frame0"
+  assert {t for s in found["train"] for t in s.tags} == {0, 1, 2}
+
+
+def test_shards_follow_the_numbers_of_the_pairs(convert, tmp_path):
+  source = raw_files.write_oc20(
+      tmp_path / "raw", {k: [raw_files.oc20_frame(k)] for k in (10, 2, 1)})
+  found, _ = convert("oc20", source, "val")
+  assert [s.record_id.split(".")[0] for s in found["val"]] == ["1", "2", "10"]
+
+
+def test_release_folders_name_the_splits(convert, tmp_path):
+  raw_files.oc20_folder(tmp_path / "raw" / "s2ef_train_200K", files=2)
+  raw_files.oc20_folder(tmp_path / "raw" / "s2ef_val_id", files=1)
+  found, _ = convert("oc20", tmp_path / "raw")
+  assert {k: len(v) for k, v in found.items()} == {"train": 8, "val_id": 4}
+  with pytest.raises(base.PlanError, match="no split 'test'; it has train, val_id"):
+    convert("oc20", tmp_path / "raw", "test")
+
+
+def test_column_order_comes_from_properties():
+  text = (
+      b"2\nProperties=tags:I:1:forces:R:3:species:S:1:pos:R:3:move_mask:L:1 "
+      b'energy=-1.5 Lattice="1 0 0 0 1 0 0 0 1" note="a = b"\n'
+      b"2 1 2 3 H 4 5 6 T\n1 7 8 9 Pt 1e1 -1.1E-1 12 F\n"
+  )
+  (frame,) = extxyz.read_frames(io.BufferedReader(io.BytesIO(text)))
+  assert frame.column("species", ()).tolist() == [1, 78]
+  assert frame.column("pos", (3,)).tolist() == [[4, 5, 6], [10, -0.11, 12]]
+  assert frame.column("forces", (3,)).tolist() == [[1, 2, 3], [7, 8, 9]]
+  assert frame.column("move_mask", ()).tolist() == [True, False]
+  assert frame.info["note"] == "a = b" and frame.numbers("energy", 1) == [-1.5]
+
+
+@pytest.mark.parametrize("text, reason", [
+    (b"x\n", "number of atoms"),
+    (b"3\nProperties=species:S:1\nH\nH\n", "truncated"),
+    (b"3\n", "truncated"),
+    (b"1\nProperties=species:S:1\nH\n\n5\n", "empty line"),
+])
+def test_unreadable_file(text, reason):
+  with pytest.raises(extxyz.FileError, match=reason):
+    list(extxyz.read_frames(io.BufferedReader(io.BytesIO(text))))
+
+
+def test_frame_count_must_agree_with_the_txt_file(convert, tmp_path):
+  source = raw_files.oc20_folder(tmp_path / "raw", files=1)
+  with lzma.open(source / "0.txt.xz", "wt") as file:
+    file.writelines(f"random1,frame{i},0.0\n" for i in range(5))
+  with pytest.raises(base.RawDataError, match="expected 5 frames.*found 4"):
+    convert("oc20", source, "train")

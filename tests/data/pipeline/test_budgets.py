@@ -1,0 +1,40 @@
+import dataclasses
+
+import numpy as np
+
+from data.pipeline import budgets
+from data.pipeline import config as config_lib
+from data.pipeline import training
+from jmp_hk.graphs import budget as budget_lib
+from tests.data.pipeline import corpus
+
+CHANCES = np.array([0.4, 0.6])
+
+
+def test_chosen_budget_holds_about_as_many_structures_as_wanted(datasets):
+  config = budget_lib.BudgetConfig(structures=8)
+  budget = budgets.choose(datasets, CHANCES, config)
+  assert budget == budgets.choose(datasets, CHANCES, config, num_workers=1)
+  pipeline = config_lib.PipelineConfig(prefetch_batches=0, pool_size=32)
+  weighted = [dataclasses.replace(d, weight=w) for d, w in zip(datasets, CHANCES)]
+  with training.TrainingStream(weighted, corpus.TASKS, budget, pipeline) as stream:
+    infos = [next(stream).info for _ in range(20)]
+  assert 6.5 < np.mean([info.num_structures for info in infos]) < 9.5
+  assert np.mean([info.utilisation["num_main"] for info in infos]) > 0.92
+
+
+def test_largest_structure_of_the_histogram_fits(datasets):
+  info = dataclasses.replace(datasets[0].info, size_histogram={6: 19, 60: 1})
+  known = dataclasses.replace(datasets[0], info=info)
+  config = budget_lib.BudgetConfig(structures=1)
+  budget = budgets.choose([known], np.array([1.0]), config)
+  assert budget.num_atoms > 60 and budget.num_main >= 60 * 12
+  assert budget.qint_width == 3 and budget.a2ee2a_width == 8  # caps of 12 neighbours
+
+
+def test_fields_can_be_set_by_hand(datasets):
+  config = budget_lib.BudgetConfig(structures=4, overrides={"num_a2a": 9999})
+  sample = budgets.SampleConfig(look_at=20, build=5, largest=2)
+  budget = budgets.choose(datasets, CHANCES, config, sample)
+  assert budget.num_a2a == 9999
+  assert isinstance(budget.num_main, int)

@@ -1,0 +1,181 @@
+"""Whole fine-tuning runs: from scratch, from a checkpoint, tested, evaluated, reported."""
+
+import csv
+import json
+import pathlib
+
+from absl import flags
+import ase.io
+import jax
+import numpy as np
+import pytest
+
+from experiments import comparison
+from experiments import config as config_lib
+from experiments import evaluate
+from experiments import finetune
+from experiments import report
+from jmp_hk.training import model_directory
+from jmp_hk.training import parameters
+from tests.experiments import finetune_data
+
+_RUN = (
+    *finetune_data.FLAGS, "--num_steps=6", "--decay_epochs=2", "--evaluate_every=3",
+    "--checkpoint_every=3", "--early_stopping_patience=0", "--compilation_cache=",
+    "--ema_decay=0.5",
+)
+_TARGET = "--target=forces=conservative_forces,coefficient=10"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compile_fast():
+  """Compilation is what takes time here."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(name="data", scope="module")
+def _data(tmp_path_factory):
+  return finetune_data.convert_all(tmp_path_factory.mktemp("finetune"))
+
+
+@pytest.fixture(name="scratch", scope="module")
+def _scratch(data, tmp_path_factory):
+  """A run from scratch."""
+  workdir = tmp_path_factory.mktemp("scratch")
+  finetune.run(
+      finetune_data.parse(*_RUN, _TARGET, f"--data={data}", f"--workdir={workdir}")
+  )
+  return workdir
+
+
+@pytest.fixture(name="tuned", scope="module")
+def _tuned(data, scratch, tmp_path_factory):
+  """A run that continues with another kind of target; the embedding is frozen."""
+  workdir = tmp_path_factory.mktemp("tuned")
+  finetune.run(finetune_data.parse(
+      *(f for f in _RUN if not f.startswith("--model")), "--target=kind=multiclass",
+      "--target=mu=scalar,reduction=mean", f"--data={data}", f"--workdir={workdir}",
+      f"--checkpoint={scratch}", "--frozen=^atom_embedding/",
+  ))
+  return workdir
+
+
+def _evaluate(*arguments: str):
+  values = flags.FlagValues()
+  evaluate.define_flags(values)
+  values(["evaluate", "--compilation_cache=", *map(str, arguments)])
+  return evaluate.run(values)
+
+
+def test_a_run_ends_with_its_test(scratch, data):
+  result = comparison.load_run(scratch).result
+  assert result.task == "mine" and result.initial == ""
+  assert result.unit == "meV/Å" and result.num_structures == 18
+  assert result.steps == 6 and result.best_step in (3, 6)
+  test = json.loads((scratch / "test" / "metrics.json").read_text())
+  assert test["structures"] == 6
+  # The energy of a conservative model has no loss and is not scored.
+  assert set(test["targets"]) == {"forces"}
+  assert result.error == pytest.approx(1000 * test["targets"]["forces"]["mae"])
+  assert (scratch / "test" / "parity.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_predictions_and_metrics_agree(scratch):
+  frames = ase.io.read(scratch / "test" / "predictions.extxyz", ":")
+  error = np.concatenate([f.get_forces() - f.arrays["reference_forces"] for f in frames])
+  test = json.loads((scratch / "test" / "metrics.json").read_text())
+  assert np.abs(error).mean() == pytest.approx(test["targets"]["forces"]["mae"], rel=1e-4)
+  rows = list(csv.DictReader((scratch / "test" / "predictions.csv").open()))
+  assert [row["record"] for row in rows] == [frame.info["record"] for frame in frames]
+  expected = np.abs(frames[0].get_forces() - frames[0].arrays["reference_forces"]).mean()
+  assert float(rows[0]["forces_mae"]) == pytest.approx(expected, rel=1e-4)
+  # Without a net force and independent of the reference energies.
+  assert np.abs(frames[0].get_forces().sum(axis=0)).max() < 1e-3
+
+
+def test_best_weights_are_chosen_in_validation(scratch):
+  lines = (scratch / "metrics.jsonl").read_text().splitlines()
+  metrics = [json.loads(line) for line in lines]
+  name = "mine/force_mae_mev_per_angstrom"
+  values = {m["step"]: m[name] for m in metrics if m["kind"] == "val"}
+  best = min(values, key=values.get)
+  assert comparison.load_run(scratch).result.best_step == best
+  assert int(model_directory.find_checkpoint(scratch).name) == best
+
+
+def test_evaluation_of_a_checkpoint_equals_validation(scratch, data, tmp_path):
+  metrics = _evaluate(
+      f"--checkpoint={scratch}", f"--data={data}", "--split=val", f"--output={tmp_path}"
+  )
+  result = comparison.load_run(scratch).result
+  assert 1000 * metrics["forces"]["mae"] == pytest.approx(result.validation, rel=1e-4)
+  assert (tmp_path / "predictions.csv").exists()
+
+
+def test_loaded_parameters_are_in_one_table(tuned, scratch):
+  rows = list(csv.DictReader((tuned / "parameters.csv").open(encoding="utf-8")))
+  statuses = {}
+  for row in rows:
+    statuses.setdefault(row["parameter"].split("/")[0], set()).add(row["status"])
+  assert statuses["out_kind"] == statuses["out_mu"] == {"fresh"}
+  assert statuses["out_energy"] == {"ignored"}
+  assert statuses["backbone"] == statuses["atom_embedding"] == {"loaded"}
+
+
+def test_sizes_scales_and_frozen_parameters_come_from_the_checkpoint(tuned, scratch):
+  before = model_directory.load_model_directory(scratch)  # The averaged weights.
+  after = model_directory.load_model_directory(tuned)
+  assert after.config.backbone.atom_channels == before.config.backbone.atom_channels == 8
+  name = "atom_embedding/embeddings"
+  old, new = parameters.flatten(before.variables), parameters.flatten(after.variables)
+  frozen = [path for path in new if "atom_embedding" in path or "scale_factor" in path]
+  assert any(name in path for path in frozen) and len(frozen) > 5
+  for path in frozen:
+    np.testing.assert_allclose(new[path], old[path], rtol=1e-6)
+  assert any(not np.allclose(new[p], old[p]) for p in new if "dense" in p and p in old)
+
+
+def test_classes_and_scalars_are_tested(tuned):
+  result = comparison.load_run(tuned).result
+  assert result.initial and result.validation_metric == "mine/score"
+  assert set(result.metrics) == {"kind", "mu"}
+  assert {"accuracy", "f1", "cross_entropy"} <= set(result.metrics["kind"])
+  header = (tuned / "test" / "predictions.csv").read_text().splitlines()[0]
+  assert "kind_probability_2" in header and "mu_predicted" in header
+
+
+def test_other_flags_in_the_same_directory_are_refused(scratch, data):
+  with pytest.raises(config_lib.FlagError, match="learning_rate: 0.001 → 0.002"):
+    finetune.run(finetune_data.parse(
+        *_RUN, _TARGET, f"--data={data}", f"--workdir={scratch}", "--learning_rate=0.002"
+    ))
+
+
+def test_a_backbone_that_does_not_fit_is_refused(scratch, data):
+  arguments = ("--target=mu=scalar", f"--data={data}", f"--checkpoint={scratch}")
+  with pytest.raises(config_lib.FlagError, match="num_blocks: 1 → 4"):
+    finetune.check_flags(finetune_data.parse(
+        *arguments, "--workdir=w", "--model=gemnet_oc_small"
+    ))
+
+
+def test_report_of_both(scratch, tuned, tmp_path):
+  text = report.run([str(scratch), str(tuned)], tmp_path)
+  assert "| mine |" in text and pathlib.Path(tmp_path / "report.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--checkpoint is required"),
+        (["--checkpoint=nowhere", "--data={data}"], "no checkpoint in nowhere"),
+        (["--checkpoint={scratch}", "--data=nowhere"], "nowhere of 'data' does not exist"),
+        (["--checkpoint={scratch}", "--data={data}", "--head=oc20"], "name one of the model"),
+        (["--checkpoint={scratch}", "--data={data}", "--split=dev"], "dev"),
+    ],
+)
+def test_wrong_flags_of_evaluation(arguments, message, scratch, data):
+  with pytest.raises(config_lib.FlagError, match=message):
+    _evaluate(*(a.format(scratch=scratch, data=data) for a in arguments))

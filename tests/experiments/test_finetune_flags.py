@@ -1,0 +1,179 @@
+"""Flag files of all tasks, and what flags of fine-tuning become."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from experiments import config as config_lib
+from experiments import feeds
+from experiments import finetune
+from experiments import finetune_flags
+from experiments import tasks
+from jmp_hk import model as model_lib
+from jmp_hk import tasks as tasks_lib
+from jmp_hk.training import config as train_config
+from jmp_hk.training import optimizer as optimizer_lib
+from tests.experiments import finetune_data
+
+Kind = tasks_lib.TargetKind
+_FILES = sorted(finetune.FLAG_FILES.glob("*.flags"))
+
+
+@pytest.fixture(name="data", scope="module")
+def _data(tmp_path_factory):
+  return finetune_data.convert_all(tmp_path_factory.mktemp("all_labels"))
+
+
+@pytest.fixture(name="budget", scope="module")
+def _budget(data, tmp_path_factory):
+  """Of the batches that models are built on."""
+  config = _config(data, "--target=energy=energy", *finetune_data.FLAGS)
+  return feeds.open_data(config, (0,), tmp_path_factory.mktemp("budget")).budget
+
+
+def _config(data, *arguments, workdir="w"):
+  values = finetune_data.parse(f"--workdir={workdir}", *arguments, f"--data={data}")
+  return finetune.make_config(values, finetune.pathlib.Path(workdir))
+
+
+def _shapes(config, budget):
+  """Shapes of variables and predictions on an example batch."""
+  opened = feeds.datasets_lib.open_datasets(config.datasets, config.model.tasks)
+  data = feeds.Data(opened, (), config.model.tasks, budget, config.pipeline, (0,))
+  batch = feeds.first_lane(data.empty_batch().batch)
+  model = model_lib.build_model(config.model)
+  variables = jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
+  return variables, jax.eval_shape(model.apply, variables, None, batch)
+
+
+def test_every_task_has_a_flag_file():
+  assert {path.stem for path in _FILES} == set(tasks.TASKS)
+  counts = {}
+  for task in tasks.TASKS.values():
+    counts[task.dataset] = counts.get(task.dataset, 0) + 1
+  # One of MatBench's nine is not among the published forty.
+  assert counts == {
+      "qm9": 12, "rmd17": 10, "md22": 7, "spice": 2, "matbench": 9, "qmof": 1
+  }
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
+def test_flag_files_build_model_head_and_optimizer(path, data, budget):
+  small = ("--model=tiny", "--model_override=num_blocks=1,atom_channels=8,"
+           "edge_channels=10,num_radial=6,num_spherical=3")
+  config = _config(data, f"--task={path.stem}", *small)
+  task = tasks.TASKS[path.stem]
+  assert config.model.tasks == (task.config,)
+  variables, predictions = _shapes(config, budget)
+  optimizer = optimizer_lib.make_optimizer(config.train.optimizer, variables.params)
+  jax.eval_shape(optimizer.init, variables.params)
+  for target in task.targets:
+    assert target.name in predictions
+  conservative = any(t.kind is Kind.CONSERVATIVE_FORCES for t in task.targets)
+  # Derivatives need float32, and a conservative head has no biases.
+  assert config.model.precision == "float32" or not conservative
+  assert ("out_energy/linear_0" in variables.params) == conservative
+  if conservative:
+    assert "b" not in variables.params["out_energy/linear_0"]
+  assert not config.loss.structure_wise
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "blocks"),
+    [("rmd17_aspirin", "gemnet_oc_large", 6), ("matbench_phonons", "gemnet_oc_small", 4)],
+)
+def test_published_sizes_and_rates(task, model, blocks, data, budget):
+  config = _config(data, f"--task={task}", f"--model={model}")
+  assert config.model.backbone.num_blocks == blocks
+  variables, _ = _shapes(config, budget)
+  # Factors count where a checkpoint is loaded; all their patterns must match.
+  factors = finetune_flags.block_factors(blocks)
+  assert not config.train.optimizer.learning_rate_factors
+  changed = dataclasses.replace(config.train.optimizer, learning_rate_factors=factors)
+  optimizer_lib.make_optimizer(changed, variables.params)
+  of = lambda path: optimizer_lib.group_factor(factors, path)
+  assert of("atom_embedding/embeddings") == 0.3
+  expected = {4: (0.35, 0.4, 0.55, 0.625), 6: (0.55, 0.4, 0.3, 0.4, 0.55, 0.625)}[blocks]
+  for i, factor in enumerate(expected):
+    assert of(f"backbone/int_blocks_{i}/dense_ca/w") == factor
+    assert of(f"backbone/out_blocks_{i + 1}/dense_rbf/w") == factor
+  assert of("backbone/out_blocks_0/dense_rbf/w") == expected[0]
+  assert of("backbone/bases/mlp_rbf_h/w") == of("out_energy/linear_0/w") == 1.0
+  assert of("backbone/out_mlp_E/out_mlp_0/w") == 1.0
+
+
+def test_recipe_of_the_paper(data):
+  config = _config(data, "--task=rmd17_aspirin")
+  train, optimizer = config.train, config.train.optimizer
+  assert optimizer.schedule.learning_rate == 8e-5
+  assert (optimizer.b1, optimizer.b2, optimizer.weight_decay) == (0.9, 0.95, 0.1)
+  assert optimizer.clip is train_config.Clip.VALUE and optimizer.clip_threshold == 1.0
+  # 18 structures in batches of one: an epoch has 18 steps.
+  assert optimizer.schedule.warmup_steps == 5 * 18
+  assert optimizer.schedule.decay_steps == 32 * 18
+  assert train.plateau == train_config.PlateauConfig(0.8, 10, 1e-4, 32 * 18)
+  assert train.early_stopping == train_config.EarlyStoppingConfig(1000, 1e-8, 1e-10)
+  assert train.evaluate_every == 18
+  assert train.primary_metric == "rmd17_aspirin/force_mae_mev_per_angstrom"
+  energy, forces = config.model.tasks[0].targets
+  assert (energy.loss_coefficient, forces.loss_coefficient) == (0.0, 10.0)
+  train = _config(data, "--task=qm9_mu", "--batch_size=4").train
+  assert train.plateau.patience == 3 and train.early_stopping.patience == 50
+  assert train.num_steps == round(500 * 18 / 4)
+
+
+def test_command_line_counts_more_than_the_tasks_file(data):
+  arguments = ["--task=qm9_mu", "--batch_size=3"]
+  assert _config(data, *arguments).budget.structures == 3
+  assert _config(data, *reversed(arguments)).budget.structures == 3
+  assert _config(data, "--task=qm9_mu").budget.structures == 48
+
+
+def test_folds_are_filled_in():
+  values = finetune_data.parse(
+      "--task=matbench_jdft2d", "--fold=3", "--workdir=runs/jdft2d_{fold}"
+  )
+  directory = lambda name: finetune_flags.directory(values, name)
+  assert directory("data") == "data_cache/matbench_jdft2d_fold3"
+  assert directory("workdir") == "runs/jdft2d_3"
+
+
+def test_targets_of_ones_own(data):
+  config = _config(
+      data, "--target=mu=scalar,reduction=mean,coefficient=2", "--target=kind=multiclass",
+      "--target=shift=vector", "--target=energy=energy,coefficient=0.5",
+      "--target=forces=conservative_forces,coefficient=10", "--name=all",
+  )
+  (task,) = config.model.tasks
+  by_name = {target.name: target for target in task.targets}
+  assert task.name == "all" and len(by_name) == 5
+  assert by_name["mu"].reduction is tasks_lib.Reduction.MEAN
+  assert by_name["mu"].loss_coefficient == 2
+  assert by_name["kind"].num_classes == 3
+  assert not by_name["energy"].head_bias and by_name["energy"].loss_coefficient == 0.5
+  assert config.model.backbone.direct_vectors  # For the vector.
+  assert config.train.primary_metric == "all/score"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Say what to learn"),
+        (["--task=qm9_u0", "--target=mu=scalar"], "not both"),
+        (["--task=qm9_u00"], "no task 'qm9_u00'"),
+        (["--target=mu=number"], "does not read NAME=KIND"),
+        (["--target=mu=scalar,power=2"], "does not read NAME=KIND"),
+        (["--target=mu=energy"], "for the label 'energy'"),
+        (["--target=mu=scalar,reduction=median"], "median"),
+        (["--target=mu=scalar", "--target=mu=scalar"], "names a label twice"),
+        (["--target=dipole=scalar"], "no label 'dipole'"),
+        (["--target=mu=multiclass"], "holds no classes"),
+        (["--target=kind=binary"], "has 3 classes"),
+        (["--target=mu=scalar", "--checkpoint=nowhere"], "no checkpoint in nowhere"),
+    ],
+)
+def test_wrong_flags_say_what_to_do(arguments, message, data):
+  with pytest.raises(config_lib.FlagError, match=message):
+    values = finetune_data.parse("--workdir=w", f"--data={data}", *arguments)
+    finetune.check_flags(values)

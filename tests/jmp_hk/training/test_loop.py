@@ -1,0 +1,136 @@
+"""The loop trains, logs, evaluates, saves, stops, and survives kill -9."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jmp_hk.training import checkpoint
+from jmp_hk.training import config as config_lib
+from jmp_hk.training import loop
+from jmp_hk.training import plot
+from jmp_hk.training import writers
+from tests.jmp_hk.training import toy_run
+
+_ROOT = pathlib.Path(__file__).resolve().parents[3]
+_TIMING = ("seconds", "steps_per_second", "structures_per_second")
+
+
+def _lines(workdir: pathlib.Path) -> list[dict]:
+  """Metrics without what depends on the clock."""
+  lines = writers.read_metrics(workdir / writers.METRICS_FILE)
+  return [{k: v for k, v in line.items() if k not in _TIMING} for line in lines]
+
+
+def test_a_run_leaves_metrics_checkpoints_and_a_plot(tmp_path):
+  state, host = toy_run.run(tmp_path, toy_run.make_config(20))
+  lines = _lines(tmp_path)
+  train = [line for line in lines if line["kind"] == "train"]
+  assert [line["step"] for line in train] == list(range(1, 21))
+  assert {"loss", "loss/energy", "loss/forces", "gradient_norm", "learning_rate"} <= set(
+      train[0]
+  )
+  assert train[-1]["loss"] < train[0]["loss"]
+  val = [line for line in lines if line["kind"] == "val"]
+  # At the interval and at the last step.
+  assert [line["step"] for line in val] == [7, 14, 20]
+  assert val[-1]["toy/energy_mae_mev"] == pytest.approx(1000 * val[-1]["score"])
+  steps = checkpoint.complete_steps(tmp_path / "checkpoints")
+  assert steps[-2:] == [18, 20] and host.early_stopping.best_step in steps
+  assert (tmp_path / plot.PLOT_FILE).stat().st_size > 10_000
+  assert any((tmp_path / writers.TENSORBOARD_DIRECTORY).iterdir())
+  assert int(state.step) == 20
+
+
+def test_intervals_are_averages_and_end_at_checkpoints(tmp_path):
+  toy_run.run(tmp_path / "all", toy_run.make_config(8))
+  config = toy_run.make_config(8, log_every=4, checkpoint_every=3)
+  toy_run.run(tmp_path / "some", config)
+  every = {l["step"]: l["loss"] for l in _lines(tmp_path / "all") if l["kind"] == "train"}
+  some = {l["step"]: l["loss"] for l in _lines(tmp_path / "some") if l["kind"] == "train"}
+  assert list(some) == [3, 4, 6, 7, 8]
+  assert some[3] == pytest.approx(np.mean([every[1], every[2], every[3]]))
+  assert some[4] == pytest.approx(every[4])
+
+
+def test_non_finite_loss_names_the_records_and_keeps_the_checkpoint(tmp_path):
+  config = toy_run.make_config(20, log_every=5)
+  with pytest.raises(loop.NonFiniteLossError, match=r"Step 8: .*file:7:0, file:7:1\."):
+    toy_run.run(tmp_path, config, bad_step=7)
+  # Without the bad records the run goes on, as if nothing had happened.
+  toy_run.run(tmp_path, config)
+  toy_run.run(tmp_path / "good", config)
+  assert _lines(tmp_path) == _lines(tmp_path / "good")
+
+
+def test_finished_run_does_nothing(tmp_path):
+  config = toy_run.make_config(4)
+  toy_run.run(tmp_path, config)
+  before = _lines(tmp_path)
+  state, _ = toy_run.run(tmp_path, config)
+  assert int(state.step) == 4 and _lines(tmp_path) == before
+
+
+def test_plateau_and_early_stopping(tmp_path):
+  # Nothing counts as an improvement of 100.
+  config = toy_run.make_config(
+      50,
+      evaluate_every=2,
+      plateau=config_lib.PlateauConfig(factor=0.5, patience=0, threshold=0.99),
+      early_stopping=config_lib.EarlyStoppingConfig(patience=3, min_delta=100.0),
+  )
+  state, host = toy_run.run(tmp_path, config)
+  assert int(state.step) == 8 and host.early_stopping.bad_evaluations == 3
+  assert float(state.plateau.scale) == 0.125
+  # Run again, it stays stopped.
+  state, _ = toy_run.run(tmp_path, config)
+  assert int(state.step) == 8
+
+
+def test_unknown_primary_metric_is_named(tmp_path):
+  with pytest.raises(ValueError, match="no validation metric 'x', only score, toy/"):
+    toy_run.run(tmp_path, toy_run.make_config(2, primary_metric="x"))
+
+
+def _start(workdir: pathlib.Path, num_steps: int) -> subprocess.Popen:
+  return subprocess.Popen(
+      [sys.executable, "-m", "tests.jmp_hk.training.toy_run", str(workdir), str(num_steps)],
+      cwd=_ROOT,
+      env=os.environ | {"JAX_PLATFORMS": "cpu"},
+      stderr=subprocess.PIPE,
+      text=True,
+  )
+
+
+def _wait_for_step(process: subprocess.Popen, workdir: pathlib.Path, step: int) -> None:
+  while process.poll() is None:
+    try:
+      if any(line["step"] >= step for line in _lines(workdir)):
+        return
+    except ValueError:
+      pass
+    time.sleep(0.001)
+
+
+def test_killed_run_continues_as_if_nothing_had_happened(tmp_path):
+  num_steps = 40
+  state, _ = toy_run.run(tmp_path / "whole", toy_run.make_config(num_steps))
+  killed = tmp_path / "killed"
+  kills = 0
+  for step in (5, 22):
+    process = _start(killed, num_steps)
+    _wait_for_step(process, killed, step)
+    process.send_signal(signal.SIGKILL)
+    kills += process.wait() == -signal.SIGKILL
+    process.stderr.close()
+  assert kills == 2
+  final, _ = toy_run.run(killed, toy_run.make_config(num_steps))
+  # Every logged loss and validation metric, and every weight, to the last bit.
+  assert _lines(killed) == _lines(tmp_path / "whole")
+  jax.tree.map(np.testing.assert_array_equal, final, state)
