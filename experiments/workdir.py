@@ -11,6 +11,8 @@ _NOT_STORED = (
     "flagfile", "coordinator_address", "num_processes", "process_id",
     "compilation_cache",
 )
+# Packages that define flags of their own when they are imported.
+_FOREIGN_MODULES = ("absl", "chex")
 
 
 def save_flags(workdir: pathlib.Path, values: flags.FlagValues) -> pathlib.Path:
@@ -25,7 +27,7 @@ def save_flags(workdir: pathlib.Path, values: flags.FlagValues) -> pathlib.Path:
   """
   lines = []
   for module, module_flags in sorted(values.flags_by_module_dict().items()):
-    if module.startswith("absl"):
+    if module.split(".")[0] in _FOREIGN_MODULES:
       continue
     for flag in module_flags:
       if flag.name not in _NOT_STORED and flag.value is not None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jmp as mixed_precision
 
+from jmp_hk import conservative
 from jmp_hk import initialisation
 from jmp_hk import tasks as tasks_lib
 from jmp_hk.graphs import batch as batch_lib
@@ -22,7 +23,7 @@ from jmp_hk.models.gemnet_oc import edge_embedding
 from jmp_hk.models.gemnet_oc import layers
 
 Kind = tasks_lib.TargetKind
-Predictions = dict[str, jax.Array]
+Predictions = conservative.Predictions
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -213,7 +214,7 @@ class Model:
 
     if not self.config.is_conservative:
       return run(batch)
-    return _conservative(run, batch, self.config.stress)
+    return conservative.with_derivatives(run, batch, self.config.stress)
 
   def embed(
       self, variables: Variables, batch: batch_lib.Batch
@@ -280,36 +281,6 @@ def _precision(precision: str):
     for module in _DENSE_MODULES:
       stack.enter_context(hk.mixed_precision.push_policy(module, policy))
     yield
-
-
-def _conservative(run, batch: batch_lib.Batch, with_stress: bool) -> Predictions:
-  """Energies with their derivatives: forces -dE/dx and stress dE/dε / V."""
-  def total_energy(positions, strain):
-    deformation = jnp.eye(3, dtype=positions.dtype) + (
-        strain + strain.transpose(0, 2, 1)
-    ) / 2
-    predictions = run(
-        batch.replace(
-            positions=jnp.einsum(
-                "ni,nij->nj", positions, deformation[batch.node_graph]
-            ),
-            cell=jnp.einsum("gij,gjk->gik", batch.cell, deformation),
-        )
-    )
-    return predictions["energy"].sum(), predictions
-
-  strain = jnp.zeros_like(batch.cell)
-  gradient = jax.grad(total_energy, argnums=(0, 1), has_aux=True)
-  (position_gradient, strain_gradient), predictions = gradient(batch.positions, strain)
-  predictions = dict(predictions)
-  predictions["forces"] = jnp.where(batch.atom_mask[:, None], -position_gradient, 0)
-  if with_stress:
-    volume = jnp.abs(jnp.linalg.det(batch.cell))[:, None, None]
-    has_volume = volume > 0
-    predictions["stress"] = jnp.where(
-        has_volume, strain_gradient / jnp.where(has_volume, volume, 1), 0
-    )
-  return predictions
 
 
 def num_parameters(params: Mapping) -> int:

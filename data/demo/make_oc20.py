@@ -24,7 +24,7 @@ _LATTICE = {"Al": 4.00, "Ni": 3.49, "Cu": 3.59, "Pd": 3.88, "Ag": 4.06, "Pt": 3.
 _ADSORBATES = {"H": 0.0, "C": 0.0, "N": 0.0, "O": 0.0, "CO": 1.15, "OH": 0.98,
                "NO": 1.16, "NH": 1.03, "CC": 1.30}  # bond length, angstrom
 _FRAMES = 8  # kept per relaxation
-_SHARDS = {"s2ef_train": ((0, 40), (40, 80)), "s2ef_val_id": ((80, 94),)}
+_SHARDS = {"s2ef_train": ((0, 80), (80, 160)), "s2ef_val_id": ((160, 180),)}
 _HEADER = ("Properties=species:S:1:pos:R:3:move_mask:L:1:tags:I:1:forces:R:3 "
            "energy={:.8f} free_energy={:.8f} pbc=\"T T T\"")
 

@@ -128,8 +128,8 @@ def build_graphs(
   wanted &= rank < caps.qint
   qint, qint_codes = near.take(wanted), codes.compress(wanted)
   main, main_codes, reverse_edge = _symmetrize(near, codes, bound, config.symmetrize)
-  exclusion = _quad_exclusion(main, main_codes, qint, qint_codes, bound, num_atoms)
-  pairs, a2a_slot = _distinct_senders(a2a, num_atoms)
+  exclusion = find_quad_exclusion(main, main_codes, qint, qint_codes, bound, num_atoms)
+  pairs, a2a_slot = distinct_senders(a2a, num_atoms)
   compact = _Compactor(num_atoms)
   return StructureGraphs(
       structure=structure,
@@ -224,7 +224,7 @@ def _symmetrize(
   return edges, np.concatenate([codes, -codes]).take(order), reverse
 
 
-def _distinct_senders(
+def distinct_senders(
     edges: neighbours.EdgeSet, num_atoms: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Distinct (sender, receiver) pairs and each edge's slot among its receiver's."""
@@ -236,7 +236,7 @@ def _distinct_senders(
   return np.stack([senders, receivers], axis=1), slots.take(flat) - 1
 
 
-def _quad_exclusion(
+def find_quad_exclusion(
     main: neighbours.EdgeSet,
     main_codes: np.ndarray,
     qint: neighbours.EdgeSet,

@@ -119,6 +119,7 @@ def test_saved_flags_give_the_same_config(datasets, tmp_path):
                "--force_coefficients=ani1x=2,oc20=3", "--nostructure_wise_loss"]
   values = parse(demo_data.dataset_flag(datasets), "--workdir=w", *arguments)
   path = workdir_lib.save_flags(tmp_path, values)
+  assert "chex" not in path.read_text()  # Flags of libraries are no part of a run.
   again = parse(f"--flagfile={path}")
   made = [pretrain.make_config(v, pathlib.Path("w")) for v in (values, again)]
   assert made[0] == made[1]

@@ -16,6 +16,7 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.graphs import neighbours
 from jmp_hk.graphs import packing
 from jmp_hk.models.gemnet_oc import config as gemnet_config
 from tests import shared_files
@@ -178,6 +179,44 @@ def pack_with_padding(packed, padding: int, dtype) -> batch_lib.Batch:
     used = max(values) if field.name in width else sum(values)
     budget[field.name] = used + padding
   return packing.pack(packed, batch_lib.Budget(**budget), dtype)
+
+
+def stored_graphs(golden) -> build.StructureGraphs:
+  """Graphs of a file's one structure from its own edges, none chosen by us."""
+  [structure] = structures(golden)
+  main, a2a, a2ee2a, qint = (
+      _stored_edges(golden, name) for name in ("main", "a2a", "a2ee2a", "qint")
+  )
+  position = {key: i for i, key in enumerate(_keys(main))}
+  reverse = [position[t, s, *(-k for k in offset)] for s, t, *offset in _keys(main)]
+  both = neighbours.EdgeSet(
+      np.concatenate([main.senders, qint.senders]),
+      np.concatenate([main.receivers, qint.receivers]),
+      np.concatenate([main.offsets, qint.offsets]),
+  )
+  codes, bound = neighbours.offset_codes(both, neighbours.home_cells(structure))
+  pairs, slots = build.distinct_senders(a2a, structure.num_atoms)
+  return build.StructureGraphs(
+      structure=structure, main=main, a2a=a2a, a2ee2a=a2ee2a, qint=qint,
+      reverse_edge=np.array(reverse, np.int32), a2a_pairs=pairs, a2a_slot=slots,
+      quad_exclusion=build.find_quad_exclusion(
+          main, codes[:len(main)], qint, codes[len(main):], bound,
+          structure.num_atoms,
+      ),
+  )
+
+
+def _stored_edges(golden, name: str) -> neighbours.EdgeSet:
+  senders, receivers = golden[f"graph/{name}/edge_index"]
+  order = np.argsort(receivers, kind="stable")
+  offsets = np.round(golden[f"graph/{name}/cell_offset"]).astype(np.int32)
+  return neighbours.EdgeSet(
+      senders[order].astype(np.int32), receivers[order].astype(np.int32), offsets[order]
+  )
+
+
+def _keys(edges: neighbours.EdgeSet) -> list[tuple[int, ...]]:
+  return edge_keys(np.stack([edges.senders, edges.receivers]), edges.offsets)
 
 
 def golden_edge_order(golden, batch: batch_lib.Batch, name: str = "main") -> np.ndarray:

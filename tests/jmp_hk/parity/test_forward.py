@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jmp_hk import model as model_lib
+from jmp_hk.graphs import packing
 from tests.jmp_hk.parity import golden_case
 
 _INTERACTIONS = {
@@ -20,7 +21,7 @@ _INTERACTIONS = {
 
 # Largest deviation over largest value. `bulk` has collinear dihedrals whose angles are
 # rounding noise in the reference; `mol_perfect` too, at float32's noise.
-_TOLERANCE = {"bulk": 1e-8, "mol_perfect": 2e-3}
+_TOLERANCE = {"bulk": 1e-8, "mol_perfect": 2e-3, "bulk_perfect": 1e-8}
 
 
 def _relative(ours, golden) -> float:
@@ -29,7 +30,7 @@ def _relative(ours, golden) -> float:
   return float(np.abs(np.asarray(ours, np.float64) - golden).max() / scale)
 
 
-def _run(kind, case, *, padding, dtype, variables=None):
+def _run(kind, case, *, padding, dtype, variables=None, stored_graphs=False):
   """All module outputs, and predictions per task, in the golden file's order."""
   golden = golden_case.load(f"{kind}_{case}")
   if "in/pos" not in golden:  # the unfitted file has the inputs of `mol`
@@ -50,9 +51,13 @@ def _run(kind, case, *, padding, dtype, variables=None):
   with jax.enable_x64(dtype == np.float64):
     energies, forces = [], []
     for task in range(len(golden_case.TASKS)):
-      batch = golden_case.make_batch(
-          structures, [task] * len(structures), padding=padding, dtype=dtype
-      )
+      if stored_graphs:
+        item = packing.PackItem(golden_case.stored_graphs(golden), task, {})
+        batch = golden_case.pack_with_padding([item], padding, dtype)
+      else:
+        batch = golden_case.make_batch(
+            structures, [task] * len(structures), padding=padding, dtype=dtype
+        )
       predictions, record = run(variables, batch)
       energies.append(np.asarray(predictions["energy"])[:len(structures)])
       forces.append(np.asarray(predictions["forces"])[:len(golden["in/pos"])])
@@ -125,6 +130,15 @@ class ForwardParityTest(parameterized.TestCase):
     self.assertGreaterEqual(len(pairs), 2 if kind == "base" else 15)
     for name, ours, theirs in pairs:
       self.assertLess(_relative(ours, theirs), tolerance, msg=f"{kind}_{case} {name}")
+
+  @parameterized.parameters(1, 37)
+  def test_a_perfect_crystal_on_its_stored_graphs(self, padding):
+    """Every cap cuts a shell of equal distances, so the graphs are part of the input."""
+    golden, _, order, record, outputs = _run(
+        "tiny", "bulk_perfect", padding=padding, dtype=np.float64, stored_graphs=True
+    )
+    for name, ours, theirs in _collect(golden, order, record, outputs):
+      self.assertLess(_relative(ours, theirs), _TOLERANCE["bulk_perfect"], msg=name)
 
   @parameterized.product(
       kind=("tinyd", "base"), case=("mol", "slab"), padding=(1, 23)
