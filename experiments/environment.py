@@ -3,25 +3,18 @@
 Nothing here overrides what the user has set.
 """
 
-import ctypes
 import dataclasses
 import logging
 import os
 import pathlib
-import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
+
+from jmp_hk import heap
 
 # XLA's CPU pipeline removes optimisation barriers just before fusing, and then copies
 # whole residual chains into every consumer; without this pass it does not.
 _CPU_XLA_FLAGS = {"--xla_disable_hlo_passes": "cse_barrier_expander"}
 _ACCELERATOR_DEVICES = ("nvidia0", "nvidiactl", "kfd", "accel0", "vfio")
-
-# Options of glibc's mallopt: one heap for all threads, nothing mapped apart from it,
-# never shrunk, grown in large pieces.
-_MALLOC_OPTIONS = {"ARENA_MAX": (-8, 1), "MMAP_MAX": (-4, 0), "TRIM": (-1, -1),
-                   "TOP_PAD": (-2, 256 << 20)}
-# Arrays of more than 1 MiB are mapped apart from the heaps, of which there are few.
-_RETURNING_OPTIONS = {"MMAP_THRESHOLD": (-3, 1 << 20), "ARENA_MAX": (-8, 2)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +57,7 @@ def prepare(config: EnvironmentConfig) -> None:
   logging.getLogger("jax").setLevel(logging.WARNING)
   if runs_on_cpu(os.environ):
     add_cpu_flags(os.environ)
-    keep_freed_memory()
+    heap.keep_freed_memory()
   import jax
 
   if config.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -86,38 +79,3 @@ def add_cpu_flags(environment: MutableMapping[str, str]) -> None:
   missing = [f"{k}={v}" for k, v in _CPU_XLA_FLAGS.items() if k not in flags]
   if missing:
     environment["XLA_FLAGS"] = " ".join([*([flags] if flags else []), *missing])
-
-
-def keep_freed_memory() -> None:
-  """Stops the C library from returning freed memory to the system.
-
-  A step on the CPU frees and asks for its temporary memory again and again; mapping
-  it anew costs a page fault for every 4 kB (165 000 a step for 12 residual layers of
-  width 512 on 4 470 rows; 1 000 with this, a fifth of the time). Does nothing without
-  glibc, or where the user tunes or replaces the allocator.
-  """
-  _set_malloc_options(_MALLOC_OPTIONS)
-
-
-def return_freed_memory() -> None:
-  """Makes the C library return freed arrays to the system at once.
-
-  For runners that move weights without computing; the opposite of the above.
-  """
-  _set_malloc_options(_RETURNING_OPTIONS)
-
-
-def _set_malloc_options(options: Mapping[str, tuple[int, int]]) -> None:
-  """Calls glibc's mallopt, where that is what allocates."""
-  if not sys.platform.startswith("linux"):
-    return
-  if any(name in os.environ for name in ("LD_PRELOAD", "GLIBC_TUNABLES")):
-    return
-  if any(name.startswith("MALLOC_") for name in os.environ):
-    return
-  try:
-    mallopt = ctypes.CDLL(None).mallopt
-  except (OSError, AttributeError):
-    return
-  for option, value in options.values():
-    mallopt(option, value)

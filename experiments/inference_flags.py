@@ -10,6 +10,7 @@ from absl import logging
 
 from experiments import config as config_lib
 from experiments import environment
+from jmp_hk import heap
 
 PRECISIONS = ("float32", "float64", "bfloat16")
 
@@ -41,7 +42,7 @@ def start(values: flags.FlagValues) -> None:
 
 def start_without_computing() -> None:
   """Prepares runners that move weights only, for which memory matters."""
-  environment.return_freed_memory()
+  heap.return_freed_memory()
   from jmp_hk.training import checkpoint
 
   checkpoint.quiet_orbax()

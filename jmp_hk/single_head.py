@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmp_hk import dataset_info
+from jmp_hk import heap
 from jmp_hk import model as model_lib
 from jmp_hk import prediction
 from jmp_hk import tasks as tasks_lib
@@ -114,6 +115,7 @@ class SingleHead:
       if key not in self._programs:
         lowered = jax.jit(function).lower(self._variables, batch)
         self._programs[key] = lowered.compile()
+        heap.close_gaps()
       return self._programs[key](self._variables, batch)
 
   def _predict(self, variables: model_lib.Variables, batch: batch_lib.Batch):

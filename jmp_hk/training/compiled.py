@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from jmp_hk import heap
+
 
 class RecompileError(RuntimeError):
   """A step function was called with other shapes, dtypes or placements."""
@@ -56,6 +58,7 @@ class CompiledOnce:
       start = time.perf_counter()
       self._signature = _signature(args)
       self.compiled = self._jitted.lower(*args).compile()
+      heap.close_gaps()
       self.compile_seconds = time.perf_counter() - start
     try:
       return self.compiled(*args)

@@ -39,33 +39,3 @@ print(float(jax.jit(lambda x: jax.lax.optimization_barrier(x) + 1)(jnp.zeros(())
       env={"JAX_PLATFORMS": "cpu", "PATH": "", "HOME": str(tmp_path)},
   )
   assert output.stdout.strip() == "1.0", output.stderr
-
-
-_FAULTS = """
-import resource
-from experiments import environment
-if {kept}:
-  environment.keep_freed_memory()
-import numpy as np
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(2):
-  np.ones(10_000_000)
-before = faults()
-for _ in range(4):
-  np.ones(10_000_000)
-print(faults() - before)
-"""
-
-
-def test_freed_memory_is_used_again():
-  counts = [
-      int(
-          subprocess.run(
-              [sys.executable, "-c", _FAULTS.format(kept=kept)], text=True, check=True,
-              capture_output=True, env={"PATH": "", "OMP_NUM_THREADS": "1"},
-          ).stdout
-      )
-      for kept in (False, True)
-  ]
-  # 80 MB are 20 000 pages; with transparent huge pages the first count is small too.
-  assert counts[1] < 100 or counts[1] <= counts[0]
