@@ -33,13 +33,23 @@ def summarise(
     return {}
   last = {k: v for k, v in validations[-1].items() if k not in ("kind", "seconds")}
   config_io.save({"validation": last, "linear_fit": baseline}, workdir / RESULTS_FILE)
-  print(table(last, baseline))
+  text = table(last, baseline)
+  if text:
+    print(text)
   return last
 
 
 def table(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> str:
-  """A Markdown table: one row a dataset, model beside linear fit."""
-  names = list(dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k))
+  """A Markdown table: model beside linear fit, one row a dataset that has either.
+
+  Empty where no dataset has energies or forces.
+  """
+  names = [
+      name for name in dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k)
+      if any(f"{name}/{key}" in metrics for key in _COLUMNS)
+  ]
+  if not names:
+    return ""
   head = ["validation", *_COLUMNS.values(), "force cosine"]
   rows = [head, ["---"] * len(head)]
   for name in names:
