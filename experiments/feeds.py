@@ -165,7 +165,8 @@ def _budget(
     return config_io.load(batch_lib.Budget, path)
   chances = mixture.probabilities(datasets, config.pipeline.temperature)
   budget = budgets.choose(
-      datasets, chances, config.budget, num_workers=config.pipeline.num_workers
+      datasets, chances, config.budget, num_workers=config.pipeline.num_workers,
+      edge_dropout=config.pipeline.edge_dropout,
   )
   if jax.process_index() == 0:
     config_io.save(budget, path)
