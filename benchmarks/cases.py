@@ -33,7 +33,7 @@ _FORCE_COEFFICIENTS = {"oc20": 73.0, "oc22": 80.0, "ani1x": 15.0, "transition1x"
 # Chance of each dataset at temperature 2 with 100 M, 8 M, 2 M and 10 M structures.
 _CHANCES = np.sqrt([100.0, 8.0, 2.0, 10.0])
 _SAMPLE = 256
-_NUM_BATCHES = 3
+_NUM_STEPS = 3
 _CONSERVATIVE_TARGETS = (
     tasks_lib.TargetConfig(
         "energy", Kind.ENERGY, loss_coefficient=0.0, head_bias=False),
@@ -155,13 +155,14 @@ class Batches:
   """Packed batches of one case.
 
   Attributes:
-    batches: of NumPy arrays, all of one budget; the first ones of the stream.
-    budget: of each.
+    steps: the lanes of each step, batches of NumPy arrays, all of one budget; the
+      first ones of the stream.
+    budget: of each lane.
     padding_useful: part of the main edges' budget that real edges use, averaged over
       more batches than were packed.
   """
 
-  batches: tuple[batch_lib.Batch, ...]
+  steps: tuple[tuple[batch_lib.Batch, ...], ...]
   budget: batch_lib.Budget
   padding_useful: float
 
@@ -185,35 +186,55 @@ class Sample:
       for task in tasks:
         self._items.append(self._item(case.sources[task].draw(self._rng), int(task)))
 
-  def batches(self, structures: int) -> Batches:
-    """Packs batches of a wanted number of structures."""
+  def batches(self, structures: int, lanes: int = 1) -> Batches:
+    """Packs the batches of a few steps.
+
+    Args:
+      structures: wanted number of structures of a step.
+      lanes: sub-batches that a step works through one after another.
+    """
     if self._case.fixed is not None:
-      items = [self._item(s, 0) for s in self._case.fixed(structures)]
-      budget = exact_budget([item.graphs for item in items])
-      batch = packing.pack(items, budget, targets=self._specs(items))
-      used = sum(len(item.graphs.main) for item in items) / budget.num_main
-      return Batches((batch,), budget, used)
+      return self._pack_fixed(self._case.fixed(structures), lanes)
     sizes = [budget_lib.sizes_of(item.graphs) for item in self._items]
-    config = budget_lib.BudgetConfig(structures=structures)
-    budget = tuning.choose_tuned_budget(sizes, config)
-    return self._pack_stream(sizes, budget, pool_lib.least_size(structures))
+    each = max(structures // lanes, 1)
+    budget = tuning.choose_tuned_budget(sizes, budget_lib.BudgetConfig(structures=each))
+    return self._pack_stream(sizes, budget, pool_lib.least_size(each), lanes)
+
+  def _pack_fixed(
+      self, structures: Sequence[structure_lib.Structure], lanes: int
+  ) -> Batches:
+    """Packs the same structures into the lanes of one step."""
+    items = [self._item(s, 0) for s in structures]
+    shares = [items[i::lanes] for i in range(lanes)]
+    needs = [exact_budget([item.graphs for item in share]) for share in shares]
+    budget = batch_lib.Budget(
+        *map(int, np.max([dataclasses.astuple(need) for need in needs], axis=0)))
+    specs = self._specs(items)
+    step = tuple(packing.pack(share, budget, targets=specs) for share in shares)
+    used = sum(len(item.graphs.main) for item in items) / (budget.num_main * lanes)
+    return Batches((step,), budget, used)
 
   def _pack_stream(
-      self, sizes: Sequence[budget_lib.Sizes], budget: batch_lib.Budget, pool_size: int
+      self,
+      sizes: Sequence[budget_lib.Sizes],
+      budget: batch_lib.Budget,
+      pool_size: int,
+      lanes: int,
   ) -> Batches:
-    """Packs the first batches of a stream of random draws."""
+    """Packs the first steps of a stream of random draws."""
     pool = pool_lib.Pool(budget, pool_size)
     packed, used = [], []
-    while len(used) < 12:
+    while len(used) < max(12, _NUM_STEPS * lanes):
       while not pool.is_full:
         index = int(self._rng.integers(len(self._items)))
         pool.add(0, index, sizes[index])
       _, chosen = pool.take()
       used.append(sum(sizes[i].num_main for i in chosen) / budget.num_main)
-      if len(packed) < _NUM_BATCHES:
+      if len(packed) < _NUM_STEPS * lanes:
         items = [self._items[i] for i in chosen]
         packed.append(packing.pack(items, budget, targets=self._specs(self._items)))
-    return Batches(tuple(packed), budget, float(np.mean(used)))
+    steps = [tuple(packed[i : i + lanes]) for i in range(0, len(packed), lanes)]
+    return Batches(tuple(steps), budget, float(np.mean(used)))
 
   def _specs(self, items):
     return {

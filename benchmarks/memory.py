@@ -44,9 +44,10 @@ def run_case(
   structures, needs, edges = [], [], []
   for size in sizes:
     batches = sample.batches(size)
-    compiled = training.Training(config, batches.batches[0]).compile_only(
-        batches.batches[0], fast=jax.default_backend() == "cpu")
-    held = [float(batch.graph_mask.sum()) for batch in batches.batches]
+    step = batches.steps[0]
+    compiled = training.Training(config, step[0]).compile_only(
+        step, fast=jax.default_backend() == "cpu")
+    held = [float(lane.graph_mask.sum()) for (lane,) in batches.steps]
     structures.append(sum(held) / len(held))
     edges.append(batches.budget.num_main)
     needs.append(measure.compiled_memory_bytes(compiled))

@@ -36,6 +36,7 @@ def run_case(
     structures: int = 0,
     rounds: int = 8,
     remat: bool = False,
+    lanes: int = 1,
 ) -> dict[str, object]:
   """Measures one case.
 
@@ -43,9 +44,10 @@ def run_case(
     model: of `cases.MODELS`.
     data: of `cases.CASES`.
     precision: "f32" or "bf16".
-    structures: wanted structures of a batch; 0 takes the default.
+    structures: wanted structures of a step; 0 takes the default.
     rounds: number of timed rounds.
     remat: compute the insides of blocks again in the backward pass.
+    lanes: sub-batches that the step works through one after another.
 
   Returns:
     What is printed.
@@ -57,17 +59,26 @@ def run_case(
     structures = case.structures
     if case.fills_card and jax.default_backend() != "cpu":
       structures = filling_structures(config, sample, structures)
-  batches = sample.batches(structures)
-  trained = training.Training(config, batches.batches[0])
+  batches = sample.batches(structures, lanes)
+  trained = training.Training(config, batches.steps[0][0])
   trained.start()
-  rows = [flops.count_rows(batch, len(config.tasks)) for batch in batches.batches]
-  work = [flops.training_flops(config, trained.shapes.params, r) for r in rows]
+  rows = [
+      [flops.count_rows(lane, len(config.tasks)) for lane in step]
+      for step in batches.steps
+  ]
+  work = [
+      sum(flops.training_flops(config, trained.shapes.params, lane) for lane in step)
+      for step in rows
+  ]
   timing = _time(trained, batches, work, precision, rounds)
-  atoms = statistics.mean(r.atoms for r in rows)
-  held = statistics.mean(float(b.graph_mask.sum()) for b in batches.batches)
+  atoms = statistics.mean(sum(lane.atoms for lane in step) for step in rows)
+  held = statistics.mean(
+      sum(float(lane.graph_mask.sum()) for lane in step) for step in batches.steps
+  )
   seconds = timing.pop("step_s")
+  name = "/".join([model, data, precision] + ["remat"] * remat)
   return {
-      "case": f"{model}/{data}/{precision}{'/remat' if remat else ''}",
+      "case": name + (f"/{lanes} lanes" if lanes > 1 else ""),
       **{name: round(value, 4) for name, value in timing.items()},
       "structures_per_s": round(held / seconds, 2),
       "atoms_per_s": round(atoms / seconds, 1),
@@ -80,7 +91,7 @@ def run_case(
       "dense_tflop": round(statistics.mean(work) / 1e12, 4),
       "structures": round(held, 1),
       "atoms": round(atoms),
-      "main_edges": round(statistics.mean(r.main for r in rows)),
+      "main_edges": round(statistics.mean(sum(lane.main for lane in step) for step in rows)),
       **measure.machine(),
   }
 
@@ -95,10 +106,10 @@ def _time(
   """Steps and large matmuls in turn, so that a throttled machine slows both."""
   on_cpu = jax.default_backend() == "cpu"
   steps = 1 if on_cpu else 10
-  on_device = [trained.put(batch) for batch in batches.batches]
+  on_device = [trained.put(lanes) for lanes in batches.steps]
   matmul = measure.Matmul(jnp.bfloat16 if precision == "bf16" else jnp.float32)
-  for batch in on_device[:2]:
-    metrics = jax.block_until_ready(trained.run(batch))
+  for lanes in on_device[:2]:
+    metrics = jax.block_until_ready(trained.run(lanes))
   used, rates, times = [], [], []
   before = matmul.gflops()
   for i in range(rounds):
@@ -133,8 +144,8 @@ def filling_structures(config, sample: cases.Sample, start: int) -> int:
     return start
   needs = []
   for structures in (start, 2 * start):
-    batch = sample.batches(structures).batches[0]
-    compiled = training.Training(config, batch).compile_only(batch)
+    step = sample.batches(structures).steps[0]
+    compiled = training.Training(config, step[0]).compile_only(step)
     needs.append(measure.compiled_memory_bytes(compiled))
   each = (needs[1] - needs[0]) / start
   return max(int(start + (_FILLED * limit - needs[0]) / each), start)
@@ -148,6 +159,9 @@ def define_flags() -> None:
   flags.DEFINE_integer(
       "structures", 0, "Wanted structures of a batch; 0 takes the default of the data: "
       "on an accelerator the mixture and rmd17 fill its memory.", lower_bound=0)
+  flags.DEFINE_integer(
+      "lanes", 1, "Sub-batches that the step works through one after another, which "
+      "divides the memory.", lower_bound=1)
   flags.DEFINE_integer(
       "steps", 8, "Timed rounds; each measures the step and the matmul rate.",
       lower_bound=1)
@@ -171,13 +185,14 @@ def main(argv: Sequence[str]) -> None:
            f"--data={data}", f"--precision={precision}",
            f"--structures={values.structures}", f"--steps={values.steps}",
            f"--compilation_cache={values.compilation_cache}",
-           f"--remat={values.remat}"],
+           f"--remat={values.remat}", f"--lanes={values.lanes}"],
           check=True,
       )
     return
   os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
   environment.prepare(environment.EnvironmentConfig(values.compilation_cache))
-  result = run_case(*combinations[0], values.structures, values.steps, values.remat)
+  result = run_case(
+      *combinations[0], values.structures, values.steps, values.remat, values.lanes)
   print(json.dumps(result), flush=True)
 
 

@@ -1,5 +1,6 @@
 """The real training step on random weights, ready to be timed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -60,33 +61,34 @@ class Training:
         use_ema=True,
     )
 
-  def put(self, batch: batch_lib.Batch) -> Any:
-    """Moves a batch, as the only lane, to the device."""
-    lanes = jax.tree.map(lambda x: np.asarray(x)[None], batch)
-    return sharding.put_batch(lanes, self._mesh)
+  def put(self, lanes: Sequence[batch_lib.Batch]) -> Any:
+    """Moves the lanes of a step to the device."""
+    stacked = jax.tree.map(lambda *parts: np.stack(parts), *lanes)
+    return sharding.put_batch(stacked, self._mesh)
 
-  def run(self, batch: Any) -> dict[str, jax.Array]:
-    """Takes one step on a batch from `put`; returns its metrics."""
-    self.state, metrics = self.step(self.state, batch)
+  def run(self, lanes: Any) -> dict[str, jax.Array]:
+    """Takes one step on what `put` gave; returns its metrics."""
+    self.state, metrics = self.step(self.state, lanes)
     return metrics
 
   def compile_only(
-      self, batch: batch_lib.Batch, fast: bool = False
+      self, lanes: Sequence[batch_lib.Batch], fast: bool = False
   ) -> jax.stages.Compiled:
-    """Compiles the step for a batch's shapes without making a state.
+    """Compiles the step for the shapes of its lanes without making a state.
 
     Args:
-      batch: any batch of the budget.
+      lanes: of any step of the budget.
       fast: leave LLVM's optimisations out, which do not change memory.
     """
     make = lambda p, s, k: state_lib.create(p, s, self._optimizer, k, use_ema=True)
     key = jax.ShapeDtypeStruct((2,), np.uint32)
     state = jax.eval_shape(make, *self.shapes, key)
-    lanes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((1, *np.shape(x)), np.asarray(x).dtype), batch
+    stacked = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((len(lanes), *np.shape(x)), np.asarray(x).dtype),
+        lanes[0],
     )
     options = {"xla_backend_optimization_level": 0} if fast else None
-    return self.step.lower(state, lanes).compile(options)
+    return self.step.lower(state, stacked).compile(options)
 
   def _objective(self) -> step_lib.Objective:
     config = self._config

@@ -55,11 +55,15 @@ def prepare(config: EnvironmentConfig) -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # It only reads records.
   logging.getLogger("jax").setLevel(logging.WARNING)
-  if runs_on_cpu(os.environ):
+  on_cpu = runs_on_cpu(os.environ)
+  if on_cpu:
     add_cpu_flags(os.environ)
     heap.keep_freed_memory()
   import jax
 
+  # A program that runs ahead of the CPU takes the temporary memory of several steps.
+  if on_cpu and "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
   if config.compilation_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", config.compilation_cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -62,7 +62,7 @@ def test_flops_of_a_main_edge_match_the_cost_model():
 
 def test_two_slabs_cost_what_the_cost_model_says():
   config, params, _ = _model("small", "slabs")
-  batch = cases.Sample(cases.CASES["slabs"]).batches(2).batches[0]
+  batch = cases.Sample(cases.CASES["slabs"]).batches(2).steps[0][0]
   rows = flops.count_rows(batch, 1)
   assert rows.main == 4470 and rows.atoms == 148
   work = flops.training_flops(config, params, rows)
