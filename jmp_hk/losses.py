@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jmp_hk import tasks as tasks_lib
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.models.gemnet_oc import geometry
+from jmp_hk.models.gemnet_oc import edges
 
 Kind = tasks_lib.TargetKind
 Terms = dict[str, tuple[jax.Array, jax.Array]]
@@ -124,7 +124,7 @@ def _vector_terms(config, batch, prediction, label, owned, coefficient):
   if config.free_atoms_only:
     mask &= ~batch.fixed
   difference = jnp.where(mask[:, None], prediction - label + NORM_EPSILON, 0)
-  norms = geometry.safe_norm(difference) * coefficient[batch.node_graph]
+  norms = edges.safe_norm(difference) * coefficient[batch.node_graph]
   if not config.structure_wise:
     return norms.sum(), mask.sum().astype(norms.dtype)
   num_graphs = batch.graph_mask.shape[0]

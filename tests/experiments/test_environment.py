@@ -32,6 +32,7 @@ environment.prepare(environment.EnvironmentConfig(compilation_cache={str(tmp_pat
 import jax, jax.numpy as jnp, os
 assert "cse_barrier_expander" in os.environ["XLA_FLAGS"]
 assert jax.config.jax_compilation_cache_dir == {str(tmp_path)!r}
+assert not jax.config.read("jax_cpu_enable_async_dispatch")
 print(float(jax.jit(lambda x: jax.lax.optimization_barrier(x) + 1)(jnp.zeros(()))))
 """
   output = subprocess.run(
@@ -39,3 +40,36 @@ print(float(jax.jit(lambda x: jax.lax.optimization_barrier(x) + 1)(jnp.zeros(())
       env={"JAX_PLATFORMS": "cpu", "PATH": "", "HOME": str(tmp_path)},
   )
   assert output.stdout.strip() == "1.0", output.stderr
+
+
+_RUN_AHEAD = """
+import resource
+from experiments import environment
+from jmp_hk import heap
+environment.prepare(environment.EnvironmentConfig())
+import jax, jax.numpy as jnp
+
+@jax.jit
+def step(x):  # Holds 100 MB while it runs.
+  wide = jax.lax.optimization_barrier(x[:, None] * jnp.arange(5_000.0))
+  return jnp.sin(wide).sum(1)
+
+x = jnp.ones(5_000)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+x = step(x).block_until_ready()
+heap.close_gaps()
+x = step(x).block_until_ready()
+first = peak()
+for _ in range(8):
+  x = step(x)
+x.block_until_ready()
+print(peak() - first)
+"""
+
+
+def test_a_program_that_runs_ahead_takes_the_memory_of_one_step():
+  output = subprocess.run(
+      [sys.executable, "-c", _RUN_AHEAD], capture_output=True, text=True,
+      env={"JAX_PLATFORMS": "cpu", "PATH": ""},
+  )
+  assert int(output.stdout) < 100, output.stderr

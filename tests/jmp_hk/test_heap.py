@@ -68,8 +68,35 @@ def test_gaps_are_closed_once_and_not_used_again():
   assert again < 100 and inside == 0
 
 
+_TEMPORARY = """
+import ctypes
+from jmp_hk import heap
+heap.keep_freed_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.free.argtypes = [ctypes.c_void_p]
+if {closed}:
+  heap.close_gaps()
+places = set()
+for _ in range(5):
+  large = library.malloc(400 << 20)
+  places.add(large)
+  library.free(large)
+  library.malloc(1 << 20)
+print(len(places))
+"""
+
+
+@glibc_only
+def test_what_is_kept_between_steps_does_not_split_their_temporary_memory():
+  assert _run(_TEMPORARY.format(closed=True)) == [1]
+  assert _run(_TEMPORARY.format(closed=False)) == [5]
+
+
 @glibc_only
 def test_nothing_is_closed_where_memory_is_returned_or_tuned_by_the_user():
   assert _run(_GAPS.format(mode="return_freed_memory"))[:2] == [0, 0]
+  again = _GAPS.format(mode="keep_freed_memory(); heap.return_freed_memory")
+  assert _run(again)[:2] == [0, 0]
   tuned = _run(_GAPS.format(mode="keep_freed_memory"), MALLOC_ARENA_MAX="1")
   assert tuned[:2] == [0, 0]

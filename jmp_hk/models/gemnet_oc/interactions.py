@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models.gemnet_oc import config as config_lib
+from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import layers
 from jmp_hk.models.gemnet_oc import scale_factor
 from jmp_hk.models.gemnet_oc import shared_bases
 
-gather_rows = geometry_lib.gather_rows
+gather_rows = edges_lib.gather_rows
 
 
 def gated_down_projection(

@@ -10,8 +10,10 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models.gemnet_oc import bases
 from jmp_hk.models.gemnet_oc import config as config_lib
 from jmp_hk.models.gemnet_oc import edge_embedding
+from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import layers
+from jmp_hk.models.gemnet_oc import quadruplet_geometry
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -100,7 +102,7 @@ class BasisEmbeddings(hk.Module):
     return bases, m
 
   @hk.transparent
-  def _radial(self, edges: geometry_lib.Edges) -> jax.Array:
+  def _radial(self, edges: edges_lib.Edges) -> jax.Array:
     return bases.radial_basis(
         edges.distances,
         edges.mask,
@@ -141,7 +143,7 @@ class BasisEmbeddings(hk.Module):
       radial: jax.Array,
   ) -> jax.Array:
     weights = self._circular(radial, "mlp_cbf_eaint")
-    weights = geometry_lib.gather_rows(weights, batch.a2ee2a_table)
+    weights = edges_lib.gather_rows(weights, batch.a2ee2a_table)
     return jnp.einsum("nocl,njlo->ncj", weights, geometry.edge_atom)
 
   @hk.transparent
@@ -158,7 +160,7 @@ class BasisEmbeddings(hk.Module):
     return summed.reshape(num_atoms, width, -1)
 
 
-def quad_output_weights(quads: geometry_lib.QuadrupletGeometry) -> jax.Array:
+def quad_output_weights(quads: quadruplet_geometry.QuadrupletGeometry) -> jax.Array:
   """Y_l(cos φ_cab) times the phases of c, in the order of the contraction.
 
   Args:

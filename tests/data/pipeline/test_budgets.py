@@ -38,3 +38,15 @@ def test_fields_can_be_set_by_hand(datasets):
   budget = budgets.choose(datasets, CHANCES, config, sample)
   assert budget.num_a2a == 9999
   assert isinstance(budget.num_main, int)
+
+
+def test_edge_dropout_makes_batches_but_no_structure_smaller(datasets):
+  config = budget_lib.BudgetConfig(structures=8)
+  budget = budgets.choose(datasets, CHANCES, config)
+  dropped = budgets.choose(datasets, CHANCES, config, edge_dropout=0.5)
+  assert dropped.num_main < 0.9 * budget.num_main
+  assert dropped.num_a2a < 0.9 * budget.num_a2a
+  # Widths may even grow: where near edges are dropped, far ones are chosen instead,
+  # and each brings its reverse along.
+  for name in budget_lib.WIDTH_FIELDS:
+    assert getattr(dropped, name) >= getattr(budget, name)

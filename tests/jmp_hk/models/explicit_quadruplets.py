@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.models.gemnet_oc import geometry
+from jmp_hk.models.gemnet_oc import quadruplet_geometry
 
 
 def _edges(batch: batch_lib.Batch, name: str):
@@ -37,7 +37,7 @@ def cosine_of_dihedral(axis, to_c, to_d) -> float:
   """Of vectors c→a and d→b about the unit vector b→a."""
   across_c, across_d = np.cross(to_c, axis), np.cross(to_d, axis)
   sines = np.linalg.norm(across_c), np.linalg.norm(across_d)
-  if min(sines) <= geometry.COLLINEAR_SINE:
+  if min(sines) <= quadruplet_geometry.COLLINEAR_SINE:
     return 0.0
   return float(np.clip(across_c @ across_d / (sines[0] * sines[1]), -1, 1))
 

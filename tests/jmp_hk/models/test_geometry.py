@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import geometry
+from jmp_hk.models.gemnet_oc import quadruplet_geometry
 from tests.jmp_hk.models import small_model
 
-_azimuth_powers = jax.jit(geometry._azimuth_powers, static_argnums=3)
-_frame = jax.jit(geometry._frame)
+_azimuth_powers = jax.jit(quadruplet_geometry._azimuth_powers, static_argnums=3)
+_frame = jax.jit(quadruplet_geometry._frame)
 
 _directions = st.tuples(*[st.floats(-1, 1)] * 3).filter(
     lambda v: np.linalg.norm(v) > 1e-3
@@ -27,16 +29,16 @@ class SafeNormTest(parameterized.TestCase):
 
   def test_norm_and_its_derivatives_are_zero_at_zero(self):
     x = jnp.array([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
-    np.testing.assert_allclose(geometry.safe_norm(x), [5, 0])
-    gradient = jax.grad(lambda x: geometry.safe_norm(x).sum())
+    np.testing.assert_allclose(edges_lib.safe_norm(x), [5, 0])
+    gradient = jax.grad(lambda x: edges_lib.safe_norm(x).sum())
     np.testing.assert_allclose(gradient(x), [[0.6, 0.8, 0], [0, 0, 0]], rtol=1e-6)
     curvature = jax.grad(lambda x: (gradient(x) ** 3).sum())(x)
     self.assertTrue(np.isfinite(curvature).all())
 
   def test_norms_up_to_the_floor_count_as_zero(self):
     x = jnp.array([[0.5, 0.0], [2.0, 0.0]])
-    np.testing.assert_allclose(geometry.safe_norm(x, floor=1.0), [0, 2])
-    gradient = jax.grad(lambda x: geometry.safe_norm(x, floor=1.0).sum())(x)
+    np.testing.assert_allclose(edges_lib.safe_norm(x, floor=1.0), [0, 2])
+    gradient = jax.grad(lambda x: edges_lib.safe_norm(x, floor=1.0).sum())(x)
     np.testing.assert_allclose(gradient, [[0, 0], [1, 0]])
 
 
@@ -102,7 +104,7 @@ class EdgesTest(parameterized.TestCase):
     crystal = small_model.crystal()
     batch = small_model.make_batch([crystal])
     with jax.enable_x64():
-      edges = jax.device_get(jax.jit(geometry.compute_edges)(batch, batch.main))
+      edges = jax.device_get(jax.jit(edges_lib.compute_edges)(batch, batch.main))
     mask = np.asarray(edges.mask)
     senders, receivers = batch.main.senders[mask], batch.main.receivers[mask]
     shift = batch.main.edges["cell_offsets"][mask] @ crystal.cell
@@ -119,7 +121,7 @@ class EdgesTest(parameterized.TestCase):
   def test_reverse_edges_have_opposite_vectors(self):
     batch = small_model.make_batch([small_model.crystal()], small_model.PUBLISHED)
     with jax.enable_x64():
-      edges = jax.device_get(jax.jit(geometry.compute_edges)(batch, batch.main))
+      edges = jax.device_get(jax.jit(edges_lib.compute_edges)(batch, batch.main))
     np.testing.assert_allclose(
         edges.vectors[batch.reverse_edge], -np.asarray(edges.vectors), atol=1e-12
     )

@@ -1,0 +1,90 @@
+"""Distances and directions of one edge set, and what angles between edges share."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import jraph
+
+from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models.gemnet_oc import bases
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Edges:
+  """Geometry of one edge set.
+
+  Attributes:
+    distances: [e] Å, zero for padding.
+    vectors: [e, 3] unit vectors from the sender's image to the receiver, zero for
+      padding.
+    mask: [e] bool, true for real edges.
+  """
+
+  distances: jax.Array
+  vectors: jax.Array
+  mask: jax.Array
+
+
+def safe_norm(x: jax.Array, floor: float = 0.0) -> jax.Array:
+  """Euclidean norm over the last axis with a zero gradient at (or below) `floor`."""
+  squares = (x * x).sum(-1)
+  positive = squares > floor**2
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+
+
+def gather_rows(x: jax.Array, index: jax.Array) -> jax.Array:
+  """Rows of `x` by index, where -1 ("nothing there") gives row zero.
+
+  The caller masks: table entries without an edge carry zero weights.
+  """
+  return x[jnp.maximum(index, 0)]
+
+
+def compute_edges(batch: batch_lib.Batch, graph: jraph.GraphsTuple) -> Edges:
+  """Distances and unit vectors of one edge set."""
+  cell = batch.cell[batch.node_graph[graph.receivers]]
+  offsets = graph.edges["cell_offsets"].astype(cell.dtype)
+  shift = jnp.einsum("ei,eij->ej", offsets, cell)
+  mask = batch.atom_mask[graph.receivers]
+  vectors = (
+      batch.positions[graph.receivers] - batch.positions[graph.senders] - shift
+  )
+  vectors = jnp.where(mask[:, None], vectors, 0)
+  distances = safe_norm(vectors)
+  nonzero = distances > 0
+  vectors = vectors / jnp.where(nonzero, distances, 1)[:, None]
+  return Edges(distances=distances, vectors=vectors, mask=mask)
+
+
+def same_sources(
+    first: jraph.GraphsTuple,
+    first_table: jax.Array,
+    second: jraph.GraphsTuple,
+    second_table: jax.Array,
+) -> jax.Array:
+  """Whether edges into an atom start at the same image of the same atom.
+
+  Args:
+    first: an edge set.
+    first_table: [N, I] its edges into each atom, -1 for "nothing there".
+    second: another edge set.
+    second_table: [N, J] likewise.
+
+  Returns:
+    [N, I, J] bool; anything where a table has no edge.
+  """
+  senders = gather_rows(first.senders, first_table)[:, :, None]
+  offsets = gather_rows(first.edges["cell_offsets"], first_table)[:, :, None]
+  other_senders = gather_rows(second.senders, second_table)[:, None, :]
+  other_offsets = gather_rows(second.edges["cell_offsets"], second_table)[:, None, :]
+  return (senders == other_senders) & (offsets == other_offsets).all(-1)
+
+
+def masked_legendre(
+    cosines: jax.Array, mask: jax.Array, num_spherical: int, axis: int
+) -> jax.Array:
+  """Y_l of cosines with l along a new axis, zero where masked."""
+  values = bases.legendre(
+      jnp.where(mask, bases.clip_cosine(cosines), 0), num_spherical, axis
+  )
+  return jnp.where(jnp.expand_dims(mask, axis), values, 0)
