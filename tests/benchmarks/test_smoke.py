@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import cases
 from benchmarks import convert
 from benchmarks import inference
 from benchmarks import input_pipeline
@@ -41,6 +42,18 @@ def test_train_step(data, precision):
   numbers = [v for v in result.values() if isinstance(v, float)]
   assert all(math.isfinite(v) and v >= 0 for v in numbers)
   assert 0 < result["padding_useful"] <= 1
+
+
+def test_lanes_share_the_structures_of_a_step():
+  whole = cases.Sample(cases.CASES["molecules"]).batches(4).steps[0]
+  lanes = cases.Sample(cases.CASES["molecules"]).batches(4, lanes=2).steps[0]
+  atoms = lambda step: [int(batch.atom_mask.sum()) for batch in step]
+  assert atoms(whole) == [60] and atoms(lanes) == [30, 30]
+  for step in cases.Sample(cases.CASES["mixture"]).batches(4, lanes=2).steps:
+    assert len(step) == 2 and len({batch.budget for batch in step}) == 1
+  result = train_step.run_case("tiny", "molecules", "f32", 2, rounds=1, lanes=2)
+  assert result["case"] == "tiny/molecules/f32/2 lanes"
+  assert result["structures"] == 2 and result["atoms"] == 30
 
 
 def test_inference(tmp_path, capsys):
