@@ -4,7 +4,16 @@ import os
 from collections.abc import Iterable, Mapping
 
 from data import convert
+from data.converters import base as converter_base
 from experiments import config as config_lib
+from jmp_hk import structure as structure_lib
+
+# What raw files or the options of their conversion may be wrong with.
+ERRORS = (
+    converter_base.PlanError,
+    converter_base.RawDataError,
+    structure_lib.InvalidStructureError,
+)
 
 
 def run(

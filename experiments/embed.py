@@ -16,6 +16,7 @@ from typing import Any
 from absl import app
 from absl import flags
 
+from experiments import command
 from experiments import config as config_lib
 from experiments import inference_flags
 from experiments import predict as predict_lib
@@ -173,7 +174,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line."""
-  return inference_flags.run_main(run, argv, _errors)
+  return command.run_main(run, argv, _errors)
 
 
 if __name__ == "__main__":

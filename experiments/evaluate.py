@@ -18,6 +18,7 @@ from absl import logging
 
 from data.pipeline import config as pipeline_config
 from data.pipeline import datasets as datasets_lib
+from experiments import command
 from experiments import config as config_lib
 from experiments import data_flags
 from experiments import inference_flags
@@ -120,7 +121,7 @@ def _dataset(values: flags.FlagValues, name: str) -> pipeline_config.DatasetConf
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  return inference_flags.run_main(run, argv)
+  return command.run_main(run, argv)
 
 
 if __name__ == "__main__":

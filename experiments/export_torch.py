@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from absl import app
 from absl import flags
 
+from experiments import command
 from experiments import inference_flags
 
 
@@ -51,7 +52,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line."""
-  return inference_flags.run_main(run, argv, _errors)
+  return command.run_main(run, argv, _errors)
 
 
 if __name__ == "__main__":

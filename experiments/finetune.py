@@ -11,16 +11,15 @@ the end the best weights are evaluated on the test split. See `--help` for the f
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import app
 from absl import flags
 from absl import logging
 
-from data.converters import base as converter_base
 from data.pipeline import config as pipeline_config
 from data.pipeline import datasets as datasets_lib
+from experiments import command
 from experiments import config as config_lib
 from experiments import conversions
 from experiments import data_flags
@@ -33,7 +32,6 @@ from experiments import training_flags
 from experiments import workdir as workdir_lib
 from jmp_hk import dataset_info as info_lib
 from jmp_hk import model as model_lib
-from jmp_hk import structure as structure_lib
 from jmp_hk import tasks as tasks_lib
 from jmp_hk.heads import heads
 
@@ -41,11 +39,7 @@ FLAG_FILES = pathlib.Path(__file__).parent / "flags" / "finetune"
 
 # Wrong flags and bad data: one line without a traceback.
 EXPECTED_ERRORS = (
-    config_lib.FlagError,
-    processes.ConnectionFailedError,
-    converter_base.PlanError,
-    converter_base.RawDataError,
-    structure_lib.InvalidStructureError,
+    config_lib.FlagError, processes.ConnectionFailedError, *conversions.ERRORS
 )
 
 
@@ -219,15 +213,7 @@ def _run(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  logging.set_verbosity(logging.INFO)
-  try:
-    if len(argv) > 1:
-      raise config_lib.FlagError(f"Unexpected arguments {argv[1:]}.")
-    run(flags.FLAGS)
-  except EXPECTED_ERRORS as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-  return 0
+  return command.run_main(run, argv, lambda: EXPECTED_ERRORS)
 
 
 if __name__ == "__main__":

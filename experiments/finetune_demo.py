@@ -9,13 +9,13 @@ Running it again continues.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import app
 from absl import flags
 from absl import logging
 
+from experiments import command
 from experiments import config as config_lib
 from experiments import data_flags
 from experiments import finetune
@@ -92,19 +92,14 @@ def _flags(
   return result
 
 
+def _print_report(values: flags.FlagValues) -> None:
+  print(run(values))
+  print(f"Written to {pathlib.Path(values.workdir) / 'report'}.")
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  logging.set_verbosity(logging.INFO)
-  try:
-    if len(argv) > 1:
-      raise config_lib.FlagError(f"Unexpected arguments {argv[1:]}.")
-    text = run(flags.FLAGS)
-  except finetune.EXPECTED_ERRORS as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-  print(text)
-  print(f"Written to {pathlib.Path(flags.FLAGS.workdir) / 'report'}.")
-  return 0
+  return command.run_main(_print_report, argv, lambda: finetune.EXPECTED_ERRORS)
 
 
 if __name__ == "__main__":

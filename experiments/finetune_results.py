@@ -11,7 +11,6 @@ from typing import Any
 from absl import logging
 import jax
 
-from data.pipeline import config as pipeline_config
 from data.pipeline import datasets as datasets_lib
 from experiments import config as config_lib
 from experiments import prediction_files

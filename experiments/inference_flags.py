@@ -1,12 +1,10 @@
 """Flags and checks of the runners that use a trained model."""
 
 import pathlib
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from absl import logging
 
 from experiments import config as config_lib
 from experiments import environment
@@ -132,28 +130,3 @@ def parse_pairs(entries: Sequence[str], flag: str) -> dict[str, str]:
       )
     result[name] = value
   return result
-
-
-def run_main(
-    run: Callable[[flags.FlagValues], None],
-    argv: Sequence[str],
-    errors: Callable[[], tuple[type[Exception], ...]] = tuple,
-) -> int:
-  """Runs a command line; wrong flags and bad input give one line and exit code 1.
-
-  Args:
-    run: what to do with the parsed flags.
-    argv: what the flags have left over.
-    errors: gives the further exceptions that are the user's to mend.
-  """
-  logging.set_verbosity(logging.INFO)
-  try:
-    if len(argv) > 1:
-      raise config_lib.FlagError(f"Unexpected arguments {argv[1:]}.")
-    run(flags.FLAGS)
-  except Exception as error:
-    if not isinstance(error, (config_lib.FlagError, *errors())):
-      raise
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-  return 0

@@ -15,6 +15,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from experiments import command
 from experiments import config as config_lib
 from experiments import inference_flags
 
@@ -152,7 +153,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line."""
-  return inference_flags.run_main(run, argv, _errors)
+  return command.run_main(run, argv, _errors)
 
 
 if __name__ == "__main__":

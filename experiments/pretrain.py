@@ -6,16 +6,15 @@ Running it again with the same --workdir continues. See `--help` for the flags.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import app
 from absl import flags
 from absl import logging
 
-from data.converters import base as converter_base
 from data.pipeline import datasets as datasets_lib
 from data.pipeline import mixture
+from experiments import command
 from experiments import config as config_lib
 from experiments import conversions
 from experiments import data_flags
@@ -25,15 +24,10 @@ from experiments import processes
 from experiments import training_flags
 from experiments import workdir as workdir_lib
 from jmp_hk import model as model_lib
-from jmp_hk import structure as structure_lib
 
 # Wrong flags and bad data: one line without a traceback.
 _EXPECTED_ERRORS = (
-    config_lib.FlagError,
-    processes.ConnectionFailedError,
-    converter_base.PlanError,
-    converter_base.RawDataError,
-    structure_lib.InvalidStructureError,
+    config_lib.FlagError, processes.ConnectionFailedError, *conversions.ERRORS
 )
 
 
@@ -148,15 +142,7 @@ def _run(values: flags.FlagValues, workdir: pathlib.Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  logging.set_verbosity(logging.INFO)
-  try:
-    if len(argv) > 1:
-      raise config_lib.FlagError(f"Unexpected arguments {argv[1:]}.")
-    run(flags.FLAGS)
-  except _EXPECTED_ERRORS as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-  return 0
+  return command.run_main(run, argv, lambda: _EXPECTED_ERRORS)
 
 
 if __name__ == "__main__":

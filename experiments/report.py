@@ -7,12 +7,12 @@ other and with the published errors. Writes report.md, report.csv and report.png
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import app
 from absl import flags
 
+from experiments import command
 from experiments import comparison as comparison_lib
 from experiments import config as config_lib
 from experiments import report_plot
@@ -61,14 +61,12 @@ def run(directories: Sequence[str], output: pathlib.Path) -> str:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong arguments give one line and exit code 1."""
-  try:
-    output = pathlib.Path(flags.FLAGS.output)
+  def write(values: flags.FlagValues) -> None:
+    output = pathlib.Path(values.output)
     print(run(argv[1:], output))
     print(f"Written to {output}: {MARKDOWN_FILE}, {CSV_FILE}, {PLOT_FILE}")
-  except config_lib.FlagError as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-  return 0
+
+  return command.run_main(write, argv[:1])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import pathlib
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import config as config_lib

@@ -16,11 +16,11 @@ import ase.build
 import ase.io
 import numpy as np
 
+from experiments import command
 from experiments import config as config_lib
 from experiments import embed
 from experiments import export_torch
 from experiments import import_torch
-from experiments import inference_flags
 from experiments import predict
 from jmp_hk import inference
 from jmp_hk import preparation
@@ -191,9 +191,9 @@ class RunnersTest(parameterized.TestCase):
     def fail(values):
       raise config_lib.FlagError("Something\n is wrong.")
 
-    self.assertEqual(inference_flags.run_main(fail, ["program"]), 1)
-    self.assertEqual(inference_flags.run_main(lambda values: None, ["program"]), 0)
-    self.assertEqual(inference_flags.run_main(fail, ["program", "extra"]), 1)
+    self.assertEqual(command.run_main(fail, ["program"]), 1)
+    self.assertEqual(command.run_main(lambda values: None, ["program"]), 0)
+    self.assertEqual(command.run_main(fail, ["program", "extra"]), 1)
 
 
 if __name__ == "__main__":

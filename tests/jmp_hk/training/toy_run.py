@@ -14,7 +14,6 @@ from jmp_hk.training import feed
 from jmp_hk.training import loop
 from jmp_hk.training import optimizer as optimizer_lib
 from jmp_hk.training import plot
-from jmp_hk.training import sharding
 from jmp_hk.training import writers
 from tests.jmp_hk.training import toy
 
