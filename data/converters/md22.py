@@ -11,7 +11,6 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-import numpy as np
 
 from data.converters import base, extxyz, npz_frames, splits
 from jmp_hk.graphs import config as graph_config
@@ -65,22 +64,6 @@ def published_sizes(molecule: str) -> tuple[int, int]:
   return both - val, val
 
 
-def split(count: int, train_size: int, val_size: int) -> dict[str, np.ndarray]:
-  """Frame indices by split, in the published order.
-
-  Raises:
-    PlanError: nothing would be left for testing.
-  """
-  if count <= train_size + val_size:
-    raise base.PlanError(
-        f"{count} frames are too few for {train_size} training and {val_size} "
-        "validation frames and at least one test frame; give --train_size and "
-        "--val_size."
-    )
-  sizes = {"train": train_size, "val": val_size, "test": count - train_size - val_size}
-  return splits.cut(splits.shuffled(count), sizes)
-
-
 class Md22(base.Converter):
   """Converts one molecule of MD22."""
 
@@ -125,7 +108,8 @@ class Md22(base.Converter):
       train, val = train or published[0], val or published[1]
     count = npz_frames.count(path, KEYS) if _is_npz(path) else _count_xyz(path)
     file = self.relative(path)
-    return splits.units(split(count, train, val), (file,), _UNIT_SIZE, file)
+    return splits.units(
+        splits.rest_is_test(count, train, val), (file,), _UNIT_SIZE, file)
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
     read = _read_npz if _is_npz(self.path) else _read_xyz

@@ -40,24 +40,6 @@ class Rmd17Options(base.Options):
   val_size: int = base.option(0, "Validation structures; 0 takes the published number.")
 
 
-def jmp_split(
-    count: int, train_size: int = TRAIN_SIZE, val_size: int = VAL_SIZE
-) -> dict[str, np.ndarray]:
-  """Frame indices of JMP's split, in its order; the rest is for testing.
-
-  Raises:
-    PlanError: nothing would be left for testing.
-  """
-  if count <= train_size + val_size:
-    raise base.PlanError(
-        f"{count} frames are too few for {train_size} training and {val_size} "
-        "validation frames and at least one test frame; give --train_size and "
-        "--val_size."
-    )
-  sizes = {"train": train_size, "val": val_size, "test": count - train_size - val_size}
-  return splits.cut(splits.shuffled(count), sizes)
-
-
 def official_split(
     train: np.ndarray, test: np.ndarray, train_size: int = 0, val_size: int = 0
 ) -> dict[str, np.ndarray]:
@@ -156,7 +138,7 @@ class Rmd17(base.Converter):
   ) -> dict[str, np.ndarray]:
     options = self.options
     if not lists:
-      return jmp_split(
+      return splits.rest_is_test(
           count, options.train_size or TRAIN_SIZE, options.val_size or VAL_SIZE
       )
     train, test = (read_indices(path, count) for path in lists)

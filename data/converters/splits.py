@@ -35,6 +35,27 @@ def cut(order: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
   return {name: piece for name, piece in zip(sizes, pieces) if len(piece)}
 
 
+def rest_is_test(count: int, train_size: int, val_size: int) -> dict[str, np.ndarray]:
+  """JMP's split of trajectories: shuffled, all that is left over for testing.
+
+  Args:
+    count: frames.
+    train_size: training frames, the first.
+    val_size: validation frames, the next.
+
+  Raises:
+    PlanError: nothing would be left for testing.
+  """
+  if count <= train_size + val_size:
+    raise base.PlanError(
+        f"{count} frames are too few for {train_size} training and {val_size} "
+        "validation frames and at least one test frame; give --train_size and "
+        "--val_size."
+    )
+  sizes = {"train": train_size, "val": val_size, "test": count - train_size - val_size}
+  return cut(shuffled(count), sizes)
+
+
 def units(
     splits: Mapping[str, np.ndarray], files: tuple[str, ...], size: int, name: str
 ) -> list[base.Unit]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data.converters import base, rmd17
+from data.converters import splits as splits_lib
 from tests import shared_files
 from tests.data.converters import converted
 
@@ -56,7 +57,7 @@ def _release(tmp_path):
 
 
 def test_jmp_split_of_the_release_is_pinned():
-  split = rmd17.jmp_split(100_000)
+  split = splits_lib.rest_is_test(100_000, rmd17.TRAIN_SIZE, rmd17.VAL_SIZE)
   assert {k: len(v) for k, v in split.items()} == {
       "train": 950, "val": 50, "test": 99_000
   }
