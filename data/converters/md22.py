@@ -11,7 +11,6 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-
 from data.converters import base, extxyz, npz_frames, splits
 from jmp_hk.graphs import config as graph_config
 
