@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -25,6 +26,7 @@ from benchmarks import flops
 from benchmarks import measure
 from benchmarks import training
 from experiments import environment
+from jmp_hk import model as model_lib
 
 _FILLED = 0.85  # Part of the device's memory that a batch that fills it may need.
 
@@ -62,16 +64,10 @@ def run_case(
   batches = sample.batches(structures, lanes)
   trained = training.Training(config, batches.steps[0][0])
   trained.start()
-  rows = [
-      [flops.count_rows(lane, len(config.tasks)) for lane in step]
-      for step in batches.steps
-  ]
-  work = [
-      sum(flops.training_flops(config, trained.shapes.params, lane) for lane in step)
-      for step in rows
-  ]
+  rows, work = _rows_and_work(batches, config, trained.shapes.params)
   timing = _time(trained, batches, work, precision, rounds)
-  atoms = statistics.mean(sum(lane.atoms for lane in step) for step in rows)
+  per_step = lambda count: statistics.mean(sum(map(count, step)) for step in rows)
+  atoms = per_step(lambda lane: lane.atoms)
   held = statistics.mean(
       sum(float(lane.graph_mask.sum()) for lane in step) for step in batches.steps
   )
@@ -91,9 +87,23 @@ def run_case(
       "dense_tflop": round(statistics.mean(work) / 1e12, 4),
       "structures": round(held, 1),
       "atoms": round(atoms),
-      "main_edges": round(statistics.mean(sum(lane.main for lane in step) for step in rows)),
+      "main_edges": round(per_step(lambda lane: lane.main)),
       **measure.machine(),
   }
+
+
+def _rows_and_work(
+    batches: cases.Batches, config: model_lib.ModelConfig, params: Any
+) -> tuple[list[list[flops.Rows]], list[int]]:
+  """Real rows of every lane of each step, and each step's operations."""
+  rows = [
+      [flops.count_rows(lane, len(config.tasks)) for lane in step]
+      for step in batches.steps
+  ]
+  work = [
+      sum(flops.training_flops(config, params, lane) for lane in step) for step in rows
+  ]
+  return rows, work
 
 
 def _time(
