@@ -60,7 +60,7 @@ def run_case(
   if not structures:
     structures = case.structures
     if case.fills_card and jax.default_backend() != "cpu":
-      structures = filling_structures(config, sample, structures)
+      structures = lanes * filling_structures(config, sample, structures)
   batches = sample.batches(structures, lanes)
   trained = training.Training(config, batches.steps[0][0])
   trained.start()
