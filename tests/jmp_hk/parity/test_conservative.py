@@ -10,6 +10,7 @@ from jmp_hk import losses
 from jmp_hk import model as model_lib
 from jmp_hk import tasks as tasks_lib
 from jmp_hk import torch_names
+from tests.jmp_hk.models import small_model
 from tests.jmp_hk.parity import golden_case
 
 Kind = tasks_lib.TargetKind
@@ -98,7 +99,7 @@ class ConservativeParityTest(parameterized.TestCase):
     with jax.enable_x64():
       batch = _batch(golden, padding, np.float64)
       params, scales = _variables(kind, golden, np.float64)
-      (value, predictions), gradients = jax.jit(
+      (value, predictions), gradients = small_model.fast_compiling_jit(
           jax.value_and_grad(loss, has_aux=True)
       )(params, scales, batch)
     energy = np.asarray(predictions["energy"])

@@ -18,6 +18,7 @@ from jmp_hk.models.gemnet_oc import shared_gradients
 from jmp_hk.training import config as training_config
 from jmp_hk.training import optimizer as optimizer_lib
 from tests import shared_files
+from tests.jmp_hk.models import small_model
 from tests.jmp_hk.parity import golden_case
 
 
@@ -79,9 +80,10 @@ class GradientParityTest(parameterized.TestCase):
     with jax.enable_x64():
       batch = _loss_batch(golden, padding)
       params, scales = golden_case.variables(kind)
-      (value, terms), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-          params, scales, batch
-      )
+      # The five steps below are compiled as in a run.
+      (value, terms), gradients = small_model.fast_compiling_jit(
+          jax.value_and_grad(loss, has_aux=True)
+      )(params, scales, batch)
       divided = shared_gradients.divide_shared_gradients(gradients, config.backbone)
       _assert_close(value, golden["loss"], 1e-9)
       for name, key in (("energy", "energy_loss"), ("forces", "force_loss")):
