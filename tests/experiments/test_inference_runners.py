@@ -16,7 +16,6 @@ import ase.build
 import ase.io
 import numpy as np
 
-from experiments import command
 from experiments import config as config_lib
 from experiments import embed
 from experiments import export_torch
@@ -186,14 +185,6 @@ class RunnersTest(parameterized.TestCase):
     ratio = peak / path.stat().st_size
     print(f"peak memory {ratio:.2f} times the file of {path.stat().st_size} bytes")
     self.assertLess(ratio, 2.5)
-
-  def test_main_gives_one_line_and_an_exit_code(self):
-    def fail(values):
-      raise config_lib.FlagError("Something\n is wrong.")
-
-    self.assertEqual(command.run_main(fail, ["program"]), 1)
-    self.assertEqual(command.run_main(lambda values: None, ["program"]), 0)
-    self.assertEqual(command.run_main(fail, ["program", "extra"]), 1)
 
 
 if __name__ == "__main__":
