@@ -167,7 +167,7 @@ def define_flags() -> None:
   flags.DEFINE_list("data", ["slabs"], f"Of {', '.join(cases.CASES)}.")
   flags.DEFINE_list("precision", ["f32"], "Of f32, bf16.")
   flags.DEFINE_integer(
-      "structures", 0, "Wanted structures of a batch; 0 takes the default of the data: "
+      "structures", 0, "Wanted structures of a step; 0 takes the default of the data: "
       "on an accelerator the mixture and rmd17 fill its memory.", lower_bound=0)
   flags.DEFINE_integer(
       "lanes", 1, "Sub-batches that the step works through one after another, which "

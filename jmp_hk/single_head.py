@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmp_hk import compilation
 from jmp_hk import dataset_info
-from jmp_hk import heap
 from jmp_hk import model as model_lib
 from jmp_hk import prediction
 from jmp_hk import tasks as tasks_lib
@@ -113,9 +113,8 @@ class SingleHead:
     with self._precision():
       key = (name, *self._signature, batch.budget)
       if key not in self._programs:
-        lowered = jax.jit(function).lower(self._variables, batch)
-        self._programs[key] = lowered.compile()
-        heap.close_gaps()
+        self._programs[key] = compilation.compile_for(
+            jax.jit(function), self._variables, batch)
       return self._programs[key](self._variables, batch)
 
   def _predict(self, variables: model_lib.Variables, batch: batch_lib.Batch):

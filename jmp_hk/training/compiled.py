@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jmp_hk import heap
+from jmp_hk import compilation
 
 
 class RecompileError(RuntimeError):
@@ -57,8 +57,7 @@ class CompiledOnce:
     if self.compiled is None:
       start = time.perf_counter()
       self._signature = _signature(args)
-      self.compiled = self._jitted.lower(*args).compile()
-      heap.close_gaps()
+      self.compiled = compilation.compile_for(self._jitted, *args)
       self.compile_seconds = time.perf_counter() - start
     try:
       return self.compiled(*args)
