@@ -1,22 +1,23 @@
 """What is measured: model, tasks and packed batches of each kind of data."""
 
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from benchmarks import structures as structures_lib
-from jmp_hk import model as model_lib
 from jmp_hk import structure as structure_lib
-from jmp_hk import tasks as tasks_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import budget_search
 from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.graphs import pool as pool_lib
-from jmp_hk.graphs import tuning
+from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.targets import config as tasks_lib
 
 Kind = tasks_lib.TargetKind
 Draw = Callable[[np.random.Generator], structure_lib.Structure]
@@ -24,10 +25,10 @@ Draw = Callable[[np.random.Generator], structure_lib.Structure]
 MODELS = {"tiny": "tiny", "small": "gemnet_oc_small", "large": "gemnet_oc_large"}
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 
-_PERIODIC = graph_config.GraphConfig(cutoff=12.0, max_neighbours=30)
-_MOLECULES = graph_config.GraphConfig(cutoff=8.0, max_neighbours=30)
-_QM9 = graph_config.GraphConfig(cutoff=12.0, max_neighbours=30)
-_RMD17 = graph_config.GraphConfig(cutoff=7.0, max_neighbours=100)
+_PERIODIC = graph_config.GraphConfig(cutoff=12.0, max_neighbors=30)
+_MOLECULES = graph_config.GraphConfig(cutoff=8.0, max_neighbors=30)
+_QM9 = graph_config.GraphConfig(cutoff=12.0, max_neighbors=30)
+_RMD17 = graph_config.GraphConfig(cutoff=7.0, max_neighbors=100)
 
 _FORCE_COEFFICIENTS = {"oc20": 73.0, "oc22": 80.0, "ani1x": 15.0, "transition1x": 14.0}
 # Chance of each dataset at temperature 2 with 100 M, 8 M, 2 M and 10 M structures.
@@ -35,9 +36,8 @@ _CHANCES = np.sqrt([100.0, 8.0, 2.0, 10.0])
 _SAMPLE = 256
 _NUM_STEPS = 3
 _CONSERVATIVE_TARGETS = (
-    tasks_lib.TargetConfig(
-        "energy", Kind.ENERGY, loss_coefficient=0.0, head_bias=False),
-    tasks_lib.TargetConfig("forces", Kind.CONSERVATIVE_FORCES, loss_coefficient=10.0),
+  tasks_lib.TargetConfig("energy", Kind.ENERGY, loss_coefficient=0.0, head_bias=False),
+  tasks_lib.TargetConfig("forces", Kind.CONSERVATIVE_FORCES, loss_coefficient=10.0),
 )
 
 
@@ -79,14 +79,14 @@ class Case:
   edge_dropout: float = 0.0
 
   def model(
-      self, model: str, precision: str, remat: bool = False
+    self, model: str, precision: str, remat: bool = False
   ) -> model_lib.ModelConfig:
     """The model that learns this case's tasks."""
     backbone = dataclasses.replace(
-        gemnet_config.preset(MODELS[model]),
-        direct_vectors=self.direct_vectors,
-        edge_dropout=self.edge_dropout,
-        remat=remat,
+      gemnet_config.preset(MODELS[model]),
+      direct_vectors=self.direct_vectors,
+      edge_dropout=self.edge_dropout,
+      remat=remat,
     )
     return model_lib.ModelConfig(backbone, self.tasks, PRECISIONS[precision])
 
@@ -101,52 +101,52 @@ def _organic(mean: float, spread: float, smallest: int, largest: int) -> Draw:
 
 def _pretraining_tasks(*names: str) -> tuple[tasks_lib.TaskConfig, ...]:
   return tuple(
-      tasks_lib.pretraining_task(name, 1.0, _FORCE_COEFFICIENTS[name]) for name in names
+    tasks_lib.pretraining_task(name, 1.0, _FORCE_COEFFICIENTS[name]) for name in names
   )
 
 
 CASES = {
-    # The two batches on which the original was timed.
-    "slabs": Case(
-        _pretraining_tasks("oc20"),
-        (Source(structures_lib.random_slab, _PERIODIC),),
-        fixed=_slab_structures,
-        structures=2,
+  # The two batches on which the original was timed.
+  "slabs": Case(
+    _pretraining_tasks("oc20"),
+    (Source(structures_lib.random_slab, _PERIODIC),),
+    fixed=_slab_structures,
+    structures=2,
+  ),
+  "molecules": Case(
+    _pretraining_tasks("ani1x"),
+    (Source(_organic(15, 4, 4, 40), _MOLECULES),),
+    fixed=structures_lib.toluenes,
+    structures=8,
+  ),
+  # Pre-training by the published recipe: four datasets, T = 2, edge dropout 0.1.
+  "mixture": Case(
+    _pretraining_tasks("oc20", "oc22", "ani1x", "transition1x"),
+    (
+      Source(structures_lib.random_slab, _PERIODIC, _CHANCES[0]),
+      Source(structures_lib.random_oxide_slab, _PERIODIC, _CHANCES[1]),
+      Source(_organic(15, 6, 4, 63), _MOLECULES, _CHANCES[2]),
+      Source(_organic(14, 3.5, 4, 23), _MOLECULES, _CHANCES[3]),
     ),
-    "molecules": Case(
-        _pretraining_tasks("ani1x"),
-        (Source(_organic(15, 4, 4, 40), _MOLECULES),),
-        fixed=structures_lib.toluenes,
-        structures=8,
-    ),
-    # Pre-training by the published recipe: four datasets, T = 2, edge dropout 0.1.
-    "mixture": Case(
-        _pretraining_tasks("oc20", "oc22", "ani1x", "transition1x"),
-        (
-            Source(structures_lib.random_slab, _PERIODIC, _CHANCES[0]),
-            Source(structures_lib.random_oxide_slab, _PERIODIC, _CHANCES[1]),
-            Source(_organic(15, 6, 4, 63), _MOLECULES, _CHANCES[2]),
-            Source(_organic(14, 3.5, 4, 23), _MOLECULES, _CHANCES[3]),
-        ),
-        structures=8,
-        fills_card=True,
-        edge_dropout=0.1,
-    ),
-    # Fine-tuning on a scalar of small molecules.
-    "qm9": Case(
-        (tasks_lib.TaskConfig("qm9", (tasks_lib.TargetConfig("U_0", Kind.SCALAR),)),),
-        (Source(_organic(18, 3, 3, 29), _QM9),),
-        structures=48,
-        direct_vectors=False,
-    ),
-    # Fine-tuning on forces that are derivatives of the energy: second order.
-    "rmd17": Case(
-        (tasks_lib.TaskConfig("rmd17", _CONSERVATIVE_TARGETS),),
-        (Source(lambda rng: structures_lib.random_molecule(rng, 21), _RMD17),),
-        structures=4,
-        fills_card=True,
-        direct_vectors=False,
-    ),
+    structures=8,
+    fills_card=True,
+    edge_dropout=0.1,
+  ),
+  # Fine-tuning on a scalar of small molecules.
+  "qm9": Case(
+    (tasks_lib.TaskConfig("qm9", (tasks_lib.TargetConfig("U_0", Kind.SCALAR),)),),
+    (Source(_organic(18, 3, 3, 29), _QM9),),
+    structures=48,
+    direct_vectors=False,
+  ),
+  # Fine-tuning on forces that are derivatives of the energy: second order.
+  "rmd17": Case(
+    (tasks_lib.TaskConfig("rmd17", _CONSERVATIVE_TARGETS),),
+    (Source(lambda rng: structures_lib.random_molecule(rng, 21), _RMD17),),
+    structures=4,
+    fills_card=True,
+    direct_vectors=False,
+  ),
 }
 
 
@@ -155,9 +155,9 @@ class Batches:
   """Packed batches of one case.
 
   Attributes:
-    steps: the lanes of each step, batches of NumPy arrays, all of one budget; the
+    steps: the microbatches of each step, batches of NumPy arrays, all of one budget; the
       first ones of the stream.
-    budget: of each lane.
+    budget: of each microbatch.
     padding_useful: part of the main edges' budget that real edges use, averaged over
       more batches than were packed.
   """
@@ -186,79 +186,86 @@ class Sample:
       for task in tasks:
         self._items.append(self._item(case.sources[task].draw(self._rng), int(task)))
 
-  def batches(self, structures: int, lanes: int = 1) -> Batches:
+  def batches(self, structures: int, microbatches: int = 1) -> Batches:
     """Packs the batches of a few steps.
 
     Args:
       structures: wanted number of structures of a step.
-      lanes: sub-batches that a step works through one after another.
+      microbatches: microbatches that a step works through one after another.
     """
     if self._case.fixed is not None:
-      return self._pack_fixed(self._case.fixed(structures), lanes)
+      return self._pack_fixed(self._case.fixed(structures), microbatches)
     sizes = [budget_lib.sizes_of(item.graphs) for item in self._items]
-    each = max(structures // lanes, 1)
-    budget = tuning.choose_tuned_budget(sizes, budget_lib.BudgetConfig(structures=each))
-    return self._pack_stream(sizes, budget, pool_lib.least_size(each), lanes)
+    each = max(structures // microbatches, 1)
+    budget = budget_search.choose_tuned_budget(
+      sizes, budget_lib.BudgetConfig(structures=each)
+    )
+    return self._pack_stream(sizes, budget, pool_lib.least_size(each), microbatches)
 
   def _pack_fixed(
-      self, structures: Sequence[structure_lib.Structure], lanes: int
+    self, structures: Sequence[structure_lib.Structure], microbatches: int
   ) -> Batches:
-    """Packs the same structures into the lanes of one step."""
+    """Packs the same structures into the microbatches of one step."""
     items = [self._item(s, 0) for s in structures]
-    shares = [items[i::lanes] for i in range(lanes)]
+    shares = [items[i::microbatches] for i in range(microbatches)]
     needs = [exact_budget([item.graphs for item in share]) for share in shares]
     budget = batch_lib.Budget(
-        *map(int, np.max([dataclasses.astuple(need) for need in needs], axis=0)))
+      *map(int, np.max([dataclasses.astuple(need) for need in needs], axis=0))
+    )
     specs = self._specs(items)
     step = tuple(packing.pack(share, budget, targets=specs) for share in shares)
-    used = sum(len(item.graphs.main) for item in items) / (budget.num_main * lanes)
+    used = sum(len(item.graphs.main) for item in items) / (
+      budget.num_main * microbatches
+    )
     return Batches((step,), budget, used)
 
   def _pack_stream(
-      self,
-      sizes: Sequence[budget_lib.Sizes],
-      budget: batch_lib.Budget,
-      pool_size: int,
-      lanes: int,
+    self,
+    sizes: Sequence[budget_lib.Sizes],
+    budget: batch_lib.Budget,
+    pool_size: int,
+    microbatches: int,
   ) -> Batches:
     """Packs the first steps of a stream of random draws."""
     pool = pool_lib.Pool(budget, pool_size)
     packed, used = [], []
-    while len(used) < max(12, _NUM_STEPS * lanes):
+    while len(used) < max(12, _NUM_STEPS * microbatches):
       while not pool.is_full:
         index = int(self._rng.integers(len(self._items)))
         pool.add(0, index, sizes[index])
       _, chosen = pool.take()
       used.append(sum(sizes[i].num_main for i in chosen) / budget.num_main)
-      if len(packed) < _NUM_STEPS * lanes:
+      if len(packed) < _NUM_STEPS * microbatches:
         items = [self._items[i] for i in chosen]
         packed.append(packing.pack(items, budget, targets=self._specs(self._items)))
-    steps = [tuple(packed[i : i + lanes]) for i in range(0, len(packed), lanes)]
+    steps = [
+      tuple(packed[i : i + microbatches]) for i in range(0, len(packed), microbatches)
+    ]
     return Batches(tuple(steps), budget, float(np.mean(used)))
 
   def _specs(self, items):
     return {
-        name: packing.TargetSpec.of(value) for name, value in items[0].targets.items()
+      name: packing.TargetSpec.of(value) for name, value in items[0].targets.items()
     }
 
   def _item(self, structure: structure_lib.Structure, task: int) -> packing.PackItem:
     case = self._case
     graphs = build.build_graphs(
-        structure,
-        case.sources[task].graph,
-        edge_dropout=case.edge_dropout,
-        rng=self._rng,
+      structure,
+      case.sources[task].graph,
+      edge_dropout=case.edge_dropout,
+      rng=self._rng,
     )
     return packing.PackItem(graphs, task, _targets(structure, case.tasks[task]))
 
 
 def _targets(
-    structure: structure_lib.Structure, task: tasks_lib.TaskConfig
+  structure: structure_lib.Structure, task: tasks_lib.TaskConfig
 ) -> dict[str, np.ndarray]:
   """Labels of a task; any number does for timing."""
   values = {"energy": np.float32(structure.energy), "forces": structure.forces}
   return {
-      target.name: values.get(target.name, values["energy"]) for target in task.targets
+    target.name: values.get(target.name, values["energy"]) for target in task.targets
   }
 
 
@@ -266,6 +273,6 @@ def exact_budget(graphs: Sequence[build.StructureGraphs]) -> batch_lib.Budget:
   """A budget that holds just these structures, rounded up as budgets are."""
   sizes = budget_lib.total([budget_lib.sizes_of(entry) for entry in graphs])
   config = budget_lib.BudgetConfig(
-      1, headroom=1.0, graph_headroom=1.0, width_headroom=1.0, single_headroom=1.0
+    1, headroom=1.0, graph_headroom=1.0, width_headroom=1.0, single_headroom=1.0
   )
   return budget_lib.choose_budget([sizes], config)

@@ -8,6 +8,7 @@ difference, so starting up does not count; it is structures over processor time.
 is flat if both peaks are alike.
 """
 
+from collections.abc import Sequence
 import contextlib
 import io
 import json
@@ -15,7 +16,6 @@ import lzma
 import pathlib
 import resource
 import tempfile
-from collections.abc import Sequence
 
 from absl import app
 from absl import flags
@@ -23,13 +23,12 @@ import ase.data
 import numpy as np
 
 from benchmarks import structures as structures_lib
-from experiments import environment
-
+from jmp_hk.runtime import configuration
 
 _HEADER = (
-    'Lattice="{lattice}" '
-    "Properties=species:S:1:pos:R:3:move_mask:L:1:tags:I:1:forces:R:3 "
-    'energy={energy!r} free_energy={energy!r} pbc="T T T"'
+  'Lattice="{lattice}" '
+  "Properties=species:S:1:pos:R:3:move_mask:L:1:tags:I:1:forces:R:3 "
+  'energy={energy!r} free_energy={energy!r} pbc="T T T"'
 )
 
 
@@ -37,12 +36,15 @@ def frame(structure: structures_lib.Structure) -> str:
   """One frame as the release has it."""
   lattice = " ".join(f"{x:.8f}" for x in structure.cell.ravel())
   lines = [
-      f"{ase.data.chemical_symbols[z]:<2s} {p[0]:16.8f} {p[1]:16.8f} {p[2]:16.8f} "
-      f"{'F' if fixed else 'T'} {tag:8d} {f[0]:16.8f} {f[1]:16.8f} {f[2]:16.8f}"
-      for z, p, fixed, tag, f in zip(
-          structure.atomic_numbers, structure.positions, structure.fixed,
-          structure.tags, structure.forces,
-      )
+    f"{ase.data.chemical_symbols[z]:<2s} {p[0]:16.8f} {p[1]:16.8f} {p[2]:16.8f} "
+    f"{'F' if fixed else 'T'} {tag:8d} {f[0]:16.8f} {f[1]:16.8f} {f[2]:16.8f}"
+    for z, p, fixed, tag, f in zip(
+      structure.atomic_numbers,
+      structure.positions,
+      structure.fixed,
+      structure.tags,
+      structure.forces,
+    )
   ]
   header = _HEADER.format(lattice=lattice, energy=structure.energy)
   return "\n".join([str(structure.num_atoms), header, *lines]) + "\n"
@@ -70,8 +72,8 @@ def _convert(source: pathlib.Path, output: pathlib.Path) -> tuple[float, float]:
   with contextlib.redirect_stdout(io.StringIO()):
     convert.run(convert.Config("oc20", str(source), str(output), split="train"))
   peak = max(
-      resource.getrusage(who).ru_maxrss
-      for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    resource.getrusage(who).ru_maxrss
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
   )
   return _processor_seconds() - before, peak / 1024
 
@@ -101,13 +103,14 @@ def run(frames: int, files: int) -> dict[str, object]:
       results.append(_convert(root / name, root / f"{name}_out"))
   _, (first, first_peak), (whole, peak) = results
   return {
-      "case": "oc20 extxyz.xz",
-      "structures_per_s_per_core": round(
-          frames * (files - 1) / max(whole - first, 1e-9), 1),
-      "peak_memory_mib": round(peak),
-      "peak_memory_mib_of_part": round(first_peak),
-      "structures": frames * files,
-      "structures_of_part": frames,
+    "case": "oc20 extxyz.xz",
+    "structures_per_s_per_core": round(
+      frames * (files - 1) / max(whole - first, 1e-9), 1
+    ),
+    "peak_memory_mib": round(peak),
+    "peak_memory_mib_of_part": round(first_peak),
+    "structures": frames * files,
+    "structures_of_part": frames,
   }
 
 
@@ -121,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
-  environment.prepare(environment.EnvironmentConfig())
+  configuration.prepare(configuration.EnvironmentConfig())
   print(json.dumps(run(values.frames, values.files)), flush=True)
 
 

@@ -2,7 +2,7 @@
 
 Every weight matrix of the model is used once per pass on the rows of one kind (main
 edges, atoms, …), so a pass costs 2 × (entries of the weight) × (rows). Only real rows
-count, no padding. Contractions over neighbours, basis functions and everything
+count, no padding. Contractions over neighbors, basis functions and everything
 element-wise count as nothing.
 
 Layers on concatenations [h_source, h_target, features] are counted as they are
@@ -15,9 +15,9 @@ import re
 import jax
 import numpy as np
 
-from jmp_hk import model as model_lib
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.heads import heads
+from jmp_hk.models import heads
+from jmp_hk.models import model as model_lib
 
 # Passes over a dense layer in a training step. Direct: forward, gradient of the
 # input, gradient of the weight. Conservative: forward; input gradient (for the
@@ -30,25 +30,25 @@ _DIRECT_BASIS, _CONSERVATIVE_BASIS = 2, 5
 
 # Kind of rows by parameter path; the first match counts.
 _ROWS = (
-    (r"bases/mlp_rbf_aeint|bases/mlp_cbf_eaint", "a2ee2a"),
-    (r"bases/mlp_rbf_aint", "a2a"),
-    (r"bases/mlp_cbf_qint", "qint"),
-    (r"bases/", "main"),
-    (r"quad_interaction/mlp_cbf", "quad_inputs"),
-    (r"atom_edge_interaction/dense_ba", "atoms"),
-    (r"atom_edge_interaction/(mlp_rbf|down_projection)", "a2ee2a"),
-    (r"edge_atom_interaction/(mlp_cbf|up_projection)", "atoms"),
-    (r"atom_interaction/", "atoms"),
-    (r"(atom_update|out_blocks_\d+)/dense_rbf", "main"),
-    (r"(atom_update|out_blocks_\d+)/layers_", "atoms"),
-    (r"atom_emb_layers|seq_energy2|out_mlp_E", "atoms"),
-    (r"int_blocks|out_blocks|out_mlp_F", "main"),
+  (r"bases/mlp_rbf_aeint|bases/mlp_cbf_eaint", "a2ee2a"),
+  (r"bases/mlp_rbf_aint", "a2a"),
+  (r"bases/mlp_cbf_qint", "qint"),
+  (r"bases/", "main"),
+  (r"quad_interaction/mlp_cbf", "quad_inputs"),
+  (r"atom_edge_interaction/dense_ba", "atoms"),
+  (r"atom_edge_interaction/(mlp_rbf|down_projection)", "a2ee2a"),
+  (r"edge_atom_interaction/(mlp_cbf|up_projection)", "atoms"),
+  (r"atom_interaction/", "atoms"),
+  (r"(atom_update|out_blocks_\d+)/dense_rbf", "main"),
+  (r"(atom_update|out_blocks_\d+)/layers_", "atoms"),
+  (r"atom_emb_layers|seq_energy2|out_mlp_E", "atoms"),
+  (r"int_blocks|out_blocks|out_mlp_F", "main"),
 )
 _CONCATENATIONS = re.compile(r"(edge_emb|concat_layer)/dense")
 _BASIS = re.compile(r"bases/(mlp_|edge_emb)")
 # What does not depend on positions yet: its forces are zero and cost nothing.
 _BEFORE_POSITIONS = re.compile(
-    r"int_blocks_0/(atom_interaction/down_projection|atom_edge_interaction/dense_ba)"
+  r"int_blocks_0/(atom_interaction/down_projection|atom_edge_interaction/dense_ba)"
 )
 
 
@@ -81,21 +81,21 @@ def count_rows(batch: batch_lib.Batch, num_tasks: int) -> Rows:
   """Counts the real rows of a packed batch of NumPy arrays."""
   real = np.asarray(batch.graph_mask)
   edges = {
-      name: int(np.asarray(getattr(batch, name).n_edge)[real].sum())
-      for name in ("main", "a2a", "a2ee2a", "qint")
+    name: int(np.asarray(getattr(batch, name).n_edge)[real].sum())
+    for name in ("main", "a2a", "a2ee2a", "qint")
   }
   degree = (np.asarray(batch.main_table) >= 0).sum(1)
-  inputs = degree[np.asarray(batch.qint.senders)[:edges["qint"]]].sum()
+  inputs = degree[np.asarray(batch.qint.senders)[: edges["qint"]]].sum()
   by_task = lambda counts: tuple(
-      int(counts[real & (np.asarray(batch.task) == task)].sum())
-      for task in range(num_tasks)
+    int(counts[real & (np.asarray(batch.task) == task)].sum())
+    for task in range(num_tasks)
   )
   return Rows(
-      atoms=int(np.asarray(batch.atom_mask).sum()),
-      quad_inputs=int(inputs),
-      atoms_by_task=by_task(np.asarray(batch.main.n_node)),
-      main_by_task=by_task(np.asarray(batch.main.n_edge)),
-      **edges,
+    atoms=int(np.asarray(batch.atom_mask).sum()),
+    quad_inputs=int(inputs),
+    atoms_by_task=by_task(np.asarray(batch.main.n_node)),
+    main_by_task=by_task(np.asarray(batch.main.n_edge)),
+    **edges,
   )
 
 
@@ -117,8 +117,8 @@ def training_flops(config: model_lib.ModelConfig, params, rows: Rows) -> int:
   their gradient is of second order.
   """
   return sum(
-      flops * _passes(path, is_basis, config.is_conservative)
-      for path, flops, is_basis in _layers(config, params, rows)
+    flops * _passes(path, is_basis, config.is_conservative)
+    for path, flops, is_basis in _layers(config, params, rows)
   )
 
 
@@ -168,9 +168,7 @@ def row_kind(module: str) -> str:
   raise KeyError(f"Which rows does the layer {module!r} act on? See {__name__}._ROWS.")
 
 
-def _head_rows(
-    config: model_lib.ModelConfig, rows: Rows
-) -> dict[str, tuple[int, int]]:
+def _head_rows(config: model_lib.ModelConfig, rows: Rows) -> dict[str, tuple[int, int]]:
   """Number of weight sets and rows of every head, by module name."""
   result = {}
   for plan in model_lib.plan_heads(config.tasks):

@@ -4,15 +4,15 @@
   python -m benchmarks.inference --model=small --atoms=100,300,1000,2000,5000 \
       --plot=scaling.png
 
-Goes through the ASE calculator, neighbour search included. One line of JSON a size, and
+Goes through the ASE calculator, neighbor search included. One line of JSON a size, and
 a last one with the exponent of the cost in the number of atoms. Needs no TensorFlow.
 """
 
+from collections.abc import Sequence
 import json
 import pathlib
 import statistics
 import time
-from collections.abc import Sequence
 
 from absl import app
 from absl import flags
@@ -27,15 +27,14 @@ from benchmarks import cases
 from benchmarks import measure
 from benchmarks import structures as structures_lib
 from benchmarks import training
-from experiments import environment
-from jmp_hk import calculator
 from jmp_hk import dataset_info
-from jmp_hk import inference
-from jmp_hk import model as model_lib
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import build
 from jmp_hk.graphs import packing
-
+from jmp_hk.inference import calculator
+from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.models import model as model_lib
+from jmp_hk.runtime import configuration
 
 _MOLECULE_LIMIT = 60  # Up to here a molecule in vacuum, above it a metal crystal.
 _TIME_STEP = 0.5 * units.fs
@@ -43,31 +42,32 @@ _WARM_UP = 2
 
 
 def make_predictor(
-    model: str, precision: str, conservative: bool = False
-) -> inference.Predictor:
+  model: str, precision: str, conservative: bool = False
+) -> predictor_lib.Predictor:
   """A model with random weights whose only head predicts energy and forces."""
   case = cases.CASES["rmd17" if conservative else "slabs"]
   config = case.model(model, precision)
   name = config.tasks[0].name
   graph = case.sources[0].graph
   info = dataset_info.DatasetInfo(
-      name=name,
-      graph=graph,
-      num_structures={},
-      elements=tuple(range(1, 100)),
-      size_histogram={},
-      energy_references={},
-      energy_scale=1e-3,
-      force_scale=1e-3,
+    name=name,
+    graph=graph,
+    num_structures={},
+    elements=tuple(range(1, 100)),
+    size_histogram={},
+    energy_references={},
+    energy_scale=1e-3,
+    force_scale=1e-3,
   )
   graphs = build.build_graphs(structures_lib.toluenes(1)[0], graph)
-  example = packing.pack(
-      [packing.PackItem(graphs)], cases.exact_budget([graphs]))
+  example = packing.pack([packing.PackItem(graphs)], cases.exact_budget([graphs]))
   shapes = jax.eval_shape(
-      model_lib.build_model(config).init, jax.random.PRNGKey(0), example)
+    model_lib.build_model(config).init, jax.random.PRNGKey(0), example
+  )
   variables = training.random_variables(shapes)
-  return inference.Predictor(
-      config, {name: info}, variables, precision=config.precision)
+  return predictor_lib.Predictor(
+    config, {name: info}, variables, precision=config.precision
+  )
 
 
 def make_atoms(count: int) -> ase.Atoms:
@@ -81,15 +81,15 @@ def make_atoms(count: int) -> ase.Atoms:
 
 def _to_ase(structure: structure_lib.Structure) -> ase.Atoms:
   return ase.Atoms(
-      structure.atomic_numbers,
-      structure.positions,
-      cell=structure.cell,
-      pbc=structure.pbc,
+    structure.atomic_numbers,
+    structure.positions,
+    cell=structure.cell,
+    pbc=structure.pbc,
   )
 
 
 def run_size(
-    predictor: inference.Predictor, count: int, steps: int
+  predictor: predictor_lib.Predictor, count: int, steps: int
 ) -> dict[str, object]:
   """Times steps of velocity Verlet at 300 K.
 
@@ -104,27 +104,32 @@ def run_size(
   atoms = make_atoms(count)
   atoms.calc = calculator.JMPCalculator(predictor)
   velocitydistribution.thermalize_momenta(
-      atoms, temperature_K=300, rng=np.random.default_rng(0))
+    atoms, temperature_K=300, rng=np.random.default_rng(0)
+  )
   dynamics = verlet.VelocityVerlet(atoms, _TIME_STEP)
   start = time.perf_counter()
   dynamics.run(_WARM_UP)
   first = time.perf_counter() - start
   times = [measure.seconds_of(lambda: dynamics.run(1)) for _ in range(steps)]
   structure = structures_lib.Structure(
-      positions=atoms.positions, atomic_numbers=atoms.numbers, cell=atoms.cell.array,
-      pbc=atoms.pbc, tags=np.full(len(atoms), 2), fixed=np.zeros(len(atoms), bool),
+    positions=atoms.positions,
+    atomic_numbers=atoms.numbers,
+    cell=atoms.cell.array,
+    pbc=atoms.pbc,
+    tags=np.full(len(atoms), 2),
+    fixed=np.zeros(len(atoms), bool),
   )
   graph = predictor.head().info.graph
   build_seconds = measure.seconds_of(lambda: build.build_graphs(structure, graph))
   seconds = statistics.median(times)
   return {
-      "atoms": len(atoms),
-      "ms_per_step": round(1e3 * seconds, 2),
-      "ms_graph": round(1e3 * build_seconds, 2),
-      "us_per_atom": round(1e6 * seconds / len(atoms), 1),
-      "first_steps_s": round(first, 1),
-      "compilations": predictor.num_compilations,
-      "peak_memory_mib": round(measure.peak_memory_mib()),
+    "atoms": len(atoms),
+    "ms_per_step": round(1e3 * seconds, 2),
+    "ms_graph": round(1e3 * build_seconds, 2),
+    "us_per_atom": round(1e6 * seconds / len(atoms), 1),
+    "first_steps_s": round(first, 1),
+    "compilations": predictor.num_compilations,
+    "peak_memory_mib": round(measure.peak_memory_mib()),
   }
 
 
@@ -153,12 +158,12 @@ def plot(results: Sequence[dict[str, object]], title: str, path: pathlib.Path) -
 
 
 def run(
-    model: str,
-    precision: str,
-    sizes: Sequence[int],
-    steps: int,
-    conservative: bool = False,
-    plot_path: str = "",
+  model: str,
+  precision: str,
+  sizes: Sequence[int],
+  steps: int,
+  conservative: bool = False,
+  plot_path: str = "",
 ) -> list[dict[str, object]]:
   """Measures all sizes and prints a line for each."""
   predictor = make_predictor(model, precision, conservative)
@@ -178,12 +183,12 @@ def run(
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   flags.DEFINE_enum("model", "small", list(cases.MODELS), "Size of the model.")
-  flags.DEFINE_enum(
-      "precision", "f32", list(cases.PRECISIONS), "Of the computation.")
+  flags.DEFINE_enum("precision", "f32", list(cases.PRECISIONS), "Of the computation.")
   flags.DEFINE_list("atoms", ["20", "100", "1000"], "Numbers of atoms.")
   flags.DEFINE_integer("steps", 10, "Timed steps of each size.", lower_bound=2)
   flags.DEFINE_bool(
-      "conservative", False, "Forces by differentiation instead of a direct head.")
+    "conservative", False, "Forces by differentiation instead of a direct head."
+  )
   flags.DEFINE_string("plot", "", "File for a plot of time against atoms.")
 
 
@@ -191,10 +196,14 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
-  environment.prepare(environment.EnvironmentConfig())
+  configuration.prepare(configuration.EnvironmentConfig())
   run(
-      values.model, values.precision, [int(n) for n in values.atoms], values.steps,
-      values.conservative, values.plot,
+    values.model,
+    values.precision,
+    [int(n) for n in values.atoms],
+    values.steps,
+    values.conservative,
+    values.plot,
   )
 
 

@@ -7,19 +7,20 @@ line of JSON a case. Without workers, a core's rate is structures over processor
 that other load on the machine does not count.
 """
 
+from collections.abc import Sequence
 import json
 import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Sequence
 
 from absl import app
 from absl import flags
 import numpy as np
 
 from benchmarks import structures as structures_lib
-from experiments import environment
+from jmp_hk.pipeline import config as stream_config
+from jmp_hk.runtime import configuration
 
 _CASES = ("slabs", "molecules")
 
@@ -54,26 +55,26 @@ def write_dataset(directory: pathlib.Path, data: str, count: int) -> None:
   elements = sorted({int(z) for s in structures for z in s.atomic_numbers})
   sizes = [structure.num_atoms for structure in structures]
   info = dataset_info.DatasetInfo(
-      name=data,
-      graph=graph_config.GraphConfig(cutoff=_CUTOFFS[data]),
-      num_structures={"train": count},
-      elements=tuple(elements),
-      size_histogram={n: sizes.count(n) for n in sorted(set(sizes))},
-      energy_references={z: 0.0 for z in elements},
-      energy_scale=1.0,
-      force_scale=1.0,
-      average_atoms=float(np.mean(sizes)),
+    name=data,
+    graph=graph_config.GraphConfig(cutoff=_CUTOFFS[data]),
+    num_structures={"train": count},
+    elements=tuple(elements),
+    size_histogram={n: sizes.count(n) for n in sorted(set(sizes))},
+    energy_references={z: 0.0 for z in elements},
+    energy_scale=1.0,
+    force_scale=1.0,
+    average_atoms=float(np.mean(sizes)),
   )
   (directory / dataset_info_io.FILE_NAME).write_text(dataset_info_io.to_json(info))
 
 
 def run_case(
-    data: str,
-    structures: int,
-    batch_size: int = 0,
-    num_workers: int = 0,
-    edge_dropout: float = 0.1,
-    distinct: int = _DISTINCT,
+  data: str,
+  structures: int,
+  batch_size: int = 0,
+  num_workers: int = 0,
+  edge_dropout: float = 0.1,
+  distinct: int = _DISTINCT,
 ) -> dict[str, object]:
   """Measures one kind of data.
 
@@ -100,41 +101,42 @@ def run_case(
   if not num_workers:
     per_core = timing["structures"] / timing["cpu_s"]
   return {
-      "case": data,
-      "structures_per_s_per_core": round(per_core, 1),
-      "structures_per_s": round(wall, 1),
-      "padding_useful": round(timing["useful"], 4),
-      "structures": timing["structures"],
-      "mean_atoms": round(timing["atoms"] / timing["structures"], 1),
-      "batch_size": batch_size,
-      "num_workers": num_workers,
-      "cores": os.cpu_count(),
+    "case": data,
+    "structures_per_s_per_core": round(per_core, 1),
+    "structures_per_s": round(wall, 1),
+    "padding_useful": round(timing["useful"], 4),
+    "structures": timing["structures"],
+    "mean_atoms": round(timing["atoms"] / timing["structures"], 1),
+    "batch_size": batch_size,
+    "num_workers": num_workers,
+    "cores": os.cpu_count(),
   }
 
 
 def _open(directory, data, batch_size, num_workers, edge_dropout):
   """A training stream over the written dataset."""
-  from data.pipeline import budgets
   from data.pipeline import config as pipeline_config
   from data.pipeline import datasets as datasets_lib
-  from data.pipeline import training
-  from jmp_hk import tasks as tasks_lib
   from jmp_hk.graphs import budget as budget_lib
   from jmp_hk.graphs import pool as pool_lib
+  from jmp_hk.pipeline import budgets
+  from jmp_hk.pipeline import training_stream
+  from jmp_hk.targets import config as tasks_lib
 
   tasks = (tasks_lib.pretraining_task(data),)
   configs = [pipeline_config.DatasetConfig(data, str(directory))]
   opened = datasets_lib.open_datasets(configs, tasks)
   budget = budgets.choose(
-      opened, np.ones(1), budget_lib.BudgetConfig(structures=batch_size))
-  settings = pipeline_config.PipelineConfig(
-      edge_dropout=edge_dropout,
-      num_workers=num_workers,
-      prefetch_batches=2 if num_workers else 0,
-      pool_size=pool_lib.least_size(batch_size),
-      shuffle_buffer=1000,
+    opened, np.ones(1), budget_lib.BudgetConfig(structures=batch_size)
   )
-  return training.TrainingStream(opened, tasks, budget, settings)
+  settings = stream_config.PipelineConfig(
+    edge_dropout=edge_dropout,
+    num_workers=num_workers,
+    prefetch_batches=2 if num_workers else 0,
+    pool_size=pool_lib.least_size(batch_size),
+    shuffle_buffer=1000,
+  )
+  return training_stream.TrainingStream(opened, tasks, budget, settings)
 
 
 def _time(stream, structures: int) -> dict[str, float]:
@@ -150,25 +152,30 @@ def _time(stream, structures: int) -> dict[str, float]:
     atoms += info.num_atoms
     useful.append(info.utilisation["num_main"])
   return {
-      "structures": count,
-      "atoms": atoms,
-      "useful": float(np.mean(useful)),
-      "wall_s": time.perf_counter() - wall,
-      "cpu_s": time.process_time() - cpu,
+    "structures": count,
+    "atoms": atoms,
+    "useful": float(np.mean(useful)),
+    "wall_s": time.perf_counter() - wall,
+    "cpu_s": time.process_time() - cpu,
   }
 
 
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   flags.DEFINE_list("data", list(_CASES), f"Of {', '.join(_CASES)}.")
+  flags.DEFINE_integer("structures", 4000, "Structures that are timed.", lower_bound=1)
   flags.DEFINE_integer(
-      "structures", 4000, "Structures that are timed.", lower_bound=1)
+    "batch_size",
+    0,
+    "Wanted structures of a batch; 0 is 16 slabs or 64 molecules.",
+    lower_bound=0,
+  )
   flags.DEFINE_integer(
-      "batch_size", 0, "Wanted structures of a batch; 0 is 16 slabs or 64 molecules.",
-      lower_bound=0)
-  flags.DEFINE_integer(
-      "num_workers", 0, "Processes that build graphs beside the reading one.",
-      lower_bound=0)
+    "num_workers",
+    0,
+    "Processes that build graphs beside the reading one.",
+    lower_bound=0,
+  )
   flags.DEFINE_float("edge_dropout", 0.1, "As in training.")
 
 
@@ -176,11 +183,14 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
-  environment.prepare(environment.EnvironmentConfig())
+  configuration.prepare(configuration.EnvironmentConfig())
   for data in values.data:
     result = run_case(
-        data, values.structures, values.batch_size, values.num_workers,
-        values.edge_dropout,
+      data,
+      values.structures,
+      values.batch_size,
+      values.num_workers,
+      values.edge_dropout,
     )
     print(json.dumps(result), flush=True)
 

@@ -1,11 +1,11 @@
 """Clocks, memory and the machine's matmul rate."""
 
+from collections.abc import Callable
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -74,20 +74,20 @@ def compiled_memory_bytes(compiled: jax.stages.Compiled) -> int:
   """Arguments, results and temporary memory of a compiled step, by XLA's account."""
   analysis = compiled.memory_analysis()
   return (
-      analysis.argument_size_in_bytes
-      + analysis.output_size_in_bytes
-      - analysis.alias_size_in_bytes
-      + analysis.temp_size_in_bytes
+    analysis.argument_size_in_bytes
+    + analysis.output_size_in_bytes
+    - analysis.alias_size_in_bytes
+    + analysis.temp_size_in_bytes
   )
 
 
 def machine() -> dict[str, str]:
   """What the numbers were measured on."""
   return {
-      "device": jax.devices()[0].device_kind,
-      "cores": str(_cores()),
-      "jax": jax.__version__,
-      "python": platform.python_version(),
+    "device": jax.devices()[0].device_kind,
+    "cores": str(_cores()),
+    "jax": jax.__version__,
+    "python": platform.python_version(),
   }
 
 

@@ -7,9 +7,9 @@ many structures fit cards of several sizes. Runs on any back end; compiled for a
 is an estimate for accelerators, whose compilers fuse and schedule differently.
 """
 
+from collections.abc import Sequence
 import itertools
 import json
-from collections.abc import Sequence
 
 from absl import app
 from absl import flags
@@ -18,14 +18,14 @@ import jax
 from benchmarks import cases
 from benchmarks import measure
 from benchmarks import training
-from experiments import environment
+from jmp_hk.runtime import configuration
 
 CARDS_GB = (24, 40, 80, 141)
 _USABLE = 0.9  # Part of a card that is left for the step.
 
 
 def run_case(
-    model: str, precision: str, remat: bool, sizes: tuple[int, int] = (4, 12)
+  model: str, precision: str, remat: bool, sizes: tuple[int, int] = (4, 12)
 ) -> dict[str, object]:
   """Estimates one case.
 
@@ -46,8 +46,9 @@ def run_case(
     batches = sample.batches(size)
     step = batches.steps[0]
     compiled = training.Training(config, step[0]).compile_only(
-        step, fast=jax.default_backend() == "cpu")
-    held = [float(lane.graph_mask.sum()) for (lane,) in batches.steps]
+      step, fast=jax.default_backend() == "cpu"
+    )
+    held = [float(microbatch.graph_mask.sum()) for (microbatch,) in batches.steps]
     structures.append(sum(held) / len(held))
     edges.append(batches.budget.num_main)
     needs.append(measure.compiled_memory_bytes(compiled))
@@ -55,16 +56,16 @@ def run_case(
   fixed = needs[0] - per_edge * edges[0]
   per_structure = per_edge * sum(edges) / sum(structures)
   fits = {
-      f"structures_{card}_gb": max(int((_USABLE * card * 1e9 - fixed) / per_structure), 0)
-      for card in CARDS_GB
+    f"structures_{card}_gb": max(int((_USABLE * card * 1e9 - fixed) / per_structure), 0)
+    for card in CARDS_GB
   }
   return {
-      "case": f"{model}/mixture/{precision}{'/remat' if remat else ''}",
-      "backend": jax.default_backend(),
-      "fixed_mib": round(fixed / measure.MIB),
-      "kib_per_main_edge": round(per_edge / 1024, 1),
-      "mib_per_structure": round(per_structure / measure.MIB, 1),
-      **fits,
+    "case": f"{model}/mixture/{precision}{'/remat' if remat else ''}",
+    "backend": jax.default_backend(),
+    "fixed_mib": round(fixed / measure.MIB),
+    "kib_per_main_edge": round(per_edge / 1024, 1),
+    "mib_per_structure": round(per_structure / measure.MIB, 1),
+    **fits,
   }
 
 
@@ -79,9 +80,9 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
-  environment.prepare(environment.EnvironmentConfig())
+  configuration.prepare(configuration.EnvironmentConfig())
   for model, precision, remat in itertools.product(
-      values.model, values.precision, values.remat
+    values.model, values.precision, values.remat
   ):
     print(json.dumps(run_case(model, precision, remat == "true")), flush=True)
 

@@ -21,8 +21,8 @@ _LAYERS = 4
 def bench_slabs() -> list[Structure]:
   """Two slabs of 74 atoms each, as in the timings of the original."""
   return [
-      _bench_slab("Cu", "CO", 1.9, "ontop", 1, seed=201),
-      _bench_slab("Pt", "OH", 2.0, "bridge", 0, seed=202),
+    _bench_slab("Cu", "CO", 1.9, "ontop", 1, seed=201),
+    _bench_slab("Pt", "OH", 2.0, "bridge", 0, seed=202),
   ]
 
 
@@ -32,7 +32,7 @@ def toluenes(count: int = 8) -> list[Structure]:
 
 
 def _bench_slab(
-    metal: str, adsorbate: str, height: float, site: str, lowest: int, seed: int
+  metal: str, adsorbate: str, height: float, site: str, lowest: int, seed: int
 ) -> Structure:
   slab = ase.build.fcc111(metal, (3, 6, 4), vacuum=10.0)
   strain = np.eye(3)
@@ -40,7 +40,7 @@ def _bench_slab(
   slab.set_cell(slab.cell.array @ strain, scale_atoms=True)
   tags = np.where(slab.get_tags() == 1, 1, 0)
   ase.build.add_adsorbate(
-      slab, ase.build.molecule(adsorbate), height, site, mol_index=lowest
+    slab, ase.build.molecule(adsorbate), height, site, mol_index=lowest
   )
   shift = np.random.RandomState(seed).uniform(-0.05, 0.05, slab.positions.shape)
   slab.positions += shift
@@ -60,17 +60,18 @@ def _toluene(seed: int) -> Structure:
   up = np.array([0.0, 0.0, 1.0])
   side = np.cross(axis, up)
   hydrogens = [
-      methyl
-      + 1.09 * (
-          np.cos(1.2305) * axis
-          + np.sin(1.2305) * (np.cos(angle) * up + np.sin(angle) * side)
-      )
-      for angle in (0.0, 2 * np.pi / 3, 4 * np.pi / 3)
+    methyl
+    + 1.09
+    * (
+      np.cos(1.2305) * axis
+      + np.sin(1.2305) * (np.cos(angle) * up + np.sin(angle) * side)
+    )
+    for angle in (0.0, 2 * np.pi / 3, 4 * np.pi / 3)
   ]
   keep = np.arange(len(numbers)) != hydrogen
   atoms = ase.Atoms(
-      np.concatenate([numbers[keep], [6, 1, 1, 1]]),
-      np.concatenate([positions[keep], methyl[None], hydrogens]),
+    np.concatenate([numbers[keep], [6, 1, 1, 1]]),
+    np.concatenate([positions[keep], methyl[None], hydrogens]),
   )
   atoms.positions += np.random.RandomState(seed).uniform(-0.03, 0.03, (len(atoms), 3))
   return _structure(atoms)
@@ -83,7 +84,7 @@ def random_slab(rng: np.random.Generator, mean_atoms: float = 73) -> Structure:
   sites = max(wanted / _LAYERS - 1, 4)
   rows = max(round(np.sqrt(sites)), 2)
   slab = ase.build.fcc111(
-      metals[0], (rows, max(round(sites / rows), 2), _LAYERS), vacuum=10.0
+    metals[0], (rows, max(round(sites / rows), 2), _LAYERS), vacuum=10.0
   )
   slab.symbols[rng.random(len(slab)) < 0.4] = metals[1]
   tags = np.where(slab.get_tags() == 1, 1, 0)
@@ -128,11 +129,11 @@ def random_molecule(rng: np.random.Generator, num_atoms: int) -> Structure:
 
 
 def _attach(
-    placed: np.ndarray,
-    parents: int,
-    bond: float,
-    apart: float,
-    rng: np.random.Generator,
+  placed: np.ndarray,
+  parents: int,
+  bond: float,
+  apart: float,
+  rng: np.random.Generator,
 ) -> np.ndarray:
   """A place at bond length from one of the first atoms, apart from all others."""
   while True:
@@ -147,7 +148,7 @@ def _attach(
 
 
 def sized_molecule(
-    rng: np.random.Generator, mean: float, spread: float, smallest: int, largest: int
+  rng: np.random.Generator, mean: float, spread: float, smallest: int, largest: int
 ) -> Structure:
   """A molecule whose number of atoms is drawn from a clipped normal distribution."""
   size = int(np.clip(round(rng.normal(mean, spread)), smallest, largest))
@@ -172,13 +173,13 @@ def _structure(atoms: ase.Atoms, tags: np.ndarray | None = None) -> Structure:
   tags = np.full(count, 2) if tags is None else tags
   rng = np.random.default_rng(count)
   return Structure(
-      positions=np.asarray(atoms.positions, np.float32),
-      atomic_numbers=np.asarray(atoms.numbers, np.int32),
-      cell=np.array(atoms.cell.array, np.float32),
-      pbc=np.asarray(atoms.pbc, bool),
-      tags=np.asarray(tags, np.int32),
-      fixed=np.asarray(tags) == 0,
-      energy=float(rng.normal()),
-      forces=rng.normal(size=(count, 3)).astype(np.float32),
-      record_id=atoms.get_chemical_formula(),
+    positions=np.asarray(atoms.positions, np.float32),
+    atomic_numbers=np.asarray(atoms.numbers, np.int32),
+    cell=np.array(atoms.cell.array, np.float32),
+    pbc=np.asarray(atoms.pbc, bool),
+    tags=np.asarray(tags, np.int32),
+    fixed=np.asarray(tags) == 0,
+    energy=float(rng.normal()),
+    forces=rng.normal(size=(count, 3)).astype(np.float32),
+    record_id=atoms.get_chemical_formula(),
   )

@@ -7,13 +7,13 @@ after another, each in a process of its own. Every case prints one line of JSON.
 TensorFlow and no data.
 """
 
+from collections.abc import Sequence
 import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from absl import app
@@ -25,20 +25,20 @@ from benchmarks import cases
 from benchmarks import flops
 from benchmarks import measure
 from benchmarks import training
-from experiments import environment
-from jmp_hk import model as model_lib
+from jmp_hk.models import model as model_lib
+from jmp_hk.runtime import configuration
 
 _FILLED = 0.85  # Part of the device's memory that a batch that fills it may need.
 
 
 def run_case(
-    model: str,
-    data: str,
-    precision: str,
-    structures: int = 0,
-    rounds: int = 8,
-    remat: bool = False,
-    lanes: int = 1,
+  model: str,
+  data: str,
+  precision: str,
+  structures: int = 0,
+  rounds: int = 8,
+  remat: bool = False,
+  microbatches: int = 1,
 ) -> dict[str, object]:
   """Measures one case.
 
@@ -49,7 +49,7 @@ def run_case(
     structures: wanted structures of a step; 0 takes the default.
     rounds: number of timed rounds.
     remat: compute the insides of blocks again in the backward pass.
-    lanes: sub-batches that the step works through one after another.
+    microbatches: microbatches that the step works through one after another.
 
   Returns:
     What is printed.
@@ -60,66 +60,69 @@ def run_case(
   if not structures:
     structures = case.structures
     if case.fills_card and jax.default_backend() != "cpu":
-      structures = lanes * filling_structures(config, sample, structures)
-  batches = sample.batches(structures, lanes)
+      structures = microbatches * filling_structures(config, sample, structures)
+  batches = sample.batches(structures, microbatches)
   trained = training.Training(config, batches.steps[0][0])
   trained.start()
   rows, work = _rows_and_work(batches, config, trained.shapes.params)
   timing = _time(trained, batches, work, precision, rounds)
   per_step = lambda count: statistics.mean(sum(map(count, step)) for step in rows)
-  atoms = per_step(lambda lane: lane.atoms)
+  atoms = per_step(lambda microbatch: microbatch.atoms)
   held = statistics.mean(
-      sum(float(lane.graph_mask.sum()) for lane in step) for step in batches.steps
+    sum(float(microbatch.graph_mask.sum()) for microbatch in step)
+    for step in batches.steps
   )
   seconds = timing.pop("step_s")
   name = "/".join([model, data, precision] + ["remat"] * remat)
   return {
-      "case": name + (f"/{lanes} lanes" if lanes > 1 else ""),
-      **{name: round(value, 4) for name, value in timing.items()},
-      "structures_per_s": round(held / seconds, 2),
-      "atoms_per_s": round(atoms / seconds, 1),
-      "padding_useful": round(batches.padding_useful, 4),
-      "compile_s": round(trained.step.compile_seconds, 1),
-      "peak_memory_mib": round(measure.peak_memory_mib()),
-      "step_memory_mib": round(
-          measure.compiled_memory_bytes(trained.step.compiled) / measure.MIB),
-      "step_ms": round(1e3 * seconds, 1),
-      "dense_tflop": round(statistics.mean(work) / 1e12, 4),
-      "structures": round(held, 1),
-      "atoms": round(atoms),
-      "main_edges": round(per_step(lambda lane: lane.main)),
-      **measure.machine(),
+    "case": name + (f"/{microbatches} microbatches" if microbatches > 1 else ""),
+    **{name: round(value, 4) for name, value in timing.items()},
+    "structures_per_s": round(held / seconds, 2),
+    "atoms_per_s": round(atoms / seconds, 1),
+    "padding_useful": round(batches.padding_useful, 4),
+    "compile_s": round(trained.step.compile_seconds, 1),
+    "peak_memory_mib": round(measure.peak_memory_mib()),
+    "step_memory_mib": round(
+      measure.compiled_memory_bytes(trained.step.compiled) / measure.MIB
+    ),
+    "step_ms": round(1e3 * seconds, 1),
+    "dense_tflop": round(statistics.mean(work) / 1e12, 4),
+    "structures": round(held, 1),
+    "atoms": round(atoms),
+    "main_edges": round(per_step(lambda microbatch: microbatch.main)),
+    **measure.machine(),
   }
 
 
 def _rows_and_work(
-    batches: cases.Batches, config: model_lib.ModelConfig, params: Any
+  batches: cases.Batches, config: model_lib.ModelConfig, params: Any
 ) -> tuple[list[list[flops.Rows]], list[int]]:
-  """Real rows of every lane of each step, and each step's operations."""
+  """Real rows of every microbatch of each step, and each step's operations."""
   rows = [
-      [flops.count_rows(lane, len(config.tasks)) for lane in step]
-      for step in batches.steps
+    [flops.count_rows(microbatch, len(config.tasks)) for microbatch in step]
+    for step in batches.steps
   ]
   work = [
-      sum(flops.training_flops(config, params, lane) for lane in step) for step in rows
+    sum(flops.training_flops(config, params, microbatch) for microbatch in step)
+    for step in rows
   ]
   return rows, work
 
 
 def _time(
-    trained: training.Training,
-    batches: cases.Batches,
-    work: Sequence[int],
-    precision: str,
-    rounds: int,
+  trained: training.Training,
+  batches: cases.Batches,
+  work: Sequence[int],
+  precision: str,
+  rounds: int,
 ) -> dict[str, float]:
   """Steps and large matmuls in turn, so that a throttled machine slows both."""
   on_cpu = jax.default_backend() == "cpu"
   steps = 1 if on_cpu else 10
-  on_device = [trained.put(lanes) for lanes in batches.steps]
+  on_device = [trained.put(microbatches) for microbatches in batches.steps]
   matmul = measure.Matmul(jnp.bfloat16 if precision == "bf16" else jnp.float32)
-  for lanes in on_device[:2]:
-    metrics = jax.block_until_ready(trained.run(lanes))
+  for microbatches in on_device[:2]:
+    metrics = jax.block_until_ready(trained.run(microbatches))
   used, rates, times = [], [], []
   before = matmul.gflops()
   for i in range(rounds):
@@ -134,10 +137,10 @@ def _time(
   if not jnp.isfinite(metrics["loss"]):
     raise FloatingPointError("The loss is not finite; steps were not applied.")
   return {
-      "utilisation": statistics.median(used),
-      "utilisation_best": max(used),
-      "matmul_gflops": statistics.median(rates),
-      "step_s": statistics.median(times),
+    "utilisation": statistics.median(used),
+    "utilisation_best": max(used),
+    "matmul_gflops": statistics.median(rates),
+    "step_s": statistics.median(times),
   }
 
 
@@ -167,20 +170,37 @@ def define_flags() -> None:
   flags.DEFINE_list("data", ["slabs"], f"Of {', '.join(cases.CASES)}.")
   flags.DEFINE_list("precision", ["f32"], "Of f32, bf16.")
   flags.DEFINE_integer(
-      "structures", 0, "Wanted structures of a step; 0 takes the default of the data: "
-      "on an accelerator the mixture and rmd17 fill its memory.", lower_bound=0)
+    "structures",
+    0,
+    "Wanted structures of a step; 0 takes the default of the data: "
+    "on an accelerator the mixture and rmd17 fill its memory.",
+    lower_bound=0,
+  )
   flags.DEFINE_integer(
-      "lanes", 1, "Sub-batches that the step works through one after another, which "
-      "divides the memory.", lower_bound=1)
+    "microbatches",
+    1,
+    "Microbatches that the step works through one after another, which "
+    "divides the memory.",
+    lower_bound=1,
+  )
   flags.DEFINE_integer(
-      "steps", 8, "Timed rounds; each measures the step and the matmul rate.",
-      lower_bound=1)
+    "steps",
+    8,
+    "Timed rounds; each measures the step and the matmul rate.",
+    lower_bound=1,
+  )
   flags.DEFINE_string(
-      "compilation_cache", "", "Directory of compiled programs; by default none, so that "
-      "compile_s is the real time.")
+    "compilation_cache",
+    "",
+    "Directory of compiled programs; by default none, so that "
+    "compile_s is the real time.",
+  )
   flags.DEFINE_bool(
-      "remat", False, "Compute the insides of blocks again in the backward pass; what "
-      "is computed twice does not count as work.")
+    "remat",
+    False,
+    "Compute the insides of blocks again in the backward pass; what "
+    "is computed twice does not count as work.",
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -191,18 +211,27 @@ def main(argv: Sequence[str]) -> None:
   if len(combinations) > 1:
     for model, data, precision in combinations:
       subprocess.run(
-          [sys.executable, "-m", "benchmarks.train_step", f"--model={model}",
-           f"--data={data}", f"--precision={precision}",
-           f"--structures={values.structures}", f"--steps={values.steps}",
-           f"--compilation_cache={values.compilation_cache}",
-           f"--remat={values.remat}", f"--lanes={values.lanes}"],
-          check=True,
+        [
+          sys.executable,
+          "-m",
+          "benchmarks.train_step",
+          f"--model={model}",
+          f"--data={data}",
+          f"--precision={precision}",
+          f"--structures={values.structures}",
+          f"--steps={values.steps}",
+          f"--compilation_cache={values.compilation_cache}",
+          f"--remat={values.remat}",
+          f"--microbatches={values.microbatches}",
+        ],
+        check=True,
       )
     return
   os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
-  environment.prepare(environment.EnvironmentConfig(values.compilation_cache))
+  configuration.prepare(configuration.EnvironmentConfig(values.compilation_cache))
   result = run_case(
-      *combinations[0], values.structures, values.steps, values.remat, values.lanes)
+    *combinations[0], values.structures, values.steps, values.remat, values.microbatches
+  )
   print(json.dumps(result), flush=True)
 
 

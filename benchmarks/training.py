@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jmp_hk import losses
-from jmp_hk import model as model_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import shared_gradients
-from jmp_hk.training import compiled
+from jmp_hk.runtime import compiled
 from jmp_hk.training import config as train_config
+from jmp_hk.training import losses
 from jmp_hk.training import optimizer as optimizer_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
@@ -40,16 +40,16 @@ class Training:
     self._model = model_lib.build_model(config)
     self._mesh = sharding.make_mesh(jax.local_devices()[:1])
     self.shapes: model_lib.Variables = jax.eval_shape(
-        self._model.init, jax.random.PRNGKey(0), example
+      self._model.init, jax.random.PRNGKey(0), example
     )
     settings = train_config.OptimizerConfig()
     self._optimizer = optimizer_lib.make_optimizer(settings, self.shapes.params)
     self.step: compiled.CompiledOnce = step_lib.make_train_step(
-        self._objective(),
-        self._optimizer,
-        self._mesh,
-        ema_decay=_EMA_DECAY,
-        schedule=optimizer_lib.make_schedule(settings.schedule),
+      self._objective(),
+      self._optimizer,
+      self._mesh,
+      ema_decay=_EMA_DECAY,
+      schedule=optimizer_lib.make_schedule(settings.schedule),
     )
     self.state: state_lib.TrainState | None = None
 
@@ -57,35 +57,41 @@ class Training:
     """Makes the state."""
     params, scales = random_variables(self.shapes)
     self.state = state_lib.create_on_mesh(
-        params, scales, self._optimizer, np.array([0, 0], np.uint32), self._mesh,
-        use_ema=True,
+      params,
+      scales,
+      self._optimizer,
+      np.array([0, 0], np.uint32),
+      self._mesh,
+      use_ema=True,
     )
 
-  def put(self, lanes: Sequence[batch_lib.Batch]) -> Any:
-    """Moves the lanes of a step to the device."""
-    stacked = jax.tree.map(lambda *parts: np.stack(parts), *lanes)
+  def put(self, microbatches: Sequence[batch_lib.Batch]) -> Any:
+    """Moves the microbatches of a step to the device."""
+    stacked = jax.tree.map(lambda *parts: np.stack(parts), *microbatches)
     return sharding.put_batch(stacked, self._mesh)
 
-  def run(self, lanes: Any) -> dict[str, jax.Array]:
+  def run(self, microbatches: Any) -> dict[str, jax.Array]:
     """Takes one step on what `put` gave; returns its metrics."""
-    self.state, metrics = self.step(self.state, lanes)
+    self.state, metrics = self.step(self.state, microbatches)
     return metrics
 
   def compile_only(
-      self, lanes: Sequence[batch_lib.Batch], fast: bool = False
+    self, microbatches: Sequence[batch_lib.Batch], fast: bool = False
   ) -> jax.stages.Compiled:
-    """Compiles the step for the shapes of its lanes without making a state.
+    """Compiles the step for the shapes of its microbatches without making a state.
 
     Args:
-      lanes: of any step of the budget.
+      microbatches: of any step of the budget.
       fast: leave LLVM's optimisations out, which do not change memory.
     """
     make = lambda p, s, k: state_lib.create(p, s, self._optimizer, k, use_ema=True)
     key = jax.ShapeDtypeStruct((2,), np.uint32)
     state = jax.eval_shape(make, *self.shapes, key)
     stacked = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((len(lanes), *np.shape(x)), np.asarray(x).dtype),
-        lanes[0],
+      lambda x: jax.ShapeDtypeStruct(
+        (len(microbatches), *np.shape(x)), np.asarray(x).dtype
+      ),
+      microbatches[0],
     )
     options = {"xla_backend_optimization_level": 0} if fast else None
     return self.step.lower(state, stacked).compile(options)
@@ -93,15 +99,15 @@ class Training:
   def _objective(self) -> step_lib.Objective:
     config = self._config
     return step_lib.Objective(
-        predict=lambda params, scales, key, lane: self._model.apply(
-            model_lib.Variables(params, scales), key, lane, is_training=True
-        ),
-        terms=lambda lane, predictions: losses.loss_terms(
-            losses.LossConfig(), config.tasks, lane, predictions
-        ),
-        process_gradients=lambda gradients: shared_gradients.divide_shared_gradients(
-            gradients, config.backbone
-        ),
+      predict=lambda params, scales, key, microbatch: self._model.apply(
+        model_lib.Variables(params, scales), key, microbatch, is_training=True
+      ),
+      terms=lambda microbatch, predictions: losses.loss_terms(
+        losses.LossConfig(), config.tasks, microbatch, predictions
+      ),
+      process_gradients=lambda gradients: shared_gradients.divide_shared_gradients(
+        gradients, config.backbone
+      ),
     )
 
 

@@ -7,6 +7,9 @@ its shard exists under its name; a split when all its units are. `dataset_info.j
 is written last, so its presence marks a complete conversion.
 """
 
+from collections import Counter
+from collections.abc import Iterator
+from collections.abc import Sequence
 import concurrent.futures.process
 import contextlib
 import dataclasses
@@ -14,16 +17,20 @@ import fcntl
 import json
 import pathlib
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
 
 import tqdm
 
-from data import plans, processes, records, schema, summary, validate
-from data import statistics as statistics_lib
+from data import plans
+from data import records
+from data import schema
+from data import summary
+from data import validate
 from data.converters import base
-from jmp_hk import dataset_info, dataset_info_io
+from jmp_hk import dataset_info
+from jmp_hk import dataset_info_io
+from jmp_hk import statistics as statistics_lib
 from jmp_hk import structure as structure_lib
+from jmp_hk.runtime import workers as processes
 
 
 class WorkerError(RuntimeError):
@@ -41,15 +48,15 @@ class Job:
 
 
 def convert(
-    converter: base.Converter,
-    output: pathlib.Path,
-    *,
-    num_workers: int = 1,
-    skip_invalid: bool = False,
-    overwrite: bool = False,
-    scales: summary.ScaleSource = "published",
-    command: str = "",
-    progress: bool = True,
+  converter: base.Converter,
+  output: pathlib.Path,
+  *,
+  num_workers: int = 1,
+  skip_invalid: bool = False,
+  overwrite: bool = False,
+  scales: summary.ScaleSource = "published",
+  command: str = "",
+  progress: bool = True,
 ) -> dataset_info.DatasetInfo:
   """Converts the splits that a converter's `split` selects; finishes what is begun.
 
@@ -91,10 +98,10 @@ def convert(
 
 
 def _missing_jobs(
-    converter: base.Converter,
-    output: pathlib.Path,
-    by_split: dict[str, list[base.Unit]],
-    skip_invalid: bool,
+  converter: base.Converter,
+  output: pathlib.Path,
+  by_split: dict[str, list[base.Unit]],
+  skip_invalid: bool,
 ) -> list[Job]:
   jobs = []
   for split, units in by_split.items():
@@ -111,9 +118,12 @@ def _run(jobs: Sequence[Job], num_workers: int, progress: bool) -> None:
   """Runs all jobs; the first error cancels those that have not started."""
   if not jobs:
     return
-  with tqdm.tqdm(
+  with (
+    tqdm.tqdm(
       total=len(jobs), unit="shard", disable=not progress, dynamic_ncols=True
-  ) as bar, contextlib.closing(_results(jobs, num_workers)) as results:
+    ) as bar,
+    contextlib.closing(_results(jobs, num_workers)) as results,
+  ):
     done, start = 0, time.monotonic()
     for count in results:
       done += count
@@ -133,8 +143,8 @@ def _results(jobs: Sequence[Job], num_workers: int) -> Iterator[int]:
         yield future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
       raise WorkerError(
-          "A conversion process was killed, perhaps for lack of memory. Run the same "
-          "command again to go on, with fewer --num_workers."
+        "A conversion process was killed, perhaps for lack of memory. Run the same "
+        "command again to go on, with fewer --num_workers."
       ) from error
 
 
@@ -164,9 +174,9 @@ def run_job(job: Job) -> int:
         raise structure_lib.InvalidStructureError(f"{item.record_id}: {item.reason}.")
       invalid.append(dataclasses.asdict(item))
     sidecar = {
-        "statistics": statistics.to_dict(),
-        "filtered": dict(sorted(filtered.items())),
-        "invalid": invalid,
+      "statistics": statistics.to_dict(),
+      "filtered": dict(sorted(filtered.items())),
+      "invalid": invalid,
     }
     records.write_text(_sidecar(job.shard), json.dumps(sidecar))
   return statistics.structures
@@ -188,13 +198,13 @@ def _items(job: Job) -> Iterator[base.Item]:
 
 
 def _finish_split(
-    converter: base.Converter,
-    output: pathlib.Path,
-    split: str,
-    units: Sequence[base.Unit],
-    num_workers: int,
-    command: str,
-    progress: bool,
+  converter: base.Converter,
+  output: pathlib.Path,
+  split: str,
+  units: Sequence[base.Unit],
+  num_workers: int,
+  command: str,
+  progress: bool,
 ) -> None:
   """Merges the sidecars of a split and adds the checksums of its sources."""
   path = output / plans.STATE / f"{split}.done.json"
@@ -209,22 +219,22 @@ def _finish_split(
     filtered.update(sidecar["filtered"])
     invalid += sidecar["invalid"]
   done = {
-      "statistics": statistics.to_dict(),
-      "provenance": {
-          "command": command,
-          "options": dataclasses.asdict(converter.options),
-          "shards": len(units),
-          "filtered": dict(sorted(filtered.items())),
-          "num_skipped_invalid": len(invalid),
-          "skipped_invalid": invalid,
-          "sources": plans.checksums(converter, units, num_workers, progress),
-      },
+    "statistics": statistics.to_dict(),
+    "provenance": {
+      "command": command,
+      "options": dataclasses.asdict(converter.options),
+      "shards": len(units),
+      "filtered": dict(sorted(filtered.items())),
+      "num_skipped_invalid": len(invalid),
+      "skipped_invalid": invalid,
+      "sources": plans.checksums(converter, units, num_workers, progress),
+    },
   }
   records.write_text(path, json.dumps(done))
 
 
 def _write_info(
-    declaration: base.Declaration, output: pathlib.Path, scales: summary.ScaleSource
+  declaration: base.Declaration, output: pathlib.Path, scales: summary.ScaleSource
 ) -> dataset_info.DatasetInfo:
   """Merges all finished splits; writes `dataset_info.json` where it changes."""
   splits, provenance = {}, {}
@@ -253,6 +263,6 @@ def _lock(path: pathlib.Path, wait: bool = False) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
       raise base.PlanError(
-          f"Another process is converting into {path.parent.parent}; wait for it."
+        f"Another process is converting into {path.parent.parent}; wait for it."
       ) from error
     yield

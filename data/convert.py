@@ -8,29 +8,33 @@ given to a dataset that lacks it is an error. Run it again to finish a conversio
 was stopped.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import app
 from absl import flags
 
-from data import conversion, records, summary
-from data.converters import base, registry
+from data import conversion
+from data import records
+from data import summary
+from data.converters import base
+from data.converters import registry
 from jmp_hk import dataset_info_io
 from jmp_hk import structure as structure_lib
 
 _ERRORS = (
-    base.RawDataError,
-    base.PlanError,
-    structure_lib.InvalidStructureError,
-    conversion.WorkerError,
-    dataset_info_io.DatasetInfoError,
-    records.RecordFileError,
-    OSError,
+  base.RawDataError,
+  base.PlanError,
+  structure_lib.InvalidStructureError,
+  conversion.WorkerError,
+  dataset_info_io.DatasetInfoError,
+  records.RecordFileError,
+  OSError,
 )
 
 
@@ -69,26 +73,48 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """
   kinds = registry.converters()
   flags.DEFINE_enum(
-      "dataset", None, list(kinds), "Dataset whose raw files to convert.",
-      flag_values=values)
+    "dataset",
+    None,
+    list(kinds),
+    "Dataset whose raw files to convert.",
+    flag_values=values,
+  )
   flags.DEFINE_string("input", None, "Raw file or folder.", flag_values=values)
   flags.DEFINE_string(
-      "output", None, "Directory of the converted dataset; splits add up there.",
-      flag_values=values)
+    "output",
+    None,
+    "Directory of the converted dataset; splits add up there.",
+    flag_values=values,
+  )
   flags.DEFINE_string(
-      "split", "", "Split to convert (or, where the input is one split, its name); "
-      "all by default.", flag_values=values)
+    "split",
+    "",
+    "Split to convert (or, where the input is one split, its name); all by default.",
+    flag_values=values,
+  )
   flags.DEFINE_integer(
-      "num_workers", 1, "Processes.", lower_bound=1, flag_values=values)
+    "num_workers", 1, "Processes.", lower_bound=1, flag_values=values
+  )
   flags.DEFINE_bool(
-      "skip_invalid", False, "Leave bad records out and list them in "
-      "dataset_info.json instead of stopping.", flag_values=values)
+    "skip_invalid",
+    False,
+    "Leave bad records out and list them in dataset_info.json instead of stopping.",
+    flag_values=values,
+  )
   flags.DEFINE_bool(
-      "overwrite", False, "Replace an earlier conversion of the same splits.",
-      flag_values=values)
+    "overwrite",
+    False,
+    "Replace an earlier conversion of the same splits.",
+    flag_values=values,
+  )
   flags.DEFINE_enum(
-      "scales", "published", ["published", "fitted"], "Energy and force scale to "
-      "store; datasets without published ones store fitted ones.", flag_values=values)
+    "scales",
+    "published",
+    ["published", "fitted"],
+    "Energy and force scale to "
+    "store; datasets without published ones store fitted ones.",
+    flag_values=values,
+  )
   texts: dict[str, list[str]] = {}
   for kind in kinds.values():
     for field in dataclasses.fields(kind.options_type):
@@ -109,38 +135,38 @@ def config_from_flags(option_names: Sequence[str], values: flags.FlagValues) -> 
     if not values[name].value:
       raise base.PlanError(f"--{name} is required; see --help.")
   return Config(
-      dataset=values.dataset,
-      input=values.input,
-      output=values.output,
-      split=values.split,
-      num_workers=values.num_workers,
-      skip_invalid=values.skip_invalid,
-      overwrite=values.overwrite,
-      scales=values.scales,
-      options={n: values[n].value for n in option_names if values[n].value is not None},
+    dataset=values.dataset,
+    input=values.input,
+    output=values.output,
+    split=values.split,
+    num_workers=values.num_workers,
+    skip_invalid=values.skip_invalid,
+    overwrite=values.overwrite,
+    scales=values.scales,
+    options={n: values[n].value for n in option_names if values[n].value is not None},
   )
 
 
 def run(config: Config, command: str = "") -> None:
   """Converts as the configuration says and prints what came out."""
-  converter = registry.make(
-      config.dataset, config.input, config.split, config.options
-  )
+  converter = registry.make(config.dataset, config.input, config.split, config.options)
   info = conversion.convert(
-      converter,
-      pathlib.Path(config.output),
-      num_workers=config.num_workers,
-      skip_invalid=config.skip_invalid,
-      overwrite=config.overwrite,
-      scales=config.scales,
-      command=command,
+    converter,
+    pathlib.Path(config.output),
+    num_workers=config.num_workers,
+    skip_invalid=config.skip_invalid,
+    overwrite=config.overwrite,
+    scales=config.scales,
+    command=command,
   )
   counts = ", ".join(f"{n} {split}" for split, n in info.num_structures.items())
   print(f"{config.output}: {info.name}, structures: {counts}")
   for split, facts in info.provenance["splits"].items():
     if facts["num_skipped_invalid"]:
-      print(f"{split}: {facts['num_skipped_invalid']} invalid records were left out; "
-            "dataset_info.json lists them")
+      print(
+        f"{split}: {facts['num_skipped_invalid']} invalid records were left out; "
+        "dataset_info.json lists them"
+      )
     for reason, count in facts["filtered"].items():
       print(f"{split}: {count} records were left out as published: {reason}")
 

@@ -1,7 +1,7 @@
 """Parses batches of records inside TensorFlow (see `data/schema.py` for the layout)."""
 
-import dataclasses
 from collections.abc import Mapping
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
@@ -31,12 +31,12 @@ def spec_of(structure: structure_lib.Structure) -> RecordSpec:
   """The spec that a structure of a dataset shows; all its records share it."""
   per_atom = {k: v.shape[1] for k, v in structure.targets.items() if np.ndim(v) == 2}
   return RecordSpec(
-      energy=structure.energy is not None,
-      forces=structure.forces is not None,
-      targets={
-          k: int(np.size(v)) for k, v in structure.targets.items() if k not in per_atom
-      },
-      atom_targets=per_atom,
+    energy=structure.energy is not None,
+    forces=structure.forces is not None,
+    targets={
+      k: int(np.size(v)) for k, v in structure.targets.items() if k not in per_atom
+    },
+    atom_targets=per_atom,
   )
 
 
@@ -56,7 +56,7 @@ def parse_bytes(serialized: tf.Tensor, spec: RecordSpec) -> dict[str, tf.Tensor]
   names += [schema.TARGET_PREFIX + name for name in spec.targets]
   names += [schema.ATOM_TARGET_PREFIX + name for name in spec.atom_targets]
   return tf.io.parse_example(
-      serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in names}
+    serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in names}
   )
 
 
@@ -81,14 +81,14 @@ def parse_batch(serialized: tf.Tensor, spec: RecordSpec) -> dict[str, tf.Tensor]
     return tf.reshape(flat, (-1, *shape))
 
   parsed = {
-      "num_atoms": tf.strings.length(raw["atomic_numbers"]),
-      "atomic_numbers": tf.cast(values("atomic_numbers", tf.uint8, ()), tf.int32),
-      "tags": tf.cast(values("tags", tf.uint8, ()), tf.int32),
-      "fixed": tf.cast(values("fixed", tf.uint8, ()), tf.bool),
-      "positions": values("positions", tf.float32, (3,)),
-      "cell": values("cell", tf.float64, (3, 3)),
-      "pbc": tf.cast(values("pbc", tf.uint8, (3,)), tf.bool),
-      "record_id": raw["record_id"],
+    "num_atoms": tf.strings.length(raw["atomic_numbers"]),
+    "atomic_numbers": tf.cast(values("atomic_numbers", tf.uint8, ()), tf.int32),
+    "tags": tf.cast(values("tags", tf.uint8, ()), tf.int32),
+    "fixed": tf.cast(values("fixed", tf.uint8, ()), tf.bool),
+    "positions": values("positions", tf.float32, (3,)),
+    "cell": values("cell", tf.float64, (3, 3)),
+    "pbc": tf.cast(values("pbc", tf.uint8, (3,)), tf.bool),
+    "record_id": raw["record_id"],
   }
   if spec.energy:
     parsed["energy"] = values("energy", tf.float64, ())
@@ -113,12 +113,13 @@ def split_batch(parsed: Mapping[str, np.ndarray]) -> list[structure_lib.Structur
     for key, value in parsed.items():
       if key.startswith(schema.TARGET_PREFIX):
         row = value[i]
-        targets[key[len(schema.TARGET_PREFIX):]] = (
-            row.reshape(()) if row.size == 1 else row
+        targets[key[len(schema.TARGET_PREFIX) :]] = (
+          row.reshape(()) if row.size == 1 else row
         )
       elif key.startswith(schema.ATOM_TARGET_PREFIX):
-        targets[key[len(schema.ATOM_TARGET_PREFIX):]] = value[atoms]
-    structures.append(structure_lib.Structure(
+        targets[key[len(schema.ATOM_TARGET_PREFIX) :]] = value[atoms]
+    structures.append(
+      structure_lib.Structure(
         positions=parsed["positions"][atoms],
         atomic_numbers=parsed["atomic_numbers"][atoms],
         cell=parsed["cell"][i],
@@ -129,5 +130,6 @@ def split_batch(parsed: Mapping[str, np.ndarray]) -> list[structure_lib.Structur
         forces=parsed["forces"][atoms] if "forces" in parsed else None,
         targets=targets,
         record_id=parsed["record_id"][i].decode("utf-8"),
-    ))
+      )
+    )
   return structures

@@ -1,25 +1,28 @@
 """The identity of a conversion: what is converted from what into which shards."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tqdm
 
-from data import processes, records
+from data import records
 from data.converters import base
-from jmp_hk import dataset_info, dataset_info_io
+from jmp_hk import dataset_info
+from jmp_hk import dataset_info_io
+from jmp_hk.runtime import workers as processes
 
 STATE = ".conversion"
 _EDGE = 1 << 16
 
 
 def select(
-    units: Sequence[base.Unit], split: str, source: pathlib.Path
+  units: Sequence[base.Unit], split: str, source: pathlib.Path
 ) -> dict[str, list[base.Unit]]:
   """Groups the units of the wanted split, or of all splits for ""."""
   by_split: dict[str, list[base.Unit]] = {}
@@ -29,17 +32,17 @@ def select(
     raise base.PlanError(f"--input={source} holds nothing to convert.")
   if split and split not in by_split:
     raise base.PlanError(
-        f"--input={source} has no split {split!r}; it has {', '.join(by_split)}."
+      f"--input={source} has no split {split!r}; it has {', '.join(by_split)}."
     )
   return {split: by_split[split]} if split else by_split
 
 
 def check_and_store(
-    converter: base.Converter,
-    declaration: base.Declaration,
-    output: pathlib.Path,
-    split: str,
-    units: Sequence[base.Unit],
+  converter: base.Converter,
+  declaration: base.Declaration,
+  output: pathlib.Path,
+  split: str,
+  units: Sequence[base.Unit],
 ) -> None:
   """Stores the plan of a split, or checks that it equals the stored one.
 
@@ -59,23 +62,26 @@ def check_and_store(
     stored = json.loads(path.read_text(encoding="utf-8"))
     keys = plan if path == mine else ("dataset",)
     changes = [
-        f"{key} was {_brief(stored.get(key))}, is {_brief(plan[key])}"
-        for key in keys
-        if stored.get(key) != plan[key]
+      f"{key} was {_brief(stored.get(key))}, is {_brief(plan[key])}"
+      for key in keys
+      if stored.get(key) != plan[key]
     ]
     if changes:
       raise base.PlanError(
-          f"{output} already holds the split {other!r} of another conversion "
-          f"({'; '.join(changes)}). Choose another --output, or "
-          + ("pass --overwrite to replace it." if path == mine else
-             f"delete {output} first.")
+        f"{output} already holds the split {other!r} of another conversion "
+        f"({'; '.join(changes)}). Choose another --output, or "
+        + (
+          "pass --overwrite to replace it."
+          if path == mine
+          else f"delete {output} first."
+        )
       )
   if split not in begun:
     records.write_text(mine, json.dumps(plan, indent=1))
   elif not mine.exists():
     raise base.PlanError(
-        f"{output} holds shards of split {split!r} without their plan. Choose "
-        "another --output or pass --overwrite to replace them."
+      f"{output} holds shards of split {split!r} without their plan. Choose "
+      "another --output or pass --overwrite to replace them."
     )
 
 
@@ -92,10 +98,10 @@ def remove(output: pathlib.Path, split: str) -> None:
 
 
 def checksums(
-    converter: base.Converter,
-    units: Sequence[base.Unit],
-    num_workers: int,
-    progress: bool,
+  converter: base.Converter,
+  units: Sequence[base.Unit],
+  num_workers: int,
+  progress: bool,
 ) -> list[dict[str, Any]]:
   """Name, size and SHA-256 of every raw file of some units."""
   paths = [converter.root / name for name in _files(units)]
@@ -106,40 +112,44 @@ def checksums(
     else:
       sums = map(_sha256, paths)
     bar = tqdm.tqdm(
-        sums, total=len(paths), unit="file", desc="checksums", disable=not progress
+      sums, total=len(paths), unit="file", desc="checksums", disable=not progress
     )
     return [
-        {"name": converter.relative(path), "bytes": path.stat().st_size, "sha256": value}
-        for value, path in zip(bar, paths)
+      {"name": converter.relative(path), "bytes": path.stat().st_size, "sha256": value}
+      for value, path in zip(bar, paths)
     ]
 
 
 def _describe(
-    converter: base.Converter,
-    declaration: base.Declaration,
-    units: Sequence[base.Unit],
+  converter: base.Converter,
+  declaration: base.Declaration,
+  units: Sequence[base.Unit],
 ) -> dict[str, Any]:
   """Everything that shards depend on, for comparison and messages."""
   sources = [_fingerprint(converter.root / name) for name in _files(units)]
   described = [(u.name, u.files, u.payload) for u in units]
   options = dataclasses.asdict(converter.options)
   # Through JSON, so that a stored plan compares equal.
-  return json.loads(json.dumps({
-      "dataset": {
+  return json.loads(
+    json.dumps(
+      {
+        "dataset": {
           "name": declaration.name,
           "schema_version": dataset_info.SCHEMA_VERSION,
           "graph": dataclasses.asdict(declaration.graph),
           "energy": declaration.energy,
           "forces": declaration.forces,
           "targets": {k: dataclasses.asdict(v) for k, v in declaration.targets.items()},
-      },
-      "converter": converter.name,
-      "options": options,
-      "raw files": len(sources),
-      "content of the raw files": _digest(sources),
-      "shards": len(units),
-      "division into shards": _digest(described),
-  }))
+        },
+        "converter": converter.name,
+        "options": options,
+        "raw files": len(sources),
+        "content of the raw files": _digest(sources),
+        "shards": len(units),
+        "division into shards": _digest(described),
+      }
+    )
+  )
 
 
 def _files(units: Sequence[base.Unit]) -> list[str]:

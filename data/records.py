@@ -4,17 +4,18 @@ A shard is written under a temporary name, flushed to disk and renamed, so that 
 called `train-00003-of-00007.tfrecord` is always whole.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
 import re
 import struct
-from collections.abc import Callable, Iterator
 
 from data import crc32c
 
 _NAME = re.compile(
-    r"(?P<split>[\w.+-]+?)-(?P<index>\d{5,})-of-(?P<count>\d{5,})\.tfrecord"
+  r"(?P<split>[\w.+-]+?)-(?P<index>\d{5,})-of-(?P<count>\d{5,})\.tfrecord"
 )
 _TEMPORARY = ".tmp"
 _HEADER = struct.Struct("<QI")
@@ -125,28 +126,30 @@ def list_shards(directory: pathlib.Path, split: str) -> list[pathlib.Path]:
   if not found:
     known = ", ".join(list_splits(directory)) or "none"
     raise RecordFileError(
-        f"{directory} holds no shards of split {split!r}; it has the splits: {known}."
+      f"{directory} holds no shards of split {split!r}; it has the splits: {known}."
     )
   if len(found) > 1:
     raise RecordFileError(
-        f"{directory} mixes shards of split {split!r} from conversions into "
-        f"{' and '.join(map(str, sorted(found)))} shards; convert it again with "
-        "--overwrite."
+      f"{directory} mixes shards of split {split!r} from conversions into "
+      f"{' and '.join(map(str, sorted(found)))} shards; convert it again with "
+      "--overwrite."
     )
   ((count, shards),) = found.items()
   missing = [i for i in range(count) if i not in shards]
   if missing:
     raise RecordFileError(
-        f"{directory} lacks {len(missing)} of {count} shards of split {split!r}, the "
-        f"first is {shard_name(split, missing[0], count)}; run the conversion again to "
-        "finish it."
+      f"{directory} lacks {len(missing)} of {count} shards of split {split!r}, the "
+      f"first is {shard_name(split, missing[0], count)}; run the conversion again to "
+      "finish it."
     )
   return [shards[i] for i in range(count)]
 
 
 def list_splits(directory: pathlib.Path) -> list[str]:
   """Names of the splits of which a folder holds any shard."""
-  matches = (_NAME.fullmatch(p.name) for p in pathlib.Path(directory).glob("*.tfrecord"))
+  matches = (
+    _NAME.fullmatch(p.name) for p in pathlib.Path(directory).glob("*.tfrecord")
+  )
   return sorted({match["split"] for match in matches if match})
 
 

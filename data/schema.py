@@ -23,7 +23,8 @@ electronic-structure codes resolve, and half the size. Energies and labels of wh
 structures are float64, because references are subtracted from them first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -33,14 +34,14 @@ TARGET_PREFIX = "target/"
 ATOM_TARGET_PREFIX = "atom_target/"
 
 DTYPES = {
-    "atomic_numbers": np.dtype("u1"),
-    "positions": np.dtype("<f4"),
-    "cell": np.dtype("<f8"),
-    "pbc": np.dtype("u1"),
-    "tags": np.dtype("u1"),
-    "fixed": np.dtype("u1"),
-    "energy": np.dtype("<f8"),
-    "forces": np.dtype("<f4"),
+  "atomic_numbers": np.dtype("u1"),
+  "positions": np.dtype("<f4"),
+  "cell": np.dtype("<f8"),
+  "pbc": np.dtype("u1"),
+  "tags": np.dtype("u1"),
+  "fixed": np.dtype("u1"),
+  "energy": np.dtype("<f8"),
+  "forces": np.dtype("<f4"),
 }
 TARGET_DTYPE = np.dtype("<f8")
 ATOM_TARGET_DTYPE = np.dtype("<f4")
@@ -82,9 +83,7 @@ def decode(serialized: bytes, origin: str = "") -> structure_lib.Structure:
 
 def to_features(structure: structure_lib.Structure) -> dict[str, bytes]:
   """Bytes of every feature of a structure by name."""
-  features = {
-      name: _bytes(getattr(structure, name), DTYPES[name]) for name in REQUIRED
-  }
+  features = {name: _bytes(getattr(structure, name), DTYPES[name]) for name in REQUIRED}
   if structure.energy is not None:
     features["energy"] = _bytes(structure.energy, DTYPES["energy"])
   if structure.forces is not None:
@@ -115,25 +114,25 @@ def from_features(features: Mapping[str, bytes]) -> structure_lib.Structure:
   for name, value in features.items():
     if name.startswith(TARGET_PREFIX) and value:
       array = np.frombuffer(value, TARGET_DTYPE)
-      targets[name[len(TARGET_PREFIX):]] = array.reshape(()) if array.size == 1 else array
+      targets[name[len(TARGET_PREFIX) :]] = (
+        array.reshape(()) if array.size == 1 else array
+      )
     elif name.startswith(ATOM_TARGET_PREFIX) and value:
       array = np.frombuffer(value, ATOM_TARGET_DTYPE).reshape(n, -1)
-      targets[name[len(ATOM_TARGET_PREFIX):]] = array
+      targets[name[len(ATOM_TARGET_PREFIX) :]] = array
   energy = features.get("energy")
   forces = features.get("forces")
   return structure_lib.Structure(
-      positions=np.frombuffer(features["positions"], DTYPES["positions"]).reshape(n, 3),
-      atomic_numbers=numbers,
-      cell=np.frombuffer(features["cell"], DTYPES["cell"]).reshape(3, 3),
-      pbc=np.frombuffer(features["pbc"], np.uint8).reshape(3).astype(bool),
-      tags=np.frombuffer(features["tags"], np.uint8).reshape(n).astype(np.int32),
-      fixed=np.frombuffer(features["fixed"], np.uint8).reshape(n).astype(bool),
-      energy=float(np.frombuffer(energy, DTYPES["energy"])[0]) if energy else None,
-      forces=(
-          np.frombuffer(forces, DTYPES["forces"]).reshape(n, 3) if forces else None
-      ),
-      targets=targets,
-      record_id=features.get("record_id", b"").decode("utf-8"),
+    positions=np.frombuffer(features["positions"], DTYPES["positions"]).reshape(n, 3),
+    atomic_numbers=numbers,
+    cell=np.frombuffer(features["cell"], DTYPES["cell"]).reshape(3, 3),
+    pbc=np.frombuffer(features["pbc"], np.uint8).reshape(3).astype(bool),
+    tags=np.frombuffer(features["tags"], np.uint8).reshape(n).astype(np.int32),
+    fixed=np.frombuffer(features["fixed"], np.uint8).reshape(n).astype(bool),
+    energy=float(np.frombuffer(energy, DTYPES["energy"])[0]) if energy else None,
+    forces=(np.frombuffer(forces, DTYPES["forces"]).reshape(n, 3) if forces else None),
+    targets=targets,
+    record_id=features.get("record_id", b"").decode("utf-8"),
   )
 
 

@@ -2,20 +2,21 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
+from typing import Literal
 
-from data import statistics as statistics_lib
 from data.converters import base
 from jmp_hk import dataset_info
+from jmp_hk import statistics as statistics_lib
 
 ScaleSource = Literal["published", "fitted"]
 
 
 def build(
-    declaration: base.Declaration,
-    splits: Mapping[str, statistics_lib.Statistics],
-    scales: ScaleSource,
-    provenance: Mapping[str, Any],
+  declaration: base.Declaration,
+  splits: Mapping[str, statistics_lib.Statistics],
+  scales: ScaleSource,
+  provenance: Mapping[str, Any],
 ) -> dataset_info.DatasetInfo:
   """Summarises a converted dataset.
 
@@ -43,36 +44,36 @@ def build(
   sizes = sum((s.sizes for s in splits.values()), Counter())
   elements = {z for s in splits.values() for z in s.atoms_by_element}
   return dataset_info.DatasetInfo(
-      name=declaration.name,
-      graph=declaration.graph,
-      num_structures={k: v.structures for k, v in sorted(splits.items())},
-      elements=tuple(sorted(elements)),
-      size_histogram=dict(sorted(sizes.items())),
-      energy_references=fit.references if train.energy.count else {},
-      energy_scale=chosen.energy,
-      force_scale=chosen.forces,
-      targets=targets,
-      units=_units(declaration),
-      evaluate_free_atoms_only=declaration.evaluate_free_atoms_only,
-      average_atoms=train.atoms / train.structures if train.structures else 0.0,
-      provenance={
-          **provenance,
-          "scales": "published" if chosen is published else "fitted",
-          "fitted_on_train": _fitted(train, fit) | {"targets": fitted_targets},
-          "notes": dict(declaration.notes),
-      },
+    name=declaration.name,
+    graph=declaration.graph,
+    num_structures={k: v.structures for k, v in sorted(splits.items())},
+    elements=tuple(sorted(elements)),
+    size_histogram=dict(sorted(sizes.items())),
+    energy_references=fit.references if train.energy.count else {},
+    energy_scale=chosen.energy,
+    force_scale=chosen.forces,
+    targets=targets,
+    units=_units(declaration),
+    evaluate_free_atoms_only=declaration.evaluate_free_atoms_only,
+    average_atoms=train.atoms / train.structures if train.structures else 0.0,
+    provenance={
+      **provenance,
+      "scales": "published" if chosen is published else "fitted",
+      "fitted_on_train": _fitted(train, fit) | {"targets": fitted_targets},
+      "notes": dict(declaration.notes),
+    },
   )
 
 
 def _fitted(
-    train: statistics_lib.Statistics, fit: statistics_lib.LinearFit
+  train: statistics_lib.Statistics, fit: statistics_lib.LinearFit
 ) -> dict[str, Any]:
   """What was fitted on the training split, whether or not it is used."""
   return {
-      "structures": train.structures,
-      "energy_scale": fit.std,
-      "energy_residual_mean": fit.mean,
-      "force_scale": train.forces.rms(),
+    "structures": train.structures,
+    "energy_scale": fit.std,
+    "energy_residual_mean": fit.mean,
+    "force_scale": train.forces.rms(),
   }
 
 
@@ -86,10 +87,10 @@ def _units(declaration: base.Declaration) -> dict[str, str]:
 
 
 def _target(
-    name: str,
-    target: base.Target,
-    train: statistics_lib.Statistics,
-    splits: Mapping[str, statistics_lib.Statistics],
+  name: str,
+  target: base.Target,
+  train: statistics_lib.Statistics,
+  splits: Mapping[str, statistics_lib.Statistics],
 ) -> tuple[dataset_info.TargetStatistics, dict[str, float]]:
   """Stored statistics of a label, and those of the training split."""
   moments = train.targets.get(name, statistics_lib.Moments())
@@ -101,8 +102,8 @@ def _target(
       # Without a training split there is no number of classes to compare with.
       if classes and largest >= classes:
         raise base.RawDataError(
-            f"Split {split!r} has class {int(largest)} of {name!r}, expected indices "
-            f"below the {classes} classes of the training split."
+          f"Split {split!r} has class {int(largest)} of {name!r}, expected indices "
+          f"below the {classes} classes of the training split."
         )
     return dataset_info.TargetStatistics(target.unit, 0.0, 1.0, {}, classes), {}
   if target.references:

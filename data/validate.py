@@ -33,10 +33,10 @@ def find_problem(structure: structure_lib.Structure) -> str | None:
   if n == 0:
     return "expected at least one atom, found none"
   return (
-      _shape_problem(structure, n)
-      or _number_problem(structure, n)
-      or _cell_problem(structure)
-      or _target_problem(structure, n)
+    _shape_problem(structure, n)
+    or _number_problem(structure, n)
+    or _cell_problem(structure)
+    or _target_problem(structure, n)
   )
 
 
@@ -55,8 +55,7 @@ class LabelChecker:
         return f"expected {'an' if wanted else 'no'} {name} label, found the opposite"
     if set(structure.targets) != set(self._kinds):
       return (
-          f"expected the targets {sorted(self._kinds)}, found "
-          f"{sorted(structure.targets)}"
+        f"expected the targets {sorted(self._kinds)}, found {sorted(structure.targets)}"
       )
     for name, kind in self._kinds.items():
       value = structure.targets[name]
@@ -69,13 +68,13 @@ class LabelChecker:
 
 def _shape_problem(structure: structure_lib.Structure, n: int) -> str | None:
   expected: Sequence[tuple[str, tuple[int, ...]]] = (
-      ("atomic_numbers", (n,)),
-      ("positions", (n, 3)),
-      ("forces", (n, 3)),
-      ("tags", (n,)),
-      ("fixed", (n,)),
-      ("cell", (3, 3)),
-      ("pbc", (3,)),
+    ("atomic_numbers", (n,)),
+    ("positions", (n, 3)),
+    ("forces", (n, 3)),
+    ("tags", (n,)),
+    ("fixed", (n,)),
+    ("cell", (3, 3)),
+    ("pbc", (3,)),
   )
   for name, shape in expected:
     value = getattr(structure, name)
@@ -90,8 +89,8 @@ def _number_problem(structure: structure_lib.Structure, n: int) -> str | None:
     outside = (numbers < 1) | (numbers > structure_lib.MAX_ATOMIC_NUMBER)
     atom = int(np.argmax(outside))
     return (
-        f"expected atomic numbers from 1 to {structure_lib.MAX_ATOMIC_NUMBER}, found "
-        f"{numbers[atom]} at atom {atom}"
+      f"expected atomic numbers from 1 to {structure_lib.MAX_ATOMIC_NUMBER}, found "
+      f"{numbers[atom]} at atom {atom}"
     )
   if structure.tags.min() < 0 or structure.tags.max() > 2:
     return f"expected tags 0, 1 or 2, found {sorted(set(structure.tags.tolist()))}"
@@ -116,7 +115,7 @@ def _cell_problem(structure: structure_lib.Structure) -> str | None:
   if pbc.all():
     (ax, ay, az), (bx, by, bz), (cx, cy, cz) = a.tolist(), b.tolist(), c.tolist()
     size = abs(
-        ax * (by * cz - bz * cy) - ay * (bx * cz - bz * cx) + az * (bx * cy - by * cx)
+      ax * (by * cz - bz * cy) - ay * (bx * cz - bz * cx) + az * (bx * cy - by * cx)
     )
     scale = float(lengths.prod())
   else:
@@ -126,8 +125,8 @@ def _cell_problem(structure: structure_lib.Structure) -> str | None:
     scale = float(lengths[pbc].prod())
   if size <= _MIN_RELATIVE_VOLUME * scale or scale == 0.0:
     return (
-        "expected linearly independent periodic lattice vectors, found a cell of zero "
-        f"volume {cell.tolist()} with pbc {pbc.tolist()}"
+      "expected linearly independent periodic lattice vectors, found a cell of zero "
+      f"volume {cell.tolist()} with pbc {pbc.tolist()}"
     )
   return None
 
@@ -136,8 +135,8 @@ def _target_problem(structure: structure_lib.Structure, n: int) -> str | None:
   for name, value in structure.targets.items():
     if np.ndim(value) > 2 or (np.ndim(value) == 2 and len(value) != n):
       return (
-          f"expected target {name!r} per structure ([k]) or per atom ([{n}, k]), found "
-          f"shape {np.shape(value)}"
+        f"expected target {name!r} per structure ([k]) or per atom ([{n}, k]), found "
+        f"shape {np.shape(value)}"
       )
     if not np.isfinite(value).all():
       return f"expected a finite target {name!r}, found {np.asarray(value).tolist()}"

@@ -8,34 +8,51 @@ The file holds, one row a structure: `nodes` and, where the backbone has an edge
 `record_id`. The picture lies beside it.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import app
 from absl import flags
 
-from experiments import command
-from experiments import config as config_lib
-from experiments import inference_flags
 from experiments import predict as predict_lib
+from experiments.command_line import command
+from experiments.command_line import config as config_lib
+from experiments.command_line import inference_flags
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
   inference_flags.define(values)
   flags.DEFINE_list(
-      "datasets", [], "NAME=PATH,…: converted datasets, or files that ASE reads. A name "
-      "that is a head of the model takes that head's graph settings; others take those "
-      "of the converted data.", flag_values=values)
-  flags.DEFINE_string("split", "val", "Split of converted datasets.", flag_values=values)
-  flags.DEFINE_integer("limit", 500, "Structures of each dataset, taken evenly.",
-                       lower_bound=1, flag_values=values)
-  flags.DEFINE_string("output", None, "File to write, OUT.npz; the picture is OUT.png.",
-                      flag_values=values)
-  flags.DEFINE_float("perplexity", 30.0, "Of t-SNE.", lower_bound=1.0,
-                     flag_values=values)
+    "datasets",
+    [],
+    "NAME=PATH,…: converted datasets, or files that ASE reads. A name "
+    "that is a head of the model takes that head's graph settings; others take those "
+    "of the converted data.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "split", "val", "Split of converted datasets.", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "limit",
+    500,
+    "Structures of each dataset, taken evenly.",
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "output",
+    None,
+    "File to write, OUT.npz; the picture is OUT.png.",
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    "perplexity", 30.0, "Of t-SNE.", lower_bound=1.0, flag_values=values
+  )
   flags.DEFINE_integer("seed", 0, "Of t-SNE.", flag_values=values)
 
 
@@ -69,23 +86,27 @@ def run(values: flags.FlagValues) -> None:
   inference_flags.start(values)
   _, infos = inference_flags.read_description(values)
   corpora = [_read(values, name, path, infos) for name, path in paths.items()]
-  from jmp_hk import inference
+  from jmp_hk.inference import predictor as predictor_lib
 
-  model = inference.load(
-      values.checkpoint, ema=values.ema, precision=values.precision,
-      batch_edges=values.batch_edges,
+  model = predictor_lib.load(
+    values.checkpoint,
+    ema=values.ema,
+    precision=values.precision,
+    batch_edges=values.batch_edges,
   )
   arrays = _embed(model, corpora)
   import numpy as np
 
   with open(output, "wb") as file:
     np.savez(file, **arrays)
-  from experiments import tsne
+  from experiments.reports import tsne
 
   picture = output.with_suffix(".png")
   kinds = {k: arrays[k] for k in ("nodes", "edges") if k in arrays}
   tsne.plot(kinds, arrays["dataset"], picture, values.perplexity, values.seed)
-  print(f"{output}: {len(arrays['dataset'])} structures of {', '.join(paths)}; {picture}")
+  print(
+    f"{output}: {len(arrays['dataset'])} structures of {', '.join(paths)}; {picture}"
+  )
 
 
 def _embed(model: Any, corpora: Sequence[Corpus]) -> dict[str, Any]:
@@ -98,10 +119,10 @@ def _embed(model: Any, corpora: Sequence[Corpus]) -> dict[str, Any]:
     total = len(corpus.structures)
     with tqdm.tqdm(total=total, desc=corpus.name, unit="structure") as bar:
       rows += model.embed_structures(
-          corpus.structures,
-          model.heads[0],
-          graph=corpus.info.graph,
-          on_progress=lambda done, total, bar=bar: bar.update(done - bar.n),
+        corpus.structures,
+        model.heads[0],
+        graph=corpus.info.graph,
+        on_progress=lambda done, total, bar=bar: bar.update(done - bar.n),
       )
     names += [corpus.name] * total
     record_ids += [structure.record_id for structure in corpus.structures]
@@ -112,7 +133,7 @@ def _embed(model: Any, corpora: Sequence[Corpus]) -> dict[str, Any]:
 
 
 def _read(
-    values: flags.FlagValues, name: str, path: str, infos: Mapping[str, Any]
+  values: flags.FlagValues, name: str, path: str, infos: Mapping[str, Any]
 ) -> Corpus:
   """Reads one of --datasets.
 
@@ -123,8 +144,8 @@ def _read(
     return _read_converted(values, name, path, infos)
   if name not in infos:
     raise config_lib.FlagError(
-        f"--datasets: {name}={path} is a file; call it like one of the model's heads, "
-        f"{', '.join(infos)}, whose graph settings it shall have."
+      f"--datasets: {name}={path} is a file; call it like one of the model's heads, "
+      f"{', '.join(infos)}, whose graph settings it shall have."
     )
   from jmp_hk import from_ase
   from jmp_hk import structure as structure_lib
@@ -133,8 +154,8 @@ def _read(
   stride = max(1, len(found) // values.limit)
   try:
     structures = [
-        from_ase.from_atoms(atoms, infos[name], f"{pathlib.Path(path).name}:{i * stride}")
-        for i, atoms in enumerate(found[::stride][:values.limit])
+      from_ase.from_atoms(atoms, infos[name], f"{pathlib.Path(path).name}:{i * stride}")
+      for i, atoms in enumerate(found[::stride][: values.limit])
     ]
   except structure_lib.InvalidStructureError as error:
     raise config_lib.FlagError(f"--datasets: {error}") from error
@@ -142,7 +163,7 @@ def _read(
 
 
 def _read_converted(
-    values: flags.FlagValues, name: str, path: str, infos: Mapping[str, Any]
+  values: flags.FlagValues, name: str, path: str, infos: Mapping[str, Any]
 ) -> Corpus:
   """Reads a converted dataset; imports TensorFlow."""
   from data import records
@@ -154,20 +175,16 @@ def _read_converted(
     shards = records.list_shards(pathlib.Path(path), values.split)
   except (dataset_info_io.DatasetInfoError, records.RecordFileError) as error:
     raise config_lib.FlagError(f"--datasets: {error}") from error
-  from data.pipeline import source
-
-  dataset = datasets_lib.Dataset(
-      name=name, split=values.split, shards=tuple(shards),
-      num_structures=info.num_structures[values.split], info=info, task=0, targets=(),
-  )
-  stride = max(1, dataset.num_structures // values.limit)
-  structures = list(source.Source(dataset).ordered(stride))[:values.limit]
+  num_structures = info.num_structures[values.split]
+  source = datasets_lib.ShardSource(name, values.split, tuple(shards), num_structures)
+  stride = max(1, num_structures // values.limit)
+  structures = list(source.ordered(stride))[: values.limit]
   return Corpus(name, structures, infos.get(name, info))
 
 
 def _errors() -> tuple[type[Exception], ...]:
   from jmp_hk import structure
-  from jmp_hk.training import model_directory
+  from jmp_hk.checkpoints import model_directory
 
   return structure.InvalidStructureError, model_directory.CheckpointError
 

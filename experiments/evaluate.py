@@ -8,8 +8,9 @@ Writes metrics.json (MAE, RMSE, R²; of classes accuracy, F1, AUC), predictions.
 row a structure), parity.png, and predictions.extxyz where there are forces.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import app
@@ -18,25 +19,38 @@ from absl import logging
 
 from data.pipeline import config as pipeline_config
 from data.pipeline import datasets as datasets_lib
-from experiments import command
-from experiments import config as config_lib
-from experiments import data_flags
-from experiments import inference_flags
+from experiments.command_line import command
+from experiments.command_line import config as config_lib
+from experiments.command_line import data_flags
+from experiments.command_line import inference_flags
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
   inference_flags.define(values)
   string = lambda name, default, text: flags.DEFINE_string(
-      name, default, text, flag_values=values)
+    name, default, text, flag_values=values
+  )
   string("data", None, "Directory of the converted data (python -m data.convert).")
   string("split", "test", "Split to evaluate on.")
-  string("head", "", "Which of the model's heads, by its dataset's name; may be left out "
-         "if there is only one, or if the data have that name.")
-  string("output", "", "Directory for the results, by default "
-         "CHECKPOINT/evaluation/DATA_SPLIT.")
-  flags.DEFINE_integer("limit", 0, "Structures to evaluate, taken evenly; 0 takes all.",
-                       lower_bound=0, flag_values=values)
+  string(
+    "head",
+    "",
+    "Which of the model's heads, by its dataset's name; may be left out "
+    "if there is only one, or if the data have that name.",
+  )
+  string(
+    "output",
+    "",
+    "Directory for the results, by default CHECKPOINT/evaluation/DATA_SPLIT.",
+  )
+  flags.DEFINE_integer(
+    "limit",
+    0,
+    "Structures to evaluate, taken evenly; 0 takes all.",
+    lower_bound=0,
+    flag_values=values,
+  )
 
 
 def run(values: flags.FlagValues) -> Mapping[str, Any]:
@@ -62,13 +76,15 @@ def run(values: flags.FlagValues) -> Mapping[str, Any]:
     (opened,) = datasets_lib.open_datasets((_dataset(values, head),), config.tasks)
   except ValueError as error:
     raise config_lib.FlagError(f"--data: {error}") from error
-  from jmp_hk import inference  # Only now, with jax's environment prepared.
+  from jmp_hk.inference import (
+    predictor as inference,  # Only now, with jax's environment prepared.
+  )
 
   predictor = inference.load(
-      values.checkpoint,
-      ema=values.ema,
-      precision=values.precision,
-      batch_edges=values.batch_edges,
+    values.checkpoint,
+    ema=values.ema,
+    precision=values.precision,
+    batch_edges=values.batch_edges,
   )
   return _evaluate(values, predictor, head, opened)
 
@@ -76,7 +92,11 @@ def run(values: flags.FlagValues) -> Mapping[str, Any]:
 def table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
   """Metrics as a Markdown table, one row a target."""
   names = list(dict.fromkeys(k for row in metrics.values() for k in row if k != "unit"))
-  head = ["target", "unit", *(name.upper() if len(name) < 5 else name for name in names)]
+  head = [
+    "target",
+    "unit",
+    *(name.upper() if len(name) < 5 else name for name in names),
+  ]
   rows = [head, ["---"] * len(head)]
   for target, row in metrics.items():
     cells = [f"{row[name]:.5g}" if name in row else "" for name in names]
@@ -85,7 +105,7 @@ def table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _evaluate(
-    values: flags.FlagValues, predictor: Any, head: str, dataset: datasets_lib.Dataset
+  values: flags.FlagValues, predictor: Any, head: str, dataset: datasets_lib.Dataset
 ) -> Mapping[str, Any]:
   """Predicts and writes."""
   from experiments import prediction_files  # Imports TensorFlow.
@@ -94,13 +114,16 @@ def _evaluate(
   for notice in predictor.notices(head):
     logging.warning("%s", notice)
   results = split_predictions.predict_split(
-      predictor, head, dataset, values.limit,
-      lambda done, total: logging.info("%d of %d structures", done, total),
+    predictor,
+    head,
+    dataset,
+    values.limit,
+    lambda done, total: logging.info("%d of %d structures", done, total),
   )
   if not results.comparisons:
     raise config_lib.FlagError(
-        f"--data: split {values.split!r} has none of the labels that the head {head!r} "
-        "predicts."
+      f"--data: split {values.split!r} has none of the labels that the head {head!r} "
+      "predicts."
     )
   output = pathlib.Path(values.output or default_output(values))
   metrics = prediction_files.write(results, output)

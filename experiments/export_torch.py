@@ -11,17 +11,21 @@ from collections.abc import Sequence
 from absl import app
 from absl import flags
 
-from experiments import command
-from experiments import inference_flags
+from experiments.command_line import command
+from experiments.command_line import inference_flags
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
   flags.DEFINE_string(
-      "checkpoint", None, "A model directory, the --workdir of a run, or a checkpoint "
-      "in it.", flag_values=values)
-  flags.DEFINE_bool("ema", True, "The averaged weights; else the raw ones.",
-                    flag_values=values)
+    "checkpoint",
+    None,
+    "A model directory, the --workdir of a run, or a checkpoint in it.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "ema", True, "The averaged weights; else the raw ones.", flag_values=values
+  )
   flags.DEFINE_string("output", None, "File to write, e.g. jmp.pt.", flag_values=values)
 
 
@@ -35,13 +39,15 @@ def run(values: flags.FlagValues) -> None:
   path = inference_flags.new_file(values.output, "output", ".pt", ".pth", ".ckpt")
   inference_flags.start_without_computing()
   inference_flags.read_description(values)
+  from jmp_hk.checkpoints import model_directory
   from jmp_hk.interop import export_checkpoint
-  from jmp_hk.training import model_directory
 
   loaded = model_directory.load_model_directory(values.checkpoint, ema=values.ema)
   names = export_checkpoint.export_checkpoint(loaded.config, loaded.variables, path)
-  print(f"{path}: {len(names)} tensors; heads in this order: "
-        f"{', '.join(task.name for task in loaded.config.tasks)}.")
+  print(
+    f"{path}: {len(names)} tensors; heads in this order: "
+    f"{', '.join(task.name for task in loaded.config.tasks)}."
+  )
 
 
 def _errors() -> tuple[type[Exception], ...]:

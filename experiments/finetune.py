@@ -10,8 +10,8 @@ on the command line count more. Running it again with the same --workdir continu
 the end the best weights are evaluated on the test split. See `--help` for the flags.
 """
 
-import pathlib
 from collections.abc import Sequence
+import pathlib
 
 from absl import app
 from absl import flags
@@ -19,31 +19,35 @@ from absl import logging
 
 from data.pipeline import config as pipeline_config
 from data.pipeline import datasets as datasets_lib
-from experiments import command
-from experiments import config as config_lib
-from experiments import conversions
-from experiments import data_flags
-from experiments import environment
-from experiments import finetune_flags
-from experiments import model_flags
-from experiments import processes
-from experiments import tasks as declarations
-from experiments import training_flags
-from experiments import workdir as workdir_lib
+from experiments.command_line import command
+from experiments.command_line import config as config_lib
+from experiments.command_line import conversions
+from experiments.command_line import data_flags
+from experiments.command_line import finetune_flags
+from experiments.command_line import model_flags
+from experiments.command_line import tasks as declarations
+from experiments.command_line import training_flags
+from experiments.command_line import workdir as workdir_lib
 from jmp_hk import dataset_info as info_lib
-from jmp_hk import model as model_lib
-from jmp_hk import tasks as tasks_lib
-from jmp_hk.heads import heads
+from jmp_hk.models import heads
+from jmp_hk.models import model as model_lib
+from jmp_hk.runtime import configuration
+from jmp_hk.runtime import processes
+from jmp_hk.targets import config as tasks_lib
 
 FLAG_FILES = pathlib.Path(__file__).parent / "flags" / "finetune"
 
 # Wrong flags and bad data: one line without a traceback.
 EXPECTED_ERRORS = (
-    config_lib.FlagError, processes.ConnectionFailedError, *conversions.ERRORS
+  config_lib.FlagError,
+  processes.ConnectionFailedError,
+  *conversions.ERRORS,
 )
 
 
-def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+def parse_flags(
+  argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
   """Parses the command line; --task puts its flag file first.
 
   Args:
@@ -61,7 +65,7 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> 
 
 
 def make_config(
-    values: flags.FlagValues, workdir: pathlib.Path
+  values: flags.FlagValues, workdir: pathlib.Path
 ) -> config_lib.RunConfig:
   """Turns flags into the config of the run; its dataset must be converted.
 
@@ -74,7 +78,9 @@ def make_config(
   split = pipeline_config.DatasetConfig("data", directory, split=values.train_split)
   info = data_flags.load_info(split, "--data")
   task = make_task(values, info)
-  dataset = pipeline_config.DatasetConfig(task.name, directory, split=values.train_split)
+  dataset = pipeline_config.DatasetConfig(
+    task.name, directory, split=values.train_split
+  )
   model = make_model(values, task)
   try:
     (opened,) = datasets_lib.open_datasets((dataset,), model.tasks)
@@ -82,22 +88,22 @@ def make_config(
     raise config_lib.FlagError(f"--data: {error}") from error
   made = finetune_flags.conversion(values, task.name)
   return config_lib.RunConfig(
-      datasets=(dataset,),
-      conversions=(made,) if made else (),
-      model=model,
-      loss=model_flags.loss(values),
-      pipeline=finetune_flags.pipeline(values),
-      budget=data_flags.budget(values),
-      train=finetune_flags.train(
-          values, model, opened.num_structures, metrics.primary_metric(task)
-      ),
-      validation=data_flags.validation(values),
-      initial=initial(values),
+    datasets=(dataset,),
+    conversions=(made,) if made else (),
+    model=model,
+    loss=model_flags.loss(values),
+    pipeline=finetune_flags.pipeline(values),
+    budget=data_flags.budget(values),
+    train=finetune_flags.train(
+      values, model, opened.num_structures, metrics.primary_metric(task)
+    ),
+    validation=data_flags.validation(values),
+    initial=initial(values),
   )
 
 
 def make_task(
-    values: flags.FlagValues, info: info_lib.DatasetInfo
+  values: flags.FlagValues, info: info_lib.DatasetInfo
 ) -> tasks_lib.TaskConfig:
   """The task on converted data.
 
@@ -112,7 +118,7 @@ def make_task(
 
 
 def make_model(
-    values: flags.FlagValues, task: tasks_lib.TaskConfig
+  values: flags.FlagValues, task: tasks_lib.TaskConfig
 ) -> model_lib.ModelConfig:
   """The backbone of the checkpoint, or --model, with the heads of the task.
 
@@ -121,7 +127,7 @@ def make_model(
   """
   trained = None
   if values.checkpoint:
-    from jmp_hk.training import model_directory  # Imports jax.
+    from jmp_hk.checkpoints import model_directory  # Imports jax.
 
     try:
       path = model_directory.find_checkpoint(values.checkpoint)
@@ -130,10 +136,10 @@ def make_model(
       raise config_lib.FlagError(f"--checkpoint: {error}") from error
   edges = any(target.kind in heads.EDGE_KINDS for target in task.targets)
   return model_lib.ModelConfig(
-      backbone=finetune_flags.backbone(values, trained, edges=edges),
-      tasks=(task,),
-      precision=values.precision,
-      stress=task.is_conservative,
+    backbone=finetune_flags.backbone(values, trained, edges=edges),
+    tasks=(task,),
+    precision=values.precision,
+    stress=task.is_conservative,
   )
 
 
@@ -155,7 +161,7 @@ def check_flags(values: flags.FlagValues) -> pathlib.Path:
   """
   if not values.workdir:
     raise config_lib.FlagError(
-        "--workdir is required: name a directory for the outputs of the run."
+      "--workdir is required: name a directory for the outputs of the run."
     )
   workdir = pathlib.Path(finetune_flags.directory(values, "workdir"))
   task = tasks_lib.TaskConfig("data", finetune_flags.targets(values))
@@ -184,7 +190,7 @@ def run(values: flags.FlagValues) -> None:
     FlagError: flags that cannot be used.
   """
   started = training_flags.environment_config(values)
-  environment.prepare(started)
+  configuration.prepare(started)
   processes.connect(started)
   with processes.ends_together(EXPECTED_ERRORS):
     _run(values)

@@ -8,19 +8,19 @@ tested are chosen on the validation split. It ends with the report over all runs
 Running it again continues.
 """
 
-import pathlib
 from collections.abc import Sequence
+import pathlib
 
 from absl import app
 from absl import flags
 from absl import logging
 
-from experiments import command
-from experiments import config as config_lib
-from experiments import data_flags
 from experiments import finetune
-from experiments import finetune_flags
 from experiments import report
+from experiments.command_line import command
+from experiments.command_line import config as config_lib
+from experiments.command_line import data_flags
+from experiments.command_line import finetune_flags
 
 FLAG_FILES = pathlib.Path(__file__).parent / "flags" / "finetune_demo"
 SCRATCH, FINE_TUNED = "scratch", "fine_tuned"
@@ -29,13 +29,18 @@ SCRATCH, FINE_TUNED = "scratch", "fine_tuned"
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
   flags.DEFINE_string("checkpoint", "", "Pre-trained model.", flag_values=values)
-  flags.DEFINE_string("workdir", "", "Directory of all runs and the report.",
-                      flag_values=values)
+  flags.DEFINE_string(
+    "workdir", "", "Directory of all runs and the report.", flag_values=values
+  )
   flags.DEFINE_list(
-      "tasks", [], "What to fine-tune on: names of the files in "
-      "experiments/flags/finetune_demo.", flag_values=values)
-  flags.DEFINE_list("extra", [], "FLAG=VALUE,…: further flags of every run.",
-                    flag_values=values)
+    "tasks",
+    [],
+    "What to fine-tune on: names of the files in experiments/flags/finetune_demo.",
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    "extra", [], "FLAG=VALUE,…: further flags of every run.", flag_values=values
+  )
 
 
 def run(values: flags.FlagValues) -> str:
@@ -55,9 +60,9 @@ def run(values: flags.FlagValues) -> str:
       raise config_lib.FlagError(f"--{name} is required.")
   if not pathlib.Path(values.checkpoint).is_dir():
     raise config_lib.FlagError(
-        f"--checkpoint: there is no {values.checkpoint}; run the pre-training demo first: "
-        "python -m experiments.pretrain "
-        "--flagfile=experiments/flags/pretrain_demo.flags"
+      f"--checkpoint: there is no {values.checkpoint}; run the pre-training demo first: "
+      "python -m experiments.pretrain "
+      "--flagfile=experiments/flags/pretrain_demo.flags"
     )
   workdir = pathlib.Path(values.workdir)
   finished = []
@@ -71,18 +76,20 @@ def run(values: flags.FlagValues) -> str:
 
 
 def _flags(
-    values: flags.FlagValues, task: str, start: str, directory: pathlib.Path
+  values: flags.FlagValues, task: str, start: str, directory: pathlib.Path
 ) -> flags.FlagValues:
   """Flags of one run."""
   path = FLAG_FILES / f"{task}.flags"
   if not path.is_file():
     known = sorted(p.stem for p in FLAG_FILES.glob("*.flags") if p.stem != "common")
-    raise config_lib.FlagError(f"--tasks: there is no {task!r} among {', '.join(known)}.")
+    raise config_lib.FlagError(
+      f"--tasks: there is no {task!r} among {', '.join(known)}."
+    )
   arguments = [
-      f"--flagfile={path}",
-      f"--workdir={directory}",
-      f"--data={pathlib.Path(values.workdir) / data_flags.CONVERTED / task}",
-      *(f"--{entry}" for entry in values.extra),
+    f"--flagfile={path}",
+    f"--workdir={directory}",
+    f"--data={pathlib.Path(values.workdir) / data_flags.CONVERTED / task}",
+    *(f"--{entry}" for entry in values.extra),
   ]
   if start == FINE_TUNED:
     arguments.append(f"--checkpoint={values.checkpoint}")

@@ -3,24 +3,24 @@
 Importing this imports TensorFlow; runners do so after they have checked their flags.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
 import jax
 
 from data.pipeline import datasets as datasets_lib
-from experiments import config as config_lib
 from experiments import prediction_files
-from experiments import run_result
 from experiments import split_predictions
-from experiments import tasks as declarations
-from jmp_hk import config_io
-from jmp_hk import inference
-from jmp_hk import tasks as tasks_lib
-from jmp_hk.training import model_directory
+from experiments.command_line import config as config_lib
+from experiments.command_line import tasks as declarations
+from experiments.reports import result as result_lib
+from jmp_hk import serialization
+from jmp_hk.checkpoints import model_directory
+from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import writers
 
 TEST_DIRECTORY = "test"
@@ -30,8 +30,8 @@ _MILLI = 1000.0
 
 
 def evaluate(
-    config: config_lib.RunConfig, workdir: pathlib.Path, split: str, fold: int = 0
-) -> run_result.Result | None:
+  config: config_lib.RunConfig, workdir: pathlib.Path, split: str, fold: int = 0
+) -> result_lib.Result | None:
   """Evaluates the best weights of a run on its test split, and stores the result.
 
   Args:
@@ -50,26 +50,28 @@ def evaluate(
     logging.warning("The data have no split %r: the weights are not tested.", split)
     return None
   (opened,) = datasets_lib.open_datasets((dataset,), config.model.tasks)
-  predictor = inference.load(workdir, precision=config.model.precision)
+  predictor = predictor_lib.load(workdir, precision=config.model.precision)
   results = split_predictions.predict_split(
-      predictor, None, opened,
-      on_progress=lambda done, total: logging.info("Tested %d of %d.", done, total),
+    predictor,
+    None,
+    opened,
+    on_progress=lambda done, total: logging.info("Tested %d of %d.", done, total),
   )
   metrics = prediction_files.write(results, workdir / TEST_DIRECTORY)
   num_structures = info.num_structures[config.datasets[0].split]
   result = _result(config, workdir, metrics, num_structures, fold)
-  config_io.save(result, workdir / run_result.FILE)
+  serialization.save(result, workdir / result_lib.FILE)
   print(result.describe())
   return result
 
 
 def _result(
-    config: config_lib.RunConfig,
-    workdir: pathlib.Path,
-    metrics: Mapping[str, Any],
-    num_structures: int,
-    fold: int,
-) -> run_result.Result:
+  config: config_lib.RunConfig,
+  workdir: pathlib.Path,
+  metrics: Mapping[str, Any],
+  num_structures: int,
+  fold: int,
+) -> result_lib.Result:
   (task,) = config.model.tasks
   declared = declarations.TASKS.get(task.name)
   name, unit, factor = _headline(task, metrics)
@@ -81,28 +83,28 @@ def _result(
   validations = {r["step"]: r for r in records if r["kind"] == "val"}
   best = validations.get(best_step, {})
   backbone = config.model.backbone
-  return run_result.Result(
-      task=task.name,
-      dataset=declared.dataset if declared else task.name,
-      unit=unit,
-      model=f"{backbone.num_blocks} blocks, {backbone.atom_channels} atom and "
-      f"{backbone.edge_channels} edge channels",
-      initial=config.initial.checkpoint if config.initial else "",
-      fold=fold,
-      num_structures=num_structures,
-      num_devices=jax.device_count(),
-      seconds=max((r["seconds"] for r in records if "seconds" in r), default=0.0),
-      steps=max((r["step"] for r in records), default=0),
-      best_step=best_step,
-      validation_metric=primary,
-      validation=best.get(primary, float("nan")),
-      error=_error(metrics[name]) * factor,
-      metrics=metrics,
+  return result_lib.Result(
+    task=task.name,
+    dataset=declared.dataset if declared else task.name,
+    unit=unit,
+    model=f"{backbone.num_blocks} blocks, {backbone.atom_channels} atom and "
+    f"{backbone.edge_channels} edge channels",
+    initial=config.initial.checkpoint if config.initial else "",
+    fold=fold,
+    num_structures=num_structures,
+    num_devices=jax.device_count(),
+    seconds=max((r["seconds"] for r in records if "seconds" in r), default=0.0),
+    steps=max((r["step"] for r in records), default=0),
+    best_step=best_step,
+    validation_metric=primary,
+    validation=best.get(primary, float("nan")),
+    error=_error(metrics[name]) * factor,
+    metrics=metrics,
   )
 
 
 def _headline(
-    task: tasks_lib.TaskConfig, metrics: Mapping[str, Any]
+  task: tasks_lib.TaskConfig, metrics: Mapping[str, Any]
 ) -> tuple[str, str, float]:
   """The target that stands for the task, the unit of its error and a factor.
 

@@ -6,16 +6,16 @@ Reads Lightning checkpoints and bare state dicts; makes a model directory for pr
 embed, the calculator and fine-tuning.
 """
 
-import dataclasses
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 from absl import app
 from absl import flags
 
-from experiments import command
-from experiments import config as config_lib
-from experiments import inference_flags
+from experiments.command_line import command
+from experiments.command_line import config as config_lib
+from experiments.command_line import inference_flags
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -23,16 +23,28 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string("input", None, "The file, e.g. jmp-s.pt.", flag_values=values)
   flags.DEFINE_string("output", None, "Directory to make.", flag_values=values)
   flags.DEFINE_bool(
-      "ema", None, "The moving average of the weights (--ema) or the weights themselves "
-      "(--noema). By default the average where the file has one.", flag_values=values)
+    "ema",
+    None,
+    "The moving average of the weights (--ema) or the weights themselves "
+    "(--noema). By default the average where the file has one.",
+    flag_values=values,
+  )
   flags.DEFINE_list(
-      "tasks", ["oc20", "oc22", "ani1x", "transition1x"], "Names of the datasets that "
-      "the heads belong to, in the file's order. NAME=DIR takes graph settings, scales "
-      "and references from the converted dataset DIR.", flag_values=values)
+    "tasks",
+    ["oc20", "oc22", "ani1x", "transition1x"],
+    "Names of the datasets that "
+    "the heads belong to, in the file's order. NAME=DIR takes graph settings, scales "
+    "and references from the converted dataset DIR.",
+    flag_values=values,
+  )
   flags.DEFINE_list(
-      "references", [], "NAME=FILE.npz,…: per-element reference energies of datasets, "
-      "an array `coeff` in eV indexed by atomic number. Without them energies are "
-      "relative to them.", flag_values=values)
+    "references",
+    [],
+    "NAME=FILE.npz,…: per-element reference energies of datasets, "
+    "an array `coeff` in eV indexed by atomic number. Without them energies are "
+    "relative to them.",
+    flag_values=values,
+  )
 
 
 def run(values: flags.FlagValues) -> None:
@@ -44,33 +56,35 @@ def run(values: flags.FlagValues) -> None:
   inference_flags.require(values, "input", "output")
   path = inference_flags.existing_file(values.input, "input")
   inference_flags.start_without_computing()
+  from jmp_hk.checkpoints import model_writer
   from jmp_hk.interop import import_checkpoint
-  from jmp_hk.training import model_writer
 
   try:
     model_writer.check_new(values.output)
   except FileExistsError as error:
     raise config_lib.FlagError(f"--output: {error}") from error
   summary = import_checkpoint.import_checkpoint(
-      path, values.output, ema=values.ema, infos=_infos(values)
+    path, values.output, ema=values.ema, infos=_infos(values)
   )
   backbone = summary.config.backbone
   kind = "moving averages" if summary.averaged else "weights"
   print(
-      f"{values.output}: {summary.num_parameters} parameters ({kind}) in "
-      f"{summary.num_tensors} tensors; {backbone.num_blocks} blocks, "
-      f"{backbone.atom_channels} atom and {backbone.edge_channels} edge channels; heads "
-      f"{', '.join(summary.infos)}."
+    f"{values.output}: {summary.num_parameters} parameters ({kind}) in "
+    f"{summary.num_tensors} tensors; {backbone.num_blocks} blocks, "
+    f"{backbone.atom_channels} atom and {backbone.edge_channels} edge channels; heads "
+    f"{', '.join(summary.infos)}."
   )
   print(
-      f"Also in the file: {len(summary.redundant)} constants and aliases, which agree; "
-      f"no weights: {', '.join(summary.ignored) or 'nothing'}."
+    f"Also in the file: {len(summary.redundant)} constants and aliases, which agree; "
+    f"no weights: {', '.join(summary.ignored) or 'nothing'}."
   )
-  relative = [name for name, info in summary.infos.items() if not info.energy_references]
+  relative = [
+    name for name, info in summary.infos.items() if not info.energy_references
+  ]
   if relative:
     print(
-        f"Energies of {', '.join(relative)} will be relative to per-element reference "
-        "energies, which the file does not hold; --references=NAME=FILE.npz adds them."
+      f"Energies of {', '.join(relative)} will be relative to per-element reference "
+      "energies, which the file does not hold; --references=NAME=FILE.npz adds them."
     )
 
 
@@ -94,14 +108,16 @@ def _infos(values: flags.FlagValues) -> list[Any]:
       infos[name] = published.DATASETS[name]
     else:
       raise config_lib.FlagError(
-          f"--tasks: {name!r} is not one of {', '.join(published.DATASETS)}; give its "
-          f"converted data as {name}=DIR."
+        f"--tasks: {name!r} is not one of {', '.join(published.DATASETS)}; give its "
+        f"converted data as {name}=DIR."
       )
   files = inference_flags.parse_pairs(values.references, "references")
   for name, file in files.items():
     if name not in infos:
       raise config_lib.FlagError(f"--references: there is no task {name!r}.")
-    infos[name] = published.with_references(infos[name], published.load_references(file))
+    infos[name] = published.with_references(
+      infos[name], published.load_references(file)
+    )
   return list(infos.values())
 
 
@@ -112,8 +128,11 @@ def _errors() -> tuple[type[Exception], ...]:
   from jmp_hk.interop import weights
 
   return (
-      published.ReferencesError, recognise.RecognitionError, torch_file.TorchFileError,
-      weights.WeightsError, FileExistsError,
+    published.ReferencesError,
+    recognise.RecognitionError,
+    torch_file.TorchFileError,
+    weights.WeightsError,
+    FileExistsError,
   )
 
 

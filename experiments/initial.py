@@ -6,18 +6,18 @@ from typing import Any
 from absl import logging
 import jax
 
-from experiments import config as config_lib
-from jmp_hk import model as model_lib
-from jmp_hk.training import model_directory
-from jmp_hk.training import pretrained
+from experiments.command_line import config as config_lib
+from jmp_hk.checkpoints import model_directory
+from jmp_hk.checkpoints import pretrained
+from jmp_hk.models import model as model_lib
 
 TABLE_FILE = "parameters.csv"
 
 
 def load(
-    config: config_lib.InitialConfig,
-    fresh: model_lib.Variables,
-    workdir: pathlib.Path,
+  config: config_lib.InitialConfig,
+  fresh: model_lib.Variables,
+  workdir: pathlib.Path,
 ) -> model_lib.Variables:
   """Loads the backbone of a checkpoint into freshly drawn variables.
 
@@ -38,8 +38,10 @@ def load(
   except (model_directory.CheckpointError, pretrained.PretrainedError) as error:
     raise config_lib.FlagError(f"--checkpoint={config.checkpoint}: {error}") from error
   logging.info(
-      "Starting from %s (step %d):\n%s",
-      source.directory, source.step, pretrained.overview(entries),
+    "Starting from %s (step %d):\n%s",
+    source.directory,
+    source.step,
+    pretrained.overview(entries),
   )
   if jax.process_index() == 0:
     pretrained.write_table(entries, workdir / TABLE_FILE)

@@ -7,34 +7,48 @@ Reads anything that ASE reads. Energy, forces and stress are stored as the file'
 results, other targets under their names.
 """
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import pathlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import app
 from absl import flags
 from absl import logging
 
-from experiments import command
-from experiments import config as config_lib
-from experiments import inference_flags
+from experiments.command_line import command
+from experiments.command_line import config as config_lib
+from experiments.command_line import inference_flags
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
   inference_flags.define(values)
   string = lambda name, default, text: flags.DEFINE_string(
-      name, default, text, flag_values=values)
+    name, default, text, flag_values=values
+  )
   string("input", None, "Structures: extxyz, cif, traj, db, or whatever ASE reads.")
   string("index", ":", "Which structures of the file, as ASE writes it.")
   string("output", None, "File to write, OUT.extxyz.")
-  string("head", "", "Whose targets are predicted; may be left out if there is only one. "
-         "Its dataset decides about cutoff, neighbour caps and units.")
-  string("references", "", "FILE.npz with per-element reference energies of the head's "
-         "dataset: an array `coeff` in eV, indexed by atomic number.")
+  string(
+    "head",
+    "",
+    "Whose targets are predicted; may be left out if there is only one. "
+    "Its dataset decides about cutoff, neighbor caps and units.",
+  )
+  string(
+    "references",
+    "",
+    "FILE.npz with per-element reference energies of the head's "
+    "dataset: an array `coeff` in eV, indexed by atomic number.",
+  )
   flags.DEFINE_bool(
-      "skip_invalid", False, "Leave out structures that cannot be predicted, and name "
-      "them, instead of stopping.", flag_values=values)
+    "skip_invalid",
+    False,
+    "Leave out structures that cannot be predicted, and name "
+    "them, instead of stopping.",
+    flag_values=values,
+  )
 
 
 def run(values: flags.FlagValues) -> None:
@@ -49,28 +63,30 @@ def run(values: flags.FlagValues) -> None:
   inference_flags.start(values)
   config, _ = inference_flags.read_description(values)
   head = inference_flags.choose_head([t.name for t in config.tasks], values.head)
-  from jmp_hk import inference
+  from jmp_hk.inference import predictor as predictor_lib
 
   structures = list(read_structures(path, values.index))
-  model = inference.load(
-      values.checkpoint,
-      ema=values.ema,
-      references={head: values.references} if values.references else None,
-      precision=values.precision,
-      batch_edges=values.batch_edges,
+  model = predictor_lib.load(
+    values.checkpoint,
+    ema=values.ema,
+    references={head: values.references} if values.references else None,
+    precision=values.precision,
+    batch_edges=values.batch_edges,
   )
   notices = model.notices(head)
   for notice in notices:
     logging.warning("%s Give them with --references=FILE.npz.", notice)
   results = _predict(model, structures, head, values.skip_invalid)
   done = [
-      _with_results(atoms, result, head, bool(notices))
-      for atoms, result in zip(structures, results, strict=True)
-      if result is not None
+    _with_results(atoms, result, head, bool(notices))
+    for atoms, result in zip(structures, results, strict=True)
+    if result is not None
   ]
   _write(output, done)
-  print(f"{output}: {len(done)} of {len(structures)} structures, head {head!r}, "
-        f"{model.num_compilations} compilations.")
+  print(
+    f"{output}: {len(done)} of {len(structures)} structures, head {head!r}, "
+    f"{model.num_compilations} compilations."
+  )
 
 
 def read_structures(path: pathlib.Path, index: str = ":") -> Iterator[Any]:
@@ -88,8 +104,8 @@ def read_structures(path: pathlib.Path, index: str = ":") -> Iterator[Any]:
       count += 1
   except Exception as error:  # ASE's readers raise nearly anything.
     raise config_lib.FlagError(
-        f"--input={path}: ASE fails after {count} structures: {type(error).__name__}: "
-        f"{error}"
+      f"--input={path}: ASE fails after {count} structures: {type(error).__name__}: "
+      f"{error}"
     ) from error
   if not count:
     raise config_lib.FlagError(f"--input={path} holds no structures.")
@@ -101,11 +117,11 @@ def _predict(model: Any, structures: Sequence[Any], head: str, skip_invalid: boo
 
   with tqdm.tqdm(total=len(structures), unit="structure", dynamic_ncols=True) as bar:
     return model.predict(
-        structures,
-        head,
-        skip_invalid=skip_invalid,
-        on_progress=lambda done, total: bar.update(done - bar.n),
-        on_invalid=lambda index, problem: bar.write(f"Left out: {problem}."),
+      structures,
+      head,
+      skip_invalid=skip_invalid,
+      on_progress=lambda done, total: bar.update(done - bar.n),
+      on_invalid=lambda index, problem: bar.write(f"Left out: {problem}."),
     )
 
 
@@ -141,13 +157,14 @@ def _write(path: pathlib.Path, structures: Sequence[Any]) -> None:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-  from jmp_hk import preparation
   from jmp_hk import published
-  from jmp_hk.training import model_directory
+  from jmp_hk.checkpoints import model_directory
+  from jmp_hk.inference import preparation
 
   return (
-      preparation.InvalidStructuresError, published.ReferencesError,
-      model_directory.CheckpointError,
+    preparation.InvalidStructuresError,
+    published.ReferencesError,
+    model_directory.CheckpointError,
   )
 
 

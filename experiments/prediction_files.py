@@ -1,17 +1,17 @@
 """Writes predictions of a split: metrics, table, structures with forces, parity plot."""
 
+from collections.abc import Sequence
 import csv
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import ase
-import ase.io
 from ase.calculators import singlepoint
+import ase.io
 import numpy as np
 
 from experiments import split_predictions
-from jmp_hk import config_io
+from jmp_hk import serialization
 from jmp_hk import structure as structure_lib
 
 METRICS_FILE = "metrics.json"
@@ -25,7 +25,7 @@ Comparison = split_predictions.Comparison
 
 
 def write(
-    results: split_predictions.SplitPredictions, directory: pathlib.Path
+  results: split_predictions.SplitPredictions, directory: pathlib.Path
 ) -> dict[str, Any]:
   """Writes everything that there is to tell about a split.
 
@@ -38,9 +38,9 @@ def write(
   """
   directory.mkdir(parents=True, exist_ok=True)
   metrics = results.metrics()
-  config_io.save(
-      {"structures": len(results.structures), "targets": metrics},
-      directory / METRICS_FILE,
+  serialization.save(
+    {"structures": len(results.structures), "targets": metrics},
+    directory / METRICS_FILE,
   )
   write_table(results, directory / TABLE_FILE)
   if any(comparison.is_per_atom for comparison in results.comparisons):
@@ -50,13 +50,13 @@ def write(
 
 
 def write_table(
-    results: split_predictions.SplitPredictions, path: pathlib.Path
+  results: split_predictions.SplitPredictions, path: pathlib.Path
 ) -> None:
   """Writes one row a structure: labels and predictions, or its mean absolute error."""
   sizes = np.array([structure.num_atoms for structure in results.structures])
   columns: dict[str, Sequence[Any]] = {
-      "record": [structure.record_id for structure in results.structures],
-      "num_atoms": sizes.tolist(),
+    "record": [structure.record_id for structure in results.structures],
+    "num_atoms": sizes.tolist(),
   }
   for comparison in results.comparisons:
     name = comparison.target.name
@@ -79,14 +79,14 @@ def write_table(
 
 
 def write_structures(
-    results: split_predictions.SplitPredictions, path: pathlib.Path
+  results: split_predictions.SplitPredictions, path: pathlib.Path
 ) -> None:
   """Writes extxyz: predictions as energy and forces, labels as reference_…"""
   frames = []
   for structure, prediction in zip(results.structures, results.predictions):
     atoms = to_atoms(structure)
     atoms.calc = singlepoint.SinglePointCalculator(
-        atoms, energy=prediction.energy, forces=prediction.forces
+      atoms, energy=prediction.energy, forces=prediction.forces
     )
     for name, value in prediction.properties.items():
       if np.ndim(value) == 2:
@@ -103,11 +103,11 @@ def write_structures(
 def to_atoms(structure: structure_lib.Structure) -> ase.Atoms:
   """The structure as ASE has it, with its record id as info["record"]."""
   return ase.Atoms(
-      numbers=structure.atomic_numbers,
-      positions=structure.positions,
-      cell=structure.cell,
-      pbc=structure.pbc,
-      info={"record": structure.record_id},
+    numbers=structure.atomic_numbers,
+    positions=structure.positions,
+    cell=structure.cell,
+    pbc=structure.pbc,
+    info={"record": structure.record_id},
   )
 
 
@@ -121,7 +121,7 @@ def plot(comparisons: Sequence[Comparison], path: pathlib.Path) -> None:
   from matplotlib import pyplot
 
   figure, axes = pyplot.subplots(
-      1, len(comparisons), figsize=(5 * len(comparisons), 4.6), squeeze=False
+    1, len(comparisons), figsize=(5 * len(comparisons), 4.6), squeeze=False
   )
   for axis, comparison in zip(axes.flat, comparisons):
     (_draw_classes if comparison.is_class else _draw_values)(axis, comparison)
@@ -140,8 +140,9 @@ def _draw_values(axis: Any, comparison: Comparison) -> None:
   axis.plot(ends, ends, color="black", linewidth=0.8)
   metrics = comparison.metrics()
   axis.set_title(
-      f"{comparison.target.name}: MAE {metrics['mae']:.4g} {comparison.unit}, "
-      f"R² {metrics['r2']:.4f}", fontsize=10,
+    f"{comparison.target.name}: MAE {metrics['mae']:.4g} {comparison.unit}, "
+    f"R² {metrics['r2']:.4f}",
+    fontsize=10,
   )
   axis.set_xlabel(f"label ({comparison.unit})")
   axis.set_ylabel(f"prediction ({comparison.unit})")
@@ -155,11 +156,12 @@ def _draw_classes(axis: Any, comparison: Comparison) -> None:
   axis.imshow(counts, cmap="Blues")
   for (row, column), count in np.ndenumerate(counts):
     dark = count > counts.max() / 2
-    axis.text(column, row, count, ha="center", va="center",
-              color="white" if dark else "black")
+    axis.text(
+      column, row, count, ha="center", va="center", color="white" if dark else "black"
+    )
   metrics = comparison.metrics()
   axis.set_title(
-      f"{comparison.target.name}: accuracy {metrics['accuracy']:.3f}", fontsize=10
+    f"{comparison.target.name}: accuracy {metrics['accuracy']:.3f}", fontsize=10
   )
   axis.set_xticks(range(num_classes))
   axis.set_yticks(range(num_classes))

@@ -5,29 +5,31 @@
 Running it again with the same --workdir continues. See `--help` for the flags.
 """
 
-import pathlib
 from collections.abc import Sequence
+import pathlib
 
 from absl import app
 from absl import flags
 from absl import logging
 
 from data.pipeline import datasets as datasets_lib
-from data.pipeline import mixture
-from experiments import command
-from experiments import config as config_lib
-from experiments import conversions
-from experiments import data_flags
-from experiments import environment
-from experiments import model_flags
-from experiments import processes
-from experiments import training_flags
-from experiments import workdir as workdir_lib
-from jmp_hk import model as model_lib
+from experiments.command_line import command
+from experiments.command_line import config as config_lib
+from experiments.command_line import conversions
+from experiments.command_line import data_flags
+from experiments.command_line import model_flags
+from experiments.command_line import training_flags
+from experiments.command_line import workdir as workdir_lib
+from jmp_hk.models import model as model_lib
+from jmp_hk.pipeline import mixture
+from jmp_hk.runtime import configuration
+from jmp_hk.runtime import processes
 
 # Wrong flags and bad data: one line without a traceback.
 _EXPECTED_ERRORS = (
-    config_lib.FlagError, processes.ConnectionFailedError, *conversions.ERRORS
+  config_lib.FlagError,
+  processes.ConnectionFailedError,
+  *conversions.ERRORS,
 )
 
 
@@ -42,7 +44,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def make_config(
-    values: flags.FlagValues, workdir: pathlib.Path
+  values: flags.FlagValues, workdir: pathlib.Path
 ) -> config_lib.RunConfig:
   """Turns flags into the config of the run; its datasets must be converted.
 
@@ -53,9 +55,9 @@ def make_config(
   datasets = data_flags.datasets(values, made, workdir)
   infos = {dataset.name: data_flags.load_info(dataset) for dataset in datasets}
   model = model_lib.ModelConfig(
-      backbone=model_flags.backbone(values),
-      tasks=model_flags.make_tasks(values, infos),
-      precision=values.precision,
+    backbone=model_flags.backbone(values),
+    tasks=model_flags.make_tasks(values, infos),
+    precision=values.precision,
   )
   try:
     opened = datasets_lib.open_datasets(datasets, model.tasks)
@@ -63,16 +65,18 @@ def make_config(
   except ValueError as error:
     raise config_lib.FlagError(f"--datasets: {error}") from error
   draws = values.num_epochs * mixture.epoch_length(opened, chances)
-  num_steps = values.num_steps or round(draws / (values.num_lanes * values.batch_size))
+  num_steps = values.num_steps or round(
+    draws / (values.num_microbatches * values.batch_size)
+  )
   return config_lib.RunConfig(
-      datasets=datasets,
-      conversions=made,
-      model=model,
-      loss=model_flags.loss(values),
-      pipeline=data_flags.pipeline(values),
-      budget=data_flags.budget(values),
-      train=training_flags.train(values, num_steps),
-      validation=data_flags.validation(values),
+    datasets=datasets,
+    conversions=made,
+    model=model,
+    loss=model_flags.loss(values),
+    pipeline=data_flags.pipeline(values),
+    budget=data_flags.budget(values),
+    train=training_flags.train(values, num_steps),
+    validation=data_flags.validation(values),
   )
 
 
@@ -87,7 +91,7 @@ def check_flags(values: flags.FlagValues) -> pathlib.Path:
   """
   if not values.workdir:
     raise config_lib.FlagError(
-        "--workdir is required: name a directory for the outputs of the run."
+      "--workdir is required: name a directory for the outputs of the run."
     )
   workdir = pathlib.Path(values.workdir)
   made = data_flags.conversions(values)
@@ -104,8 +108,8 @@ def convert_raw_data(values: flags.FlagValues, workdir: pathlib.Path) -> None:
   """Converts what --convert names; what is done already stays."""
   made = data_flags.conversions(values)
   directories = {
-      dataset.name: dataset.directory
-      for dataset in data_flags.datasets(values, made, workdir)
+    dataset.name: dataset.directory
+    for dataset in data_flags.datasets(values, made, workdir)
   }
   conversions.run(made, directories, "experiments.pretrain")
 
@@ -118,7 +122,7 @@ def run(values: flags.FlagValues) -> None:
   """
   workdir = check_flags(values)
   started = training_flags.environment_config(values)
-  environment.prepare(started)
+  configuration.prepare(started)
   processes.connect(started)
   with processes.ends_together(_EXPECTED_ERRORS):
     _run(values, workdir)

@@ -6,25 +6,26 @@ Runs from scratch and runs from a checkpoint of the same task are compared with 
 other and with the published errors. Writes report.md, report.csv and report.png.
 """
 
-import pathlib
 from collections.abc import Sequence
+import pathlib
 
 from absl import app
 from absl import flags
 
-from experiments import command
-from experiments import comparison as comparison_lib
-from experiments import config as config_lib
-from experiments import report_plot
-from experiments import report_table
+from experiments.command_line import command
+from experiments.command_line import config as config_lib
+from experiments.reports import comparison as comparison_lib
+from experiments.reports import plot
+from experiments.reports import table as table_lib
 
 MARKDOWN_FILE, CSV_FILE, PLOT_FILE = "report.md", "report.csv", "report.png"
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
-  flags.DEFINE_string("output", "runs/report", "Directory of the report.",
-                      flag_values=values)
+  flags.DEFINE_string(
+    "output", "runs/report", "Directory of the report.", flag_values=values
+  )
 
 
 def run(directories: Sequence[str], output: pathlib.Path) -> str:
@@ -42,25 +43,28 @@ def run(directories: Sequence[str], output: pathlib.Path) -> str:
   """
   if not directories:
     raise config_lib.FlagError(
-        "Name the working directories of finished fine-tuning runs, e.g. "
-        "`python -m experiments.report runs/qm9_*`."
+      "Name the working directories of finished fine-tuning runs, e.g. "
+      "`python -m experiments.report runs/qm9_*`."
     )
   try:
-    runs = [comparison_lib.load_run(pathlib.Path(directory)) for directory in directories]
+    runs = [
+      comparison_lib.load_run(pathlib.Path(directory)) for directory in directories
+    ]
   except comparison_lib.UnfinishedRunError as error:
     raise config_lib.FlagError(str(error)) from error
   comparisons = comparison_lib.compare(runs)
   published = comparison_lib.load_published()
   output.mkdir(parents=True, exist_ok=True)
-  text = report_table.markdown(comparisons, published)
+  text = table_lib.markdown(comparisons, published)
   (output / MARKDOWN_FILE).write_text(text, encoding="utf-8")
-  report_table.write_csv(comparisons, published, output / CSV_FILE)
-  report_plot.draw(comparisons, published, output / PLOT_FILE)
+  table_lib.write_csv(comparisons, published, output / CSV_FILE)
+  plot.draw(comparisons, published, output / PLOT_FILE)
   return text
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong arguments give one line and exit code 1."""
+
   def write(values: flags.FlagValues) -> None:
     output = pathlib.Path(values.output)
     print(run(argv[1:], output))

@@ -20,9 +20,9 @@ def regression(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
   squares = np.square(error).sum()
   variation = np.square(labels - labels.mean()).sum()
   return {
-      "mae": float(np.abs(error).mean()),
-      "rmse": float(np.sqrt(squares / len(error))),
-      "r2": float(1 - squares / variation) if variation > 0 else float("nan"),
+    "mae": float(np.abs(error).mean()),
+    "rmse": float(np.sqrt(squares / len(error))),
+    "r2": float(1 - squares / variation) if variation > 0 else float("nan"),
   }
 
 
@@ -42,16 +42,20 @@ def classification(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, f
   chosen = probabilities.argmax(axis=1)
   of_label = probabilities[np.arange(len(labels)), labels]
   result = {
-      "cross_entropy": float(-np.log(np.maximum(of_label, 1e-12)).mean()),
-      "accuracy": float((chosen == labels).mean()),
-      "f1": float(sklearn_metrics.f1_score(
-          labels, chosen, average="binary" if num_classes == 2 else "macro",
-          zero_division=0,
-      )),
+    "cross_entropy": float(-np.log(np.maximum(of_label, 1e-12)).mean()),
+    "accuracy": float((chosen == labels).mean()),
+    "f1": float(
+      sklearn_metrics.f1_score(
+        labels,
+        chosen,
+        average="binary" if num_classes == 2 else "macro",
+        zero_division=0,
+      )
+    ),
   }
   if len(np.unique(labels)) == num_classes:
     score = probabilities[:, 1] if num_classes == 2 else probabilities
     result["auc"] = float(
-        sklearn_metrics.roc_auc_score(labels, score, multi_class="ovr")
+      sklearn_metrics.roc_auc_score(labels, score, multi_class="ovr")
     )
   return result

@@ -3,22 +3,24 @@
 Importing this imports TensorFlow; runners do so after they have checked their flags.
 """
 
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from data.pipeline import datasets as datasets_lib
-from data.pipeline import source
 from experiments import scores
-from jmp_hk import batched
-from jmp_hk import inference
-from jmp_hk import prediction as prediction_lib
-from jmp_hk import single_head
 from jmp_hk import structure as structure_lib
-from jmp_hk import tasks as tasks_lib
-from jmp_hk.graphs import ladder
+from jmp_hk.graphs import buckets
+from jmp_hk.inference import batching
+from jmp_hk.inference import prediction as prediction_lib
+from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.inference import single_head
+from jmp_hk.targets import config as tasks_lib
 
 Kind = tasks_lib.TargetKind
 
@@ -82,17 +84,17 @@ class SplitPredictions:
   def metrics(self) -> dict[str, dict[str, float | str]]:
     """Metrics by target name, each with its unit."""
     return {
-        comparison.target.name: {**comparison.metrics(), "unit": comparison.unit}
-        for comparison in self.comparisons
+      comparison.target.name: {**comparison.metrics(), "unit": comparison.unit}
+      for comparison in self.comparisons
     }
 
 
 def predict_split(
-    predictor: inference.Predictor,
-    head: str | None,
-    dataset: datasets_lib.Dataset,
-    limit: int = 0,
-    on_progress: batched.OnProgress | None = None,
+  predictor: predictor_lib.Predictor,
+  head: str | None,
+  dataset: datasets_lib.Dataset,
+  limit: int = 0,
+  on_progress: batching.OnProgress | None = None,
 ) -> SplitPredictions:
   """Predicts a split.
 
@@ -110,7 +112,7 @@ def predict_split(
   """
   runner = predictor.head(head)
   stride = max(1, dataset.num_structures // limit) if limit else 1
-  records = source.Source(dataset).ordered(stride)
+  records = dataset.source.ordered(stride)
   structures = list(itertools.islice(records, limit or None))
   predictions = []
   for chunk in _chunks(structures):
@@ -118,23 +120,29 @@ def predict_split(
     if on_progress:
       on_progress(len(predictions), len(structures))
   return SplitPredictions(
-      structures, predictions,
-      [
-          compare(target, _unit(target, dataset.info.units), structures, predictions,
-                  free_atoms_only=runner.info.evaluate_free_atoms_only)
-          for target in runner.task.targets
-          if target.is_learned and _has_label(structures[0], target.name)
-      ],
+    structures,
+    predictions,
+    [
+      compare(
+        target,
+        _unit(target, dataset.info.units),
+        structures,
+        predictions,
+        free_atoms_only=runner.info.evaluate_free_atoms_only,
+      )
+      for target in runner.task.targets
+      if target.is_learned and _has_label(structures[0], target.name)
+    ],
   )
 
 
 def compare(
-    target: tasks_lib.TargetConfig,
-    unit: str,
-    structures: Sequence[structure_lib.Structure],
-    predictions: Sequence[prediction_lib.Prediction],
-    *,
-    free_atoms_only: bool = False,
+  target: tasks_lib.TargetConfig,
+  unit: str,
+  structures: Sequence[structure_lib.Structure],
+  predictions: Sequence[prediction_lib.Prediction],
+  *,
+  free_atoms_only: bool = False,
 ) -> Comparison:
   """Collects labels and predictions of one target.
 
@@ -151,7 +159,7 @@ def compare(
     fixed = np.concatenate([structure.fixed for structure in structures])
     counted = ~fixed if free_atoms_only else np.ones(len(fixed), bool)
     return Comparison(
-        target, unit, np.concatenate(labels), np.concatenate(values), counted
+      target, unit, np.concatenate(labels), np.concatenate(values), counted
     )
   labels, values = np.asarray(labels, np.float64), np.asarray(values, np.float64)
   if target.kind is Kind.BINARY:
@@ -162,28 +170,28 @@ def compare(
 
 
 def _predict(
-    runner: single_head.SingleHead,
-    structures: Sequence[structure_lib.Structure],
-    batch_edges: int,
+  runner: single_head.SingleHead,
+  structures: Sequence[structure_lib.Structure],
+  batch_edges: int,
 ) -> list[prediction_lib.Prediction]:
   """Predicts structures whose graphs fit into memory together."""
   info = runner.info
-  prepare = batched.Preparer(info.graph)
+  prepare = batching.Preparer(info.graph)
   items = [prepare(structure) for structure in structures]
-  classes = ladder.classify(
-      [item.sizes for item in items], info.graph, batch_edges, runner.budgets
+  classes = buckets.classify(
+    [item.sizes for item in items], info.graph, batch_edges, runner.budgets
   )
-  outputs = batched.run(
-      items, runner.predict, runner.per_atom, classes, info.graph, runner.dtype
+  outputs = batching.run(
+    items, runner.predict, runner.per_atom, classes, info.graph, runner.dtype
   )
   return [
-      prediction_lib.denormalise(runner.task, info, structure, values)
-      for structure, values in zip(structures, outputs, strict=True)
+    prediction_lib.denormalise(runner.task, info, structure, values)
+    for structure, values in zip(structures, outputs, strict=True)
   ]
 
 
 def _chunks(
-    structures: Iterable[structure_lib.Structure],
+  structures: Iterable[structure_lib.Structure],
 ) -> Iterator[list[structure_lib.Structure]]:
   iterator = iter(structures)
   while chunk := list(itertools.islice(iterator, _AT_ONCE)):
@@ -206,9 +214,7 @@ def _label(structure: structure_lib.Structure, name: str) -> np.ndarray | float:
   return structure.targets[name]
 
 
-def _prediction(
-    prediction: prediction_lib.Prediction, name: str
-) -> np.ndarray | float:
+def _prediction(prediction: prediction_lib.Prediction, name: str) -> np.ndarray | float:
   if name in (prediction_lib.ENERGY, prediction_lib.FORCES):
     return getattr(prediction, name)
   return prediction.properties[name]

@@ -6,26 +6,27 @@ they are called, so that `import jmp_hk` and `import jmp_hk.graphs` stay light.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 import os
 import typing
-from collections.abc import Iterable, Mapping
 
 if typing.TYPE_CHECKING:
   import ase
 
-  from jmp_hk import calculator as calculator_lib
-  from jmp_hk import inference
-  from jmp_hk import prediction
+  from jmp_hk.inference import calculator as calculator_lib
+  from jmp_hk.inference import prediction
+  from jmp_hk.inference import predictor as predictor_lib
 
 __all__ = ("embed", "load", "make_calculator", "predict")
 
 
 def load(
-    directory: str | os.PathLike[str],
-    *,
-    references: Mapping[str, str | os.PathLike[str]] | None = None,
-    precision: str = "float32",
-) -> inference.Predictor:
+  directory: str | os.PathLike[str],
+  *,
+  references: Mapping[str, str | os.PathLike[str]] | None = None,
+  precision: str = "float32",
+) -> predictor_lib.Predictor:
   """Loads a model: imported, pre-trained or fine-tuned.
 
   Example:
@@ -48,17 +49,17 @@ def load(
     CheckpointError: there is no model, or it cannot be understood.
     ReferencesError: a file of references cannot be used.
   """
-  from jmp_hk import inference
+  from jmp_hk.inference import predictor as predictor_lib
 
-  return inference.load(directory, references=references, precision=precision)
+  return predictor_lib.load(directory, references=references, precision=precision)
 
 
 def predict(
-    model: inference.Predictor,
-    structures: Iterable[ase.Atoms],
-    head: str | None = None,
-    *,
-    skip_invalid: bool = False,
+  model: predictor_lib.Predictor,
+  structures: Iterable[ase.Atoms],
+  head: str | None = None,
+  *,
+  skip_invalid: bool = False,
 ) -> list[prediction.Prediction | None]:
   """Predicts structures of any sizes, in few compiled batches.
 
@@ -89,12 +90,12 @@ def predict(
 
 
 def embed(
-    model: inference.Predictor,
-    structures: Iterable[ase.Atoms],
-    head: str | None = None,
-    *,
-    skip_invalid: bool = False,
-) -> list[inference.Embedding | None]:
+  model: predictor_lib.Predictor,
+  structures: Iterable[ase.Atoms],
+  head: str | None = None,
+  *,
+  skip_invalid: bool = False,
+) -> list[predictor_lib.Embedding | None]:
   """Mean atom and edge embeddings of structures.
 
   Example:
@@ -122,7 +123,7 @@ def embed(
 
 
 def make_calculator(
-    model: inference.Predictor | str | os.PathLike[str], head: str | None = None
+  model: predictor_lib.Predictor | str | os.PathLike[str], head: str | None = None
 ) -> calculator_lib.JMPCalculator:
   """An ASE calculator: energy, forces, and stress of conservative models.
 
@@ -144,6 +145,6 @@ def make_calculator(
   Raises:
     ValueError: there is no such head, or it predicts no energy.
   """
-  from jmp_hk import calculator
+  from jmp_hk.inference import calculator
 
   return calculator.JMPCalculator(model, head)

@@ -1,7 +1,7 @@
 """Constants derived from a converted dataset, stored with it and in checkpoints."""
 
-import dataclasses
 from collections.abc import Mapping
+import dataclasses
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class DatasetInfo:
 
   Attributes:
     name: name of the dataset, e.g. "oc20".
-    graph: neighbour-graph settings of the dataset.
+    graph: neighbor-graph settings of the dataset.
     num_structures: structures per split, e.g. {"train": 10, "val": 2}.
     elements: atomic numbers that occur in any split, ascending.
     size_histogram: number of structures per number of atoms, over all splits.
@@ -83,7 +83,7 @@ class DatasetInfo:
     missing = sorted({int(z) for z in atomic_numbers} - set(self.energy_references))
     if missing:
       raise KeyError(
-          f"Dataset {self.name!r} has no reference energy for the elements with "
-          f"atomic numbers {missing}; it knows {sorted(self.energy_references)}."
+        f"Dataset {self.name!r} has no reference energy for the elements with "
+        f"atomic numbers {missing}; it knows {sorted(self.energy_references)}."
       )
     return float(sum(self.energy_references[int(z)] for z in atomic_numbers))

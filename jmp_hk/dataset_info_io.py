@@ -1,10 +1,10 @@
 """`DatasetInfo` ↔ human-readable JSON, for converted datasets and checkpoints."""
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Mapping
 
 from jmp_hk import dataset_info
 from jmp_hk.graphs import config as graph_config
@@ -24,7 +24,7 @@ def to_dict(info: dataset_info.DatasetInfo) -> dict[str, object]:
 
 
 def from_dict(
-    values: Mapping[str, object], origin: str = "dataset info"
+  values: Mapping[str, object], origin: str = "dataset info"
 ) -> dataset_info.DatasetInfo:
   """Rebuilds a `DatasetInfo` from what `to_dict` gave.
 
@@ -41,13 +41,14 @@ def from_dict(
     raise DatasetInfoError(f"{origin} has no schema_version; convert the data again.")
   if version > dataset_info.SCHEMA_VERSION:
     raise DatasetInfoError(
-        f"{origin} has schema version {version}, but this program reads versions up "
-        f"to {dataset_info.SCHEMA_VERSION}: update the program, or convert the raw "
-        "data again with this one."
+      f"{origin} has schema version {version}, but this program reads versions up "
+      f"to {dataset_info.SCHEMA_VERSION}: update the program, or convert the raw "
+      "data again with this one."
     )
   _check_fields(dataset_info.DatasetInfo, values, origin)
   try:
-    return dataset_info.DatasetInfo(**{
+    return dataset_info.DatasetInfo(
+      **{
         **values,
         "graph": _graph(values["graph"], origin),
         "num_structures": {k: int(v) for k, v in values["num_structures"].items()},
@@ -57,10 +58,11 @@ def from_dict(
         "energy_scale": float(values["energy_scale"]),
         "force_scale": float(values["force_scale"]),
         "targets": {
-            name: _target(target, origin)
-            for name, target in values.get("targets", {}).items()
+          name: _target(target, origin)
+          for name, target in values.get("targets", {}).items()
         },
-    })
+      }
+    )
   except (TypeError, ValueError, AttributeError, KeyError) as error:
     if isinstance(error, DatasetInfoError):
       raise
@@ -117,15 +119,15 @@ def _check_fields(kind: type, values: Mapping[str, object], origin: str) -> None
   fields = dataclasses.fields(kind)
   unknown = sorted(set(values) - {field.name for field in fields})
   missing = sorted(
-      field.name
-      for field in fields
-      if field.name not in values
-      and field.default is dataclasses.MISSING
-      and field.default_factory is dataclasses.MISSING
+    field.name
+    for field in fields
+    if field.name not in values
+    and field.default is dataclasses.MISSING
+    and field.default_factory is dataclasses.MISSING
   )
   if unknown or missing:
     raise DatasetInfoError(
-        f"{origin}: {kind.__name__} lacks {missing} and does not know {unknown}."
+      f"{origin}: {kind.__name__} lacks {missing} and does not know {unknown}."
     )
 
 
@@ -136,9 +138,9 @@ def _by_int(values: Mapping[str, object], kind: type) -> dict[int, object]:
 def _graph(values: Mapping[str, object], origin: str) -> graph_config.GraphConfig:
   _check_fields(graph_config.GraphConfig, values, origin)
   values = dict(values)
-  if "max_neighbours_by_size" in values:
-    values["max_neighbours_by_size"] = tuple(
-        (int(size), int(cap)) for size, cap in values["max_neighbours_by_size"]
+  if "max_neighbors_by_size" in values:
+    values["max_neighbors_by_size"] = tuple(
+      (int(size), int(cap)) for size, cap in values["max_neighbors_by_size"]
     )
   if "qint_tags" in values:
     values["qint_tags"] = tuple(int(tag) for tag in values["qint_tags"])

@@ -11,12 +11,14 @@ from jmp_hk import structure as structure_lib
 # Their records are periodic in all three directions, also across the vacuum.
 PERIODIC_IN_3D = ("oc20", "oc22")
 _TAGS = (
-    structure_lib.TAG_SUBSURFACE, structure_lib.TAG_SURFACE, structure_lib.TAG_ADSORBATE
+  structure_lib.TAG_SUBSURFACE,
+  structure_lib.TAG_SURFACE,
+  structure_lib.TAG_ADSORBATE,
 )
 
 
 def from_atoms(
-    atoms: ase.Atoms, info: dataset_info.DatasetInfo, record_id: str = ""
+  atoms: ase.Atoms, info: dataset_info.DatasetInfo, record_id: str = ""
 ) -> structure_lib.Structure:
   """A structure as the head of a dataset expects it.
 
@@ -48,13 +50,13 @@ def from_atoms(
       fixed[constraint.index] = True
   tags = atoms.get_tags()
   structure = structure_lib.Structure(
-      positions=np.array(atoms.positions, np.float64),
-      atomic_numbers=atoms.numbers.astype(np.int32),
-      cell=cell,
-      pbc=pbc,
-      tags=np.where(tags.any(), tags, structure_lib.TAG_ADSORBATE).astype(np.int32),
-      fixed=fixed,
-      record_id=record_id,
+    positions=np.array(atoms.positions, np.float64),
+    atomic_numbers=atoms.numbers.astype(np.int32),
+    cell=cell,
+    pbc=pbc,
+    tags=np.where(tags.any(), tags, structure_lib.TAG_ADSORBATE).astype(np.int32),
+    fixed=fixed,
+    record_id=record_id,
   )
   if problem := find_problem(structure, info):
     raise structure_lib.InvalidStructureError(f"{record_id or 'structure'}: {problem}")
@@ -62,7 +64,7 @@ def from_atoms(
 
 
 def find_problem(
-    structure: structure_lib.Structure, info: dataset_info.DatasetInfo
+  structure: structure_lib.Structure, info: dataset_info.DatasetInfo
 ) -> str:
   """What keeps a head from predicting a structure, as a clause; "" if nothing does."""
   if not structure.num_atoms:
@@ -77,15 +79,15 @@ def find_problem(
   known = set.intersection(*limits) if limits else set()
   if known and present - known:
     return (
-        f"the head {info.name!r} does not know the elements "
-        f"{_symbols(present - known)}; it knows {_symbols(known)}"
+      f"the head {info.name!r} does not know the elements "
+      f"{_symbols(present - known)}; it knows {_symbols(known)}"
     )
   wrong = sorted(set(structure.tags.tolist()) - set(_TAGS))
   if wrong:
     return (
-        f"tags must be 0 (sub-surface), 1 (surface) or 2 (adsorbate), not {wrong}; "
-        "ASE's surface builders number layers instead: set tags, or remove them with "
-        "atoms.set_tags(0)"
+      f"tags must be 0 (sub-surface), 1 (surface) or 2 (adsorbate), not {wrong}; "
+      "ASE's surface builders number layers instead: set tags, or remove them with "
+      "atoms.set_tags(0)"
     )
   if not np.isfinite(structure.positions).all():
     return "positions are not finite"

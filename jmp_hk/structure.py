@@ -1,7 +1,7 @@
 """One atomic structure with its labels: the record that flows through everything."""
 
-import dataclasses
 from collections.abc import Mapping
+import dataclasses
 
 import numpy as np
 

@@ -6,15 +6,17 @@ of all frames, then for the validation split, and the rest is for training. The
 published shuffle was not seeded, so it cannot be reproduced; `--split_seed` is ours.
 """
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import random
-from collections.abc import Iterator, Sequence
 
+from ase import units as ase_units
 import h5py
 import numpy as np
-from ase import units as ase_units
 
-from data.converters import base, hdf5
+from data.converters import base
+from data.converters import hdf5
 from jmp_hk.graphs import config as graph_config
 
 _NUMBERS = "atomic_numbers"
@@ -41,10 +43,10 @@ class ANI1x(base.Converter):
 
   def declare(self) -> base.Declaration:
     return base.Declaration(
-        name="ani1x",
-        graph=graph_config.GraphConfig(cutoff=8.0, max_neighbours=30),
-        published_scales=base.Scales(2.8700712783472118, 2.131422996520996),
-        notes={"hartree_in_eV": ase_units.Hartree},
+      name="ani1x",
+      graph=graph_config.GraphConfig(cutoff=8.0, max_neighbors=30),
+      published_scales=base.Scales(2.8700712783472118, 2.131422996520996),
+      notes={"hartree_in_eV": ase_units.Hartree},
     )
 
   def units(self) -> Sequence[base.Unit]:
@@ -52,19 +54,24 @@ class ANI1x(base.Converter):
     with hdf5.open_hdf5(path) as file:
       groups = {name: _usable(file[name]) for name in sorted(file)}
     splits = assign_formulas(
-        {name: usable for name, (atoms, _, usable) in groups.items()
-         if atoms >= _MIN_ATOMS},
-        self.options.split_seed,
+      {
+        name: usable
+        for name, (atoms, _, usable) in groups.items()
+        if atoms >= _MIN_ATOMS
+      },
+      self.options.split_seed,
     )
     # Dropped molecules go along with the training split, to be counted there.
-    splits[base.TRAIN] += [n for n, (atoms, _, _) in groups.items() if atoms < _MIN_ATOMS]
+    splits[base.TRAIN] += [
+      n for n, (atoms, _, _) in groups.items() if atoms < _MIN_ATOMS
+    ]
     file_name = self.relative(path)
     return [
-        unit
-        for split, names in splits.items()
-        for unit in hdf5.pack_units(
-            split, file_name, [(name, groups[name][1]) for name in sorted(names)]
-        )
+      unit
+      for split, names in splits.items()
+      for unit in hdf5.pack_units(
+        split, file_name, [(name, groups[name][1]) for name in sorted(names)]
+      )
     ]
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
@@ -80,11 +87,11 @@ class ANI1x(base.Converter):
             yield base.Filtered(_NOT_COMPUTED)
             continue
           yield base.molecule(
-              positions,
-              numbers,
-              f"{name}:{group}:{row}",
-              energy=float(energy) * ase_units.Hartree,
-              forces=forces.astype(np.float64) * ase_units.Hartree,
+            positions,
+            numbers,
+            f"{name}:{group}:{row}",
+            energy=float(energy) * ase_units.Hartree,
+            forces=forces.astype(np.float64) * ase_units.Hartree,
           )
 
 

@@ -7,17 +7,18 @@ Splits come from `--split_fractions`, or from folders train, val and test below 
 input, or everything is the one split that `--split` names.
 """
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ase
-import ase.io
-import numpy as np
 from ase import constraints as ase_constraints
 from ase import units as ase_units
+import ase.io
 from ase.io import formats as ase_formats
+import numpy as np
 
 from data.converters import base
 from jmp_hk import structure as structure_lib
@@ -26,12 +27,12 @@ from jmp_hk.graphs import config as graph_config
 _SPLITS = ("train", "val", "test")
 _ADSORBATE_ELEMENTS = (1, 6, 7, 8)
 _ENERGY_UNITS = {
-    "eV": 1.0,
-    "meV": 1e-3,
-    "Hartree": ase_units.Hartree,
-    "Ry": ase_units.Rydberg,
-    "kcal/mol": ase_units.kcal / ase_units.mol,
-    "kJ/mol": ase_units.kJ / ase_units.mol,
+  "eV": 1.0,
+  "meV": 1e-3,
+  "Hartree": ase_units.Hartree,
+  "Ry": ase_units.Rydberg,
+  "kcal/mol": ase_units.kcal / ase_units.mol,
+  "kJ/mol": ase_units.kJ / ase_units.mol,
 }
 _LENGTH_UNITS = {"Ang": 1.0, "Bohr": ase_units.Bohr}
 
@@ -46,24 +47,33 @@ class AseOptions(base.Options):
   forces_key: str = base.option("forces", "Force label, or none.")
   energy_unit: str = base.option("eV", f"One of {', '.join(_ENERGY_UNITS)}.")
   forces_unit: str = base.option(
-      "eV/Ang", "An energy unit, a slash, and Ang or Bohr, e.g. kcal/mol/Ang.")
+    "eV/Ang", "An energy unit, a slash, and Ang or Bohr, e.g. kcal/mol/Ang."
+  )
   targets: str = base.option(
-      "", "Further labels: NAME[:KIND[:UNIT]], comma separated; the kinds are "
-      "structure, class and atoms.")
+    "",
+    "Further labels: NAME[:KIND[:UNIT]], comma separated; the kinds are "
+    "structure, class and atoms.",
+  )
   tags_key: str = base.option(
-      "none", "Array with tags (0 sub-surface, 1 surface, 2 adsorbate); none gives all "
-      "atoms tag 2; oc20_rule derives them: fixed 0, free slab 1, and 2 for the free "
-      "H, C, N, O atoms at the end.")
+    "none",
+    "Array with tags (0 sub-surface, 1 surface, 2 adsorbate); none gives all "
+    "atoms tag 2; oc20_rule derives them: fixed 0, free slab 1, and 2 for the free "
+    "H, C, N, O atoms at the end.",
+  )
   split_fractions: str = base.option(
-      "", "Shares of train, val and test, e.g. 0.8,0.1,0.1, drawn at random.")
+    "", "Shares of train, val and test, e.g. 0.8,0.1,0.1, drawn at random."
+  )
   split_by: str = base.option(
-      "frame", "What the fractions divide: frame, or file, so that frames of one file "
-      "stay together.")
+    "frame",
+    "What the fractions divide: frame, or file, so that frames of one file "
+    "stay together.",
+  )
   split_seed: int = base.option(0, "Seed of the random split.")
-  cutoff: float = base.option(12.0, "Cutoff of the neighbour graphs, Å.")
-  max_neighbours: int = base.option(30, "Cap of the main neighbour graph.")
+  cutoff: float = base.option(12.0, "Cutoff of the neighbor graphs, Å.")
+  max_neighbors: int = base.option(30, "Cap of the main neighbor graph.")
   evaluate_free_atoms_only: bool = base.option(
-      False, "Leave fixed atoms out of force metrics.")
+    False, "Leave fixed atoms out of force metrics."
+  )
 
 
 class AseReadable(base.Converter):
@@ -75,28 +85,30 @@ class AseReadable(base.Converter):
   def declare(self) -> base.Declaration:
     o = self.options
     return base.Declaration(
-        name=o.name,
-        graph=graph_config.GraphConfig(o.cutoff, o.max_neighbours),
-        energy=o.energy_key != "none",
-        forces=o.forces_key != "none",
-        targets=parse_targets(o.targets),
-        evaluate_free_atoms_only=o.evaluate_free_atoms_only,
-        notes={"energy_unit_in_eV": _energy_unit(o.energy_unit),
-               "forces_unit_in_eV_per_Ang": _forces_unit(o.forces_unit)},
+      name=o.name,
+      graph=graph_config.GraphConfig(o.cutoff, o.max_neighbors),
+      energy=o.energy_key != "none",
+      forces=o.forces_key != "none",
+      targets=parse_targets(o.targets),
+      evaluate_free_atoms_only=o.evaluate_free_atoms_only,
+      notes={
+        "energy_unit_in_eV": _energy_unit(o.energy_unit),
+        "forces_unit_in_eV_per_Ang": _forces_unit(o.forces_unit),
+      },
     )
 
   def units(self) -> Sequence[base.Unit]:
     files = [
-        path
-        for path in base.find_files(self.source, self.options.pattern)
-        if not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+      path
+      for path in base.find_files(self.source, self.options.pattern)
+      if not any(part.startswith(".") for part in path.relative_to(self.root).parts)
     ]
     if not self.options.split_fractions:
       splits = base.split_by_folder(self.source, self.split, files)
       return [
-          base.Unit(split, self.relative(path), (self.relative(path),))
-          for split, paths in splits.items()
-          for path in paths
+        base.Unit(split, self.relative(path), (self.relative(path),))
+        for split, paths in splits.items()
+        for path in paths
       ]
     shares = _fractions(self.options.split_fractions)
     if self.options.split_by == "file":
@@ -104,9 +116,7 @@ class AseReadable(base.Converter):
     elif self.options.split_by == "frame":
       counts = [sum(1 for _ in _frames(path)) for path in files]
     else:
-      raise base.PlanError(
-          f"--split_by={self.options.split_by} must be frame or file."
-      )
+      raise base.PlanError(f"--split_by={self.options.split_by} must be frame or file.")
     order = np.random.RandomState(self.options.split_seed).permutation(sum(counts))
     stops = np.rint(np.cumsum(shares) * len(order)).astype(int)
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -136,8 +146,10 @@ class AseReadable(base.Converter):
 
 
 def to_structure(
-    atoms: ase.Atoms, options: AseOptions, targets: dict[str, base.Target],
-    record_id: str,
+  atoms: ase.Atoms,
+  options: AseOptions,
+  targets: dict[str, base.Target],
+  record_id: str,
 ) -> structure_lib.Structure:
   """A structure with the labels that the options name.
 
@@ -158,16 +170,16 @@ def to_structure(
     if isinstance(constraint, ase_constraints.FixAtoms):
       fixed[constraint.index] = True
   return structure_lib.Structure(
-      positions=atoms.positions,
-      atomic_numbers=atoms.numbers.astype(np.int32),
-      cell=np.array(atoms.cell),
-      pbc=np.array(atoms.pbc),
-      tags=_tags(atoms, options.tags_key, fixed),
-      fixed=fixed,
-      energy=energy,
-      forces=forces,
-      targets={name: _target(atoms, name, t) for name, t in targets.items()},
-      record_id=record_id,
+    positions=atoms.positions,
+    atomic_numbers=atoms.numbers.astype(np.int32),
+    cell=np.array(atoms.cell),
+    pbc=np.array(atoms.pbc),
+    tags=_tags(atoms, options.tags_key, fixed),
+    fixed=fixed,
+    energy=energy,
+    forces=forces,
+    targets={name: _target(atoms, name, t) for name, t in targets.items()},
+    record_id=record_id,
   )
 
 
@@ -213,7 +225,7 @@ def _frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
     else:
       hint = ""
     raise base.RawDataError(
-        f"{path}: ASE fails after {count} frames: {type(error).__name__}: {error}{hint}."
+      f"{path}: ASE fails after {count} frames: {type(error).__name__}: {error}{hint}."
     ) from error
 
 
@@ -246,7 +258,7 @@ def _tags(atoms: ase.Atoms, key: str, fixed: np.ndarray) -> np.ndarray:
 def _energy_unit(unit: str) -> float:
   if unit not in _ENERGY_UNITS:
     raise base.PlanError(
-        f"--energy_unit={unit} is unknown; known are {', '.join(_ENERGY_UNITS)}."
+      f"--energy_unit={unit} is unknown; known are {', '.join(_ENERGY_UNITS)}."
     )
   return _ENERGY_UNITS[unit]
 
@@ -255,8 +267,8 @@ def _forces_unit(unit: str) -> float:
   energy, _, length = unit.rpartition("/")
   if energy not in _ENERGY_UNITS or length not in _LENGTH_UNITS:
     raise base.PlanError(
-        f"--forces_unit={unit} must be one of {', '.join(_ENERGY_UNITS)}, a slash, and "
-        f"one of {', '.join(_LENGTH_UNITS)}."
+      f"--forces_unit={unit} must be one of {', '.join(_ENERGY_UNITS)}, a slash, and "
+      f"one of {', '.join(_LENGTH_UNITS)}."
     )
   return _ENERGY_UNITS[energy] / _LENGTH_UNITS[length]
 
@@ -268,7 +280,7 @@ def _fractions(text: str) -> np.ndarray:
     shares = np.array([])
   if not 1 <= len(shares) <= 3 or min(shares) < 0 or abs(shares.sum() - 1) > 1e-6:
     raise base.PlanError(
-        f"--split_fractions={text} must be up to three shares that add up to 1."
+      f"--split_fractions={text} must be up to three shares that add up to 1."
     )
   return np.concatenate([shares, np.zeros(3 - len(shares))])
 

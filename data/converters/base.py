@@ -17,11 +17,15 @@ Everything else (processes, atomic shards, restart, checks, statistics,
 """
 
 import abc
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any
+from typing import ClassVar
+from typing import Literal
 
 import numpy as np
 
@@ -30,7 +34,7 @@ from jmp_hk.graphs import config as graph_config
 
 TRAIN = "train"
 _SPLIT_FOLDER = re.compile(
-    r"(?:s2ef[_-])?(?:(?P<train>train(?:[_-].*)?)|(?P<held>(?:val|test)(?:[_-].*)?))"
+  r"(?:s2ef[_-])?(?:(?P<train>train(?:[_-].*)?)|(?P<held>(?:val|test)(?:[_-].*)?))"
 )
 
 
@@ -101,7 +105,7 @@ class Declaration:
 
   Attributes:
     name: name stored in `dataset_info.json`, e.g. "rmd17_aspirin".
-    graph: neighbour-graph settings.
+    graph: neighbor-graph settings.
     energy: every structure has an energy (eV); its references are fitted.
     forces: every structure has forces (eV/Å).
     targets: further labels by name; every structure has all of them.
@@ -224,12 +228,14 @@ def find_file(source: pathlib.Path, *patterns: str) -> pathlib.Path:
   """Like `find_files`, for a dataset that is one file."""
   files = find_files(source, *patterns)
   if len(files) > 1:
-    raise PlanError(f"--input={source} holds {len(files)} such files; name one of them.")
+    raise PlanError(
+      f"--input={source} holds {len(files)} such files; name one of them."
+    )
   return files[0]
 
 
 def split_by_folder(
-    source: pathlib.Path, split: str, files: Sequence[pathlib.Path]
+  source: pathlib.Path, split: str, files: Sequence[pathlib.Path]
 ) -> dict[str, list[pathlib.Path]]:
   """Splits of a source whose files are in one split each.
 
@@ -255,20 +261,20 @@ def split_by_folder(
     if len(splits) == 1 and split:
       return {split: list(files)}
     raise PlanError(
-        f"--input={source} does not say for every file which split it is: name one "
-        "split, for example --split=train, or sort the files into folders train, val "
-        "and test."
+      f"--input={source} does not say for every file which split it is: name one "
+      "split, for example --split=train, or sort the files into folders train, val "
+      "and test."
     )
   if split and split not in splits:
     raise PlanError(
-        f"--input={source} has no split {split!r}; it has {', '.join(splits)}. To give "
-        "a folder another name, point --input at the folder itself."
+      f"--input={source} has no split {split!r}; it has {', '.join(splits)}. To give "
+      "a folder another name, point --input at the folder itself."
     )
   return splits
 
 
 def molecule(
-    positions: np.ndarray, atomic_numbers: np.ndarray, record_id: str, **labels: Any
+  positions: np.ndarray, atomic_numbers: np.ndarray, record_id: str, **labels: Any
 ) -> structure_lib.Structure:
   """A structure without cell: not periodic, tags 2, nothing fixed.
 
@@ -280,12 +286,12 @@ def molecule(
   """
   numbers = np.asarray(atomic_numbers)
   return structure_lib.Structure(
-      positions=np.asarray(positions),
-      atomic_numbers=numbers.astype(np.int32),
-      cell=np.zeros((3, 3)),
-      pbc=np.zeros(3, bool),
-      tags=np.full(len(numbers), structure_lib.TAG_ADSORBATE, np.int32),
-      fixed=np.zeros(len(numbers), bool),
-      record_id=record_id,
-      **labels,
+    positions=np.asarray(positions),
+    atomic_numbers=numbers.astype(np.int32),
+    cell=np.zeros((3, 3)),
+    pbc=np.zeros(3, bool),
+    tags=np.full(len(numbers), structure_lib.TAG_ADSORBATE, np.int32),
+    fixed=np.zeros(len(numbers), bool),
+    record_id=record_id,
+    **labels,
   )

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from ase import data as ase_data
+import numpy as np
 
 from jmp_hk import structure as structure_lib
 
@@ -17,7 +17,7 @@ class CrystalError(ValueError):
 
 
 def parse(
-    crystal: Mapping[str, Any], record_id: str, targets: Mapping[str, np.ndarray]
+  crystal: Mapping[str, Any], record_id: str, targets: Mapping[str, np.ndarray]
 ) -> structure_lib.Structure:
   """Builds a periodic structure, all tags 2 and nothing fixed, as JMP does.
 
@@ -40,19 +40,19 @@ def parse(
       positions = np.array([site["abc"] for site in sites], np.float64) @ cell
   except (KeyError, TypeError, IndexError) as error:
     raise CrystalError(
-        f"not a pymatgen Structure dictionary ({type(error).__name__}: {error})"
+      f"not a pymatgen Structure dictionary ({type(error).__name__}: {error})"
     ) from error
   except ValueError as error:
     raise CrystalError(str(error)) from error
   return structure_lib.Structure(
-      positions=positions,
-      atomic_numbers=np.array(numbers, np.int32),
-      cell=cell,
-      pbc=np.array(crystal["lattice"].get("pbc", (True, True, True)), bool),
-      tags=np.full(len(numbers), structure_lib.TAG_ADSORBATE, np.int32),
-      fixed=np.zeros(len(numbers), bool),
-      targets=dict(targets),
-      record_id=record_id,
+    positions=positions,
+    atomic_numbers=np.array(numbers, np.int32),
+    cell=cell,
+    pbc=np.array(crystal["lattice"].get("pbc", (True, True, True)), bool),
+    tags=np.full(len(numbers), structure_lib.TAG_ADSORBATE, np.int32),
+    fixed=np.zeros(len(numbers), bool),
+    targets=dict(targets),
+    record_id=record_id,
   )
 
 
@@ -60,8 +60,8 @@ def _atomic_number(site: Mapping[str, Any], index: int) -> int:
   species = site["species"]
   if len(species) != 1 or species[0].get("occu", 1) != 1:
     raise CrystalError(
-        f"site {index} is disordered: expected one species with occupation 1, found "
-        f"{species}"
+      f"site {index} is disordered: expected one species with occupation 1, found "
+      f"{species}"
     )
   symbol = species[0]["element"]
   if symbol not in _NUMBERS:

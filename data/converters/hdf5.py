@@ -1,8 +1,9 @@
 """Helpers for HDF5 releases: one group per molecule or reaction, frames inside."""
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
@@ -24,7 +25,7 @@ def open_hdf5(path: pathlib.Path) -> Iterator[h5py.File]:
       yield file
   except (OSError, RuntimeError) as error:
     raise base.RawDataError(
-        f"{path} cannot be read as HDF5, perhaps it is truncated: {error}."
+      f"{path} cannot be read as HDF5, perhaps it is truncated: {error}."
     ) from error
 
 
@@ -37,14 +38,14 @@ def dataset(group: h5py.Group, key: str) -> h5py.Dataset:
   value = group.get(key)
   if not isinstance(value, h5py.Dataset):
     raise base.RawDataError(
-        f"{group.file.filename}{group.name}: expected the key {key!r}, found "
-        f"{sorted(group)}."
+      f"{group.file.filename}{group.name}: expected the key {key!r}, found "
+      f"{sorted(group)}."
     )
   return value
 
 
 def frames(
-    group: h5py.Group, numbers: str, per_frame: Sequence[str], start: int, stop: int
+  group: h5py.Group, numbers: str, per_frame: Sequence[str], start: int, stop: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
   """Atomic numbers and some datasets of the frames start to stop − 1.
 
@@ -57,15 +58,15 @@ def frames(
     stored = dataset(group, key)
     if len(stored.shape) == 0 or stored.shape[0] < stop:
       raise base.RawDataError(
-          f"{group.file.filename}{group.name}: expected at least {stop} frames in "
-          f"{key!r}, found shape {stored.shape}."
+        f"{group.file.filename}{group.name}: expected at least {stop} frames in "
+        f"{key!r}, found shape {stored.shape}."
       )
     values.append(stored[start:stop])
   return atomic_numbers, values
 
 
 def pack_units(
-    split: str, file: str, groups: Sequence[tuple[str, int]], size: int = 0
+  split: str, file: str, groups: Sequence[tuple[str, int]], size: int = 0
 ) -> list[base.Unit]:
   """Fills units with consecutive groups, cutting large groups.
 
@@ -92,7 +93,7 @@ def pack_units(
         parts.append([])
         room = size
   return [
-      base.Unit(split, f"{file}[{split} part {i}]", (file,), part)
-      for i, part in enumerate(parts)
-      if part
+    base.Unit(split, f"{file}[{split} part {i}]", (file,), part)
+    for i, part in enumerate(parts)
+    if part
   ]

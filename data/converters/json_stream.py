@@ -1,11 +1,12 @@
 """Items of arrays inside large JSON files, one at a time, plain or gzipped."""
 
+from collections.abc import Iterator
 import gzip
 import pathlib
 import re
+from typing import Any
+from typing import BinaryIO
 import zlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO
 
 import ijson
 
@@ -62,9 +63,9 @@ def items(path: pathlib.Path, prefix: str) -> Iterator[Any]:
         index += 1
   except (ijson.JSONError, EOFError, zlib.error, OSError) as error:
     raise base.RawDataError(
-        f"{path} cannot be read as JSON after {index} items at {prefix!r}: "
-        f"{str(error).strip() or type(error).__name__}. It may be truncated; download "
-        "it again."
+      f"{path} cannot be read as JSON after {index} items at {prefix!r}: "
+      f"{str(error).strip() or type(error).__name__}. It may be truncated; download "
+      "it again."
     ) from error
 
 

@@ -1,13 +1,15 @@
 """Reads LMDB files of pickled records, as Open Catalyst releases them."""
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
 
 import lmdb
 import numpy as np
 
-from data.converters import base, pickled
+from data.converters import base
+from data.converters import pickled
 from jmp_hk import structure as structure_lib
 
 RECORDS_PER_UNIT = 5000
@@ -22,7 +24,7 @@ def open_lmdb(path: pathlib.Path) -> Iterator[lmdb.Transaction]:
   """
   try:
     environment = lmdb.open(
-        str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False
+      str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False
     )
   except lmdb.Error as error:
     raise base.RawDataError(f"{path} is not a readable LMDB file: {error}.") from error
@@ -32,7 +34,7 @@ def open_lmdb(path: pathlib.Path) -> Iterator[lmdb.Transaction]:
     size = _data_file(path).stat().st_size
     if size < needed:
       raise base.RawDataError(
-          f"{path} is truncated: expected {needed} bytes, found {size}."
+        f"{path} is truncated: expected {needed} bytes, found {size}."
       )
     try:
       with environment.begin() as transaction:
@@ -58,7 +60,7 @@ def count_records(path: pathlib.Path) -> int:
 
 
 def units(
-    converter: base.Converter, split: str, paths: Sequence[pathlib.Path]
+  converter: base.Converter, split: str, paths: Sequence[pathlib.Path]
 ) -> list[base.Unit]:
   """Units of at most `RECORDS_PER_UNIT` records; the payload is (start, stop)."""
   result = []
@@ -106,20 +108,20 @@ def to_structure(record: dict, record_id: str) -> structure_lib.Structure:
   cell = _get(record, "cell")
   if energy.size != 1 or cell.size != 9:
     raise ValueError(
-        f"expected one energy and nine cell entries, found {energy.size}, {cell.size}"
+      f"expected one energy and nine cell entries, found {energy.size}, {cell.size}"
     )
   sid, fid = record.get("sid"), record.get("fid")
   known = "" if sid is None else f":sid{_text(sid)},fid{_text(fid)}"
   return structure_lib.Structure(
-      positions=_get(record, "pos"),
-      atomic_numbers=rounded.astype(np.int32),
-      cell=cell.reshape(3, 3),
-      pbc=np.reshape(record.get("pbc", np.ones(3)), -1).astype(bool),
-      tags=_get(record, "tags").astype(np.int32),
-      fixed=_get(record, "fixed").astype(bool),
-      energy=float(energy[0]),
-      forces=_get(record, "force", "forces"),
-      record_id=record_id + known,
+    positions=_get(record, "pos"),
+    atomic_numbers=rounded.astype(np.int32),
+    cell=cell.reshape(3, 3),
+    pbc=np.reshape(record.get("pbc", np.ones(3)), -1).astype(bool),
+    tags=_get(record, "tags").astype(np.int32),
+    fixed=_get(record, "fixed").astype(bool),
+    energy=float(energy[0]),
+    forces=_get(record, "force", "forces"),
+    record_id=record_id + known,
   )
 
 

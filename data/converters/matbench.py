@@ -7,15 +7,18 @@ the rest validates, as in JMP. A file that holds only some rows of a task, told 
 `index`, is split like the whole task. Dunn et al., npj Comput. Mater. 6, 138.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from sklearn import model_selection
 
-from data.converters import base, crystal_json, json_stream, splits
+from data.converters import base
+from data.converters import crystal_json
+from data.converters import json_stream
+from data.converters import splits
 from jmp_hk.graphs import config as graph_config
 
 NUM_FOLDS = 5
@@ -33,17 +36,17 @@ class Task:
 
 
 TASKS = {
-    "jdft2d": Task(636, "exfoliation_en", base.Target("meV/atom")),
-    "phonons": Task(1265, "last phdos peak", base.Target("1/cm")),
-    "dielectric": Task(4764, "n", base.Target("1")),
-    "log_gvrh": Task(10987, "log10(G_VRH)", base.Target("log10(GPa)")),
-    "log_kvrh": Task(10987, "log10(K_VRH)", base.Target("log10(GPa)")),
-    "perovskites": Task(18928, "e_form", base.Target("eV/cell")),
-    "mp_gap": Task(106113, "gap pbe", base.Target("eV")),
-    "mp_e_form": Task(132752, "e_form", base.Target("eV/atom")),
-    "mp_is_metal": Task(
-        106113, "is_metal", base.Target("class", kind="class", num_classes=2)
-    ),
+  "jdft2d": Task(636, "exfoliation_en", base.Target("meV/atom")),
+  "phonons": Task(1265, "last phdos peak", base.Target("1/cm")),
+  "dielectric": Task(4764, "n", base.Target("1")),
+  "log_gvrh": Task(10987, "log10(G_VRH)", base.Target("log10(GPa)")),
+  "log_kvrh": Task(10987, "log10(K_VRH)", base.Target("log10(GPa)")),
+  "perovskites": Task(18928, "e_form", base.Target("eV/cell")),
+  "mp_gap": Task(106113, "gap pbe", base.Target("eV")),
+  "mp_e_form": Task(132752, "e_form", base.Target("eV/atom")),
+  "mp_is_metal": Task(
+    106113, "is_metal", base.Target("class", kind="class", num_classes=2)
+  ),
 }
 
 
@@ -52,13 +55,13 @@ class MatbenchOptions(base.Options):
   """Options of `--dataset=matbench`."""
 
   task: str = base.option(
-      "", f"Task, by default from the file name: {', '.join(TASKS)}."
+    "", f"Task, by default from the file name: {', '.join(TASKS)}."
   )
   fold: int = base.option(0, "Which of the five folds is for testing, 0 to 4.")
 
 
 def split(
-    rows: int, fold: int, labels: np.ndarray | None = None
+  rows: int, fold: int, labels: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
   """Row numbers of a fold.
 
@@ -99,7 +102,7 @@ class Matbench(base.Converter):
     if len(found) > 1:
       names = [self.relative(path) for path in found]
       raise base.PlanError(
-          f"--input={self.source} holds several files: {names}; choose with --task."
+        f"--input={self.source} holds several files: {names}; choose with --task."
       )
     return found[0]
 
@@ -115,25 +118,25 @@ class Matbench(base.Converter):
     task = self.options.task or max(fits, key=len, default="")
     if task not in TASKS:
       raise base.PlanError(
-          f"{task or self.path.name} is not one of the tasks {', '.join(TASKS)}; name "
-          "it with --task."
+        f"{task or self.path.name} is not one of the tasks {', '.join(TASKS)}; name "
+        "it with --task."
       )
     return task
 
   def declare(self) -> base.Declaration:
     return base.Declaration(
-        name=f"matbench_{self.task}",
-        graph=graph_config.GraphConfig(
-            cutoff=12.0, max_neighbours_by_size=((200, 10), (300, 5))
-        ),
-        energy=False,
-        forces=False,
-        targets={self.task: TASKS[self.task].target},
-        notes={
-            "task": self.task,
-            "fold": self.options.fold,
-            "column": TASKS[self.task].column,
-        },
+      name=f"matbench_{self.task}",
+      graph=graph_config.GraphConfig(
+        cutoff=12.0, max_neighbors_by_size=((200, 10), (300, 5))
+      ),
+      energy=False,
+      forces=False,
+      targets={self.task: TASKS[self.task].target},
+      notes={
+        "task": self.task,
+        "fold": self.options.fold,
+        "column": TASKS[self.task].column,
+      },
     )
 
   def units(self) -> list[base.Unit]:
@@ -141,8 +144,7 @@ class Matbench(base.Converter):
     expected = ["structure", TASKS[self.task].column]
     if columns != expected:
       raise base.RawDataError(
-          f"{self.path}: expected the columns {expected} of {self.task}, found "
-          f"{columns}."
+        f"{self.path}: expected the columns {expected} of {self.task}, found {columns}."
       )
     by_split = self._split(json_stream.first(self.path, "index"))
     file = self.relative(self.path)
@@ -158,7 +160,7 @@ class Matbench(base.Converter):
         if not wanted:
           return
     raise base.RawDataError(
-        f"{self.path}: 'index' promises row {min(wanted)}, 'data' ends before."
+      f"{self.path}: 'index' promises row {min(wanted)}, 'data' ends before."
     )
 
   def _split(self, index: list[int]) -> dict[str, np.ndarray]:
@@ -171,14 +173,14 @@ class Matbench(base.Converter):
       return split(count, self.options.fold, labels)
     if task.target.kind == "class" or not set(index) <= set(range(task.rows)):
       raise base.RawDataError(
-          f"{self.path}: expected 'index' 0, 1, 2, …, since the folds of "
-          f"{self.task} need all rows, found {index[:3]}…"
+        f"{self.path}: expected 'index' 0, 1, 2, …, since the folds of "
+        f"{self.task} need all rows, found {index[:3]}…"
       )
     position = {row: k for k, row in enumerate(index)}
     by_split = split(task.rows, self.options.fold)
     return {
-        name: np.array([position[r] for r in rows.tolist() if r in position], np.int64)
-        for name, rows in by_split.items()
+      name: np.array([position[r] for r in rows.tolist() if r in position], np.int64)
+      for name, rows in by_split.items()
     }
 
   def _labels(self) -> np.ndarray:

@@ -6,23 +6,26 @@ for training, of which the first 95 % train and 5 % (rounded down) validate, the
 for testing. Chmiela et al., Sci. Adv. 9, eadf0873.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterator
 
-from data.converters import base, extxyz, npz_frames, splits
+from data.converters import base
+from data.converters import extxyz
+from data.converters import npz_frames
+from data.converters import splits
 from jmp_hk.graphs import config as graph_config
 
 # Frames for training and validation together, as published.
 TRAINING_FRAMES = {
-    "Ac-Ala3-NHMe": 6000,
-    "DHA": 8000,
-    "stachyose": 8000,
-    "AT-AT": 3000,
-    "AT-AT-CG-CG": 2000,
-    "buckyball-catcher": 600,
-    "double-walled_nanotube": 800,
+  "Ac-Ala3-NHMe": 6000,
+  "DHA": 8000,
+  "stachyose": 8000,
+  "AT-AT": 3000,
+  "AT-AT-CG-CG": 2000,
+  "buckyball-catcher": 600,
+  "double-walled_nanotube": 800,
 }
 KEYS = npz_frames.Keys("z", "R", "E", "F")
 _UNIT_SIZE = 8_192
@@ -33,9 +36,9 @@ class Md22Options(base.Options):
   """Options of `--dataset=md22`."""
 
   molecule: str = base.option(
-      "",
-      "Which molecule it is, by default from the file name: one of "
-      f"{', '.join(TRAINING_FRAMES)}, or any name with --train_size and --val_size.",
+    "",
+    "Which molecule it is, by default from the file name: one of "
+    f"{', '.join(TRAINING_FRAMES)}, or any name with --train_size and --val_size.",
   )
   train_size: int = base.option(0, "Training structures; 0 takes the published number.")
   val_size: int = base.option(0, "Validation structures; 0 takes the published number.")
@@ -55,8 +58,8 @@ def published_sizes(molecule: str) -> tuple[int, int]:
   """
   if molecule not in TRAINING_FRAMES:
     raise base.PlanError(
-        f"{molecule or 'The molecule'} is not one of {', '.join(TRAINING_FRAMES)}: "
-        "name it with --molecule, or give --train_size and --val_size."
+      f"{molecule or 'The molecule'} is not one of {', '.join(TRAINING_FRAMES)}: "
+      "name it with --molecule, or give --train_size and --val_size."
     )
   both = TRAINING_FRAMES[molecule]
   val = int(0.05 * both)
@@ -78,8 +81,8 @@ class Md22(base.Converter):
       found = [p for p in found if (molecule_of(p.stem) or p.stem) == wanted]
     if len(found) != 1:
       raise base.PlanError(
-          f"--input={self.source} holds {len(found)} files that could be meant; name "
-          "the .npz or .xyz file of one molecule."
+        f"--input={self.source} holds {len(found)} files that could be meant; name "
+        "the .npz or .xyz file of one molecule."
       )
     return found[0]
 
@@ -91,12 +94,12 @@ class Md22(base.Converter):
   def declare(self) -> base.Declaration:
     molecule = self.molecule or self.path.stem
     return base.Declaration(
-        name=f"md22_{re.sub(r'[^a-z0-9]+', '_', molecule.lower())}",
-        graph=graph_config.GraphConfig(cutoff=12.0),
-        notes={
-            "molecule": molecule,
-            "kcal_per_mol_in_eV": 1.0 / npz_frames.KCAL_PER_MOL_PER_EV,
-        },
+      name=f"md22_{re.sub(r'[^a-z0-9]+', '_', molecule.lower())}",
+      graph=graph_config.GraphConfig(cutoff=12.0),
+      notes={
+        "molecule": molecule,
+        "kcal_per_mol_in_eV": 1.0 / npz_frames.KCAL_PER_MOL_PER_EV,
+      },
     )
 
   def units(self) -> list[base.Unit]:
@@ -108,7 +111,8 @@ class Md22(base.Converter):
     count = npz_frames.count(path, KEYS) if _is_npz(path) else _count_xyz(path)
     file = self.relative(path)
     return splits.units(
-        splits.rest_is_test(count, train, val), (file,), _UNIT_SIZE, file)
+      splits.rest_is_test(count, train, val), (file,), _UNIT_SIZE, file
+    )
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
     read = _read_npz if _is_npz(self.path) else _read_xyz
@@ -123,9 +127,7 @@ def _is_npz(path: pathlib.Path) -> bool:
   return path.suffix == ".npz"
 
 
-def _read_npz(
-    path: pathlib.Path, wanted: list[int], name: str
-) -> Iterator[base.Item]:
+def _read_npz(path: pathlib.Path, wanted: list[int], name: str) -> Iterator[base.Item]:
   return npz_frames.read(path, KEYS, wanted, name)
 
 
@@ -143,9 +145,7 @@ def _count_xyz(path: pathlib.Path) -> int:
   return sum(1 for _ in _frames(path))
 
 
-def _read_xyz(
-    path: pathlib.Path, wanted: list[int], name: str
-) -> Iterator[base.Item]:
+def _read_xyz(path: pathlib.Path, wanted: list[int], name: str) -> Iterator[base.Item]:
   remaining = iter(wanted)
   next_wanted = next(remaining, None)
   for index, frame in enumerate(_frames(path)):
@@ -161,11 +161,11 @@ def _structure(frame: extxyz.Frame | extxyz.FrameError, record_id: str) -> base.
     return base.Invalid(record_id, str(frame))
   try:
     return base.molecule(
-        frame.column("pos", (3,)),
-        frame.column("species", ()),
-        record_id,
-        energy=frame.numbers("Energy", 1)[0] / npz_frames.KCAL_PER_MOL_PER_EV,
-        forces=frame.column("forces", (3,)) / npz_frames.KCAL_PER_MOL_PER_EV,
+      frame.column("pos", (3,)),
+      frame.column("species", ()),
+      record_id,
+      energy=frame.numbers("Energy", 1)[0] / npz_frames.KCAL_PER_MOL_PER_EV,
+      forces=frame.column("forces", (3,)) / npz_frames.KCAL_PER_MOL_PER_EV,
     )
   except extxyz.FrameError as error:
     return base.Invalid(record_id, str(error))

@@ -1,12 +1,14 @@
 """Molecular-dynamics frames of one molecule in an .npz file of the (r)MD17 family."""
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data.converters import base, npz_rows
+from data.converters import base
+from data.converters import npz_rows
 from jmp_hk import structure as structure_lib
 
 # JMP's factor; 1/23.0605… in CODATA. Kept so that labels equal the published ones.
@@ -35,23 +37,23 @@ def count(path: pathlib.Path, keys: Keys) -> int:
   atoms = shapes[keys.numbers][0] if shapes[keys.numbers] else 0
   frames = shapes[keys.positions][0] if shapes[keys.positions] else 0
   expected = {
-      keys.numbers: [(atoms,)],
-      keys.positions: [(frames, atoms, 3)],
-      keys.energies: [(frames,), (frames, 1)],
-      keys.forces: [(frames, atoms, 3)],
+    keys.numbers: [(atoms,)],
+    keys.positions: [(frames, atoms, 3)],
+    keys.energies: [(frames,), (frames, 1)],
+    keys.forces: [(frames, atoms, 3)],
   }
   for name, allowed in expected.items():
     if shapes[name] not in allowed:
       raise base.RawDataError(
-          f"{path}: expected {name!r} of shape {allowed[0]} for {atoms} atoms "
-          f"({keys.numbers!r}) and {frames} frames ({keys.positions!r}), found "
-          f"{shapes[name]}."
+        f"{path}: expected {name!r} of shape {allowed[0]} for {atoms} atoms "
+        f"({keys.numbers!r}) and {frames} frames ({keys.positions!r}), found "
+        f"{shapes[name]}."
       )
   return frames
 
 
 def read(
-    path: pathlib.Path, keys: Keys, wanted: Sequence[int], name: str
+  path: pathlib.Path, keys: Keys, wanted: Sequence[int], name: str
 ) -> Iterator[structure_lib.Structure]:
   """Yields frames as structures in eV and eV/Å.
 
@@ -68,9 +70,9 @@ def read(
   arrays = (keys.positions, keys.energies, keys.forces)
   for index, row in npz_rows.rows(path, arrays, wanted):
     yield base.molecule(
-        row[keys.positions],
-        numbers,
-        f"{name}:{index}",
-        energy=float(np.reshape(row[keys.energies], ())) / KCAL_PER_MOL_PER_EV,
-        forces=row[keys.forces] / KCAL_PER_MOL_PER_EV,
+      row[keys.positions],
+      numbers,
+      f"{name}:{index}",
+      energy=float(np.reshape(row[keys.energies], ())) / KCAL_PER_MOL_PER_EV,
+      forces=row[keys.forces] / KCAL_PER_MOL_PER_EV,
     )

@@ -1,12 +1,14 @@
 """Rows of the arrays of an .npz file, read as a stream: memory stays the same."""
 
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import math
 import pathlib
+from typing import IO
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import IO
 
 import numpy as np
 
@@ -25,13 +27,13 @@ def _errors(path: pathlib.Path) -> Iterator[None]:
     raise
   except _UNREADABLE as error:
     raise base.RawDataError(
-        f"{path} cannot be read as .npz: {error or type(error).__name__}. It may be "
-        "truncated; download it again."
+      f"{path} cannot be read as .npz: {error or type(error).__name__}. It may be "
+      "truncated; download it again."
     ) from error
 
 
 def _open_member(
-    archive: zipfile.ZipFile, key: str, path: pathlib.Path
+  archive: zipfile.ZipFile, key: str, path: pathlib.Path
 ) -> tuple[IO[bytes], tuple[int, ...], np.dtype]:
   """Opens an array and reads its header: (file, shape, dtype)."""
   name = f"{key}.npy"
@@ -41,9 +43,9 @@ def _open_member(
   file = archive.open(name)
   version = np.lib.format.read_magic(file)
   read = (
-      np.lib.format.read_array_header_1_0
-      if version == (1, 0)
-      else np.lib.format.read_array_header_2_0
+    np.lib.format.read_array_header_1_0
+    if version == (1, 0)
+    else np.lib.format.read_array_header_2_0
   )
   shape, fortran_order, dtype = read(file)
   if (fortran_order and len(shape) > 1) or dtype.hasobject:
@@ -78,7 +80,7 @@ def array(path: pathlib.Path, key: str) -> np.ndarray:
 
 
 def rows(
-    path: pathlib.Path, keys: Sequence[str], wanted: Sequence[int]
+  path: pathlib.Path, keys: Sequence[str], wanted: Sequence[int]
 ) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
   """Yields (index, key → row) of arrays that share their first dimension.
 
@@ -99,7 +101,7 @@ def rows(
       stack.enter_context(file)
       if wanted[-1] >= shape[0]:
         raise base.RawDataError(
-            f"{path}: array {key!r} has {shape[0]} rows, row {wanted[-1]} is wanted."
+          f"{path}: array {key!r} has {shape[0]} rows, row {wanted[-1]} is wanted."
         )
       members[key] = (file, shape[1:], dtype)
     row_bytes = max(math.prod(s) * d.itemsize for _, s, d in members.values())
@@ -108,10 +110,10 @@ def rows(
     for start in range(0, int(wanted[-1]) + 1, step):
       count = min(step, int(wanted[-1]) + 1 - start)
       chunk = {
-          key: _read(file, path, key, count * math.prod(shape), dtype).reshape(
-              count, *shape
-          )
-          for key, (file, shape, dtype) in members.items()
+        key: _read(file, path, key, count * math.prod(shape), dtype).reshape(
+          count, *shape
+        )
+        for key, (file, shape, dtype) in members.items()
       }
       while next_wanted < len(wanted) and wanted[next_wanted] < start + count:
         index = int(wanted[next_wanted])
@@ -120,7 +122,7 @@ def rows(
 
 
 def _read(
-    file: IO[bytes], path: pathlib.Path, key: str, count: int, dtype: np.dtype
+  file: IO[bytes], path: pathlib.Path, key: str, count: int, dtype: np.dtype
 ) -> np.ndarray:
   data = file.read(count * dtype.itemsize)
   if len(data) != count * dtype.itemsize:

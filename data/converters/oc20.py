@@ -6,14 +6,16 @@ model was trained on; the reference energies of the txt files are not needed. Fo
 are those of VASP, also on fixed atoms. Each pair becomes one shard.
 """
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import io
 import lzma
 import pathlib
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data.converters import base, extxyz
+from data.converters import base
+from data.converters import extxyz
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
@@ -29,20 +31,20 @@ class OC20(base.Converter):
 
   def declare(self) -> base.Declaration:
     return base.Declaration(
-        name="oc20",
-        graph=graph_config.GraphConfig(cutoff=12.0, max_neighbours=30),
-        published_scales=base.Scales(24.901469505465872, 0.5111534595489502),
-        evaluate_free_atoms_only=True,
-        notes={"energy": "total RPBE energy as in the raw files, not adsorption energy"},
+      name="oc20",
+      graph=graph_config.GraphConfig(cutoff=12.0, max_neighbors=30),
+      published_scales=base.Scales(24.901469505465872, 0.5111534595489502),
+      evaluate_free_atoms_only=True,
+      notes={"energy": "total RPBE energy as in the raw files, not adsorption energy"},
     )
 
   def units(self) -> Sequence[base.Unit]:
     paths = base.find_files(self.source, f"*{_FRAMES}")
     splits = base.split_by_folder(self.source, self.split, paths)
     return [
-        self._unit(split, path)
-        for split, files in splits.items()
-        for path in sorted(files, key=_natural_order)
+      self._unit(split, path)
+      for split, files in splits.items()
+      for path in sorted(files, key=_natural_order)
     ]
 
   def _unit(self, split: str, path: pathlib.Path) -> base.Unit:
@@ -66,7 +68,7 @@ class OC20(base.Converter):
           if ids is not None:
             if index >= len(ids):
               raise base.RawDataError(
-                  f"{path}: expected {len(ids)} frames as in {unit.files[1]}, found more"
+                f"{path}: expected {len(ids)} frames as in {unit.files[1]}, found more"
               )
             record_id += f":{ids[index]}"
           yield _item(frame, record_id)
@@ -74,7 +76,7 @@ class OC20(base.Converter):
       raise base.RawDataError(f"{path}: after {index + 1} frames: {error}.") from error
     if ids is not None and index + 1 != len(ids):
       raise base.RawDataError(
-          f"{path}: expected {len(ids)} frames as in {unit.files[1]}, found {index + 1}."
+        f"{path}: expected {len(ids)} frames as in {unit.files[1]}, found {index + 1}."
       )
 
 
@@ -83,15 +85,15 @@ def _item(frame: extxyz.Frame | extxyz.FrameError, record_id: str) -> base.Item:
     return base.Invalid(record_id, str(frame))
   try:
     return structure_lib.Structure(
-        positions=frame.column("pos", (3,)),
-        atomic_numbers=frame.column("species", ()),
-        cell=np.array(frame.numbers("Lattice", 9)).reshape(3, 3),
-        pbc=_pbc(frame),
-        tags=frame.column("tags", ()),
-        fixed=~frame.column("move_mask", ()),
-        energy=frame.numbers("energy", 1)[0],
-        forces=frame.column("forces", (3,)),
-        record_id=record_id,
+      positions=frame.column("pos", (3,)),
+      atomic_numbers=frame.column("species", ()),
+      cell=np.array(frame.numbers("Lattice", 9)).reshape(3, 3),
+      pbc=_pbc(frame),
+      tags=frame.column("tags", ()),
+      fixed=~frame.column("move_mask", ()),
+      energy=frame.numbers("energy", 1)[0],
+      forces=frame.column("forces", (3,)),
+      record_id=record_id,
     )
   except extxyz.FrameError as error:
     return base.Invalid(record_id, str(error))

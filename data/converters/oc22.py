@@ -3,9 +3,11 @@
 The release is LMDB already; energies are total energies (eV).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from collections.abc import Sequence
 
-from data.converters import base, lmdb_records
+from data.converters import base
+from data.converters import lmdb_records
 from jmp_hk.graphs import config as graph_config
 
 
@@ -16,19 +18,19 @@ class OC22(base.Converter):
 
   def declare(self) -> base.Declaration:
     return base.Declaration(
-        name="oc22",
-        graph=graph_config.GraphConfig(cutoff=12.0, max_neighbours=30),
-        published_scales=base.Scales(25.229595396538468, 0.25678861141204834),
-        evaluate_free_atoms_only=True,
+      name="oc22",
+      graph=graph_config.GraphConfig(cutoff=12.0, max_neighbors=30),
+      published_scales=base.Scales(25.229595396538468, 0.25678861141204834),
+      evaluate_free_atoms_only=True,
     )
 
   def units(self) -> Sequence[base.Unit]:
     paths = base.find_files(self.source, "*.lmdb")
     splits = base.split_by_folder(self.source, self.split, paths)
     return [
-        unit
-        for split, files in splits.items()
-        for unit in lmdb_records.units(self, split, files)
+      unit
+      for split, files in splits.items()
+      for unit in lmdb_records.units(self, split, files)
     ]
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:

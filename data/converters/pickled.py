@@ -6,8 +6,8 @@ which become NumPy arrays, and plain containers. Every other name becomes an ine
 object that does nothing (`jmp_hk.interop.restricted_pickle`).
 """
 
-import io
 from collections.abc import Mapping
+import io
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,15 @@ import numpy as np
 from jmp_hk.interop import restricted_pickle
 
 _STORAGES = {
-    "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2",
-    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2",
-    "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
+  "DoubleStorage": "<f8",
+  "FloatStorage": "<f4",
+  "HalfStorage": "<f2",
+  "LongStorage": "<i8",
+  "IntStorage": "<i4",
+  "ShortStorage": "<i2",
+  "CharStorage": "i1",
+  "ByteStorage": "u1",
+  "BoolStorage": "?",
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -89,8 +95,11 @@ def _load_from_bytes(data: bytes) -> np.ndarray:
 
 
 def _rebuild_tensor(
-    storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...],
-    *unused: Any,
+  storage: np.ndarray,
+  offset: int,
+  size: tuple[int, ...],
+  stride: tuple[int, ...],
+  *unused: Any,
 ) -> np.ndarray:
   """A tensor as a copy of its part of a storage, bounds checked."""
   del unused
@@ -106,17 +115,17 @@ def _rebuild_tensor(
 
 _Function = restricted_pickle.Function
 _KNOWN: restricted_pickle.Known = {
-    **restricted_pickle.DICTIONARIES,
-    **{("torch", name): np.dtype(kind) for name, kind in _STORAGES.items()},
-    ("torch.storage", "_load_from_bytes"): _Function(_load_from_bytes),
-    ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
-    ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
-    ("torch", "Size"): tuple,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    **{
-        (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    },
+  **restricted_pickle.DICTIONARIES,
+  **{("torch", name): np.dtype(kind) for name, kind in _STORAGES.items()},
+  ("torch.storage", "_load_from_bytes"): _Function(_load_from_bytes),
+  ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
+  ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
+  ("torch", "Size"): tuple,
+  ("numpy", "dtype"): np.dtype,
+  ("numpy", "ndarray"): np.ndarray,
+  **{
+    (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)
+    for core in ("core", "_core")
+    for name in ("scalar", "_reconstruct")
+  },
 }

@@ -9,17 +9,18 @@ Targets have JMP's names. Energies are in eV (factor 27.211386246), mu in D, alp
 a0³, R_2_Abs in a0², c_v in cal/(mol K). Ramakrishnan et al., Sci. Data 1, 140022.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import pathlib
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
 
-import numpy as np
 from ase import data as ase_data
+import numpy as np
 
-from data.converters import base, splits
+from data.converters import base
+from data.converters import splits
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
@@ -34,19 +35,19 @@ _UNCHARACTERIZED_ROW = re.compile(r"^\s*(\d+)\s", re.MULTILINE)
 _ENERGY = base.Target("eV")
 _THERMOCHEMISTRY = base.Target("eV", references=True)
 TARGETS = {
-    "mu": (3, 1.0, base.Target("D")),
-    "alpha": (4, 1.0, base.Target("a0^3")),
-    "eps_HOMO": (5, EV_PER_HARTREE, _ENERGY),
-    "eps_LUMO": (6, EV_PER_HARTREE, _ENERGY),
-    "delta_eps": (7, EV_PER_HARTREE, _ENERGY),
-    # Predicted as Σ x_i |r_i − r_com|², which is not normalised.
-    "R_2_Abs": (8, 1.0, base.Target("a0^2", statistics=(0.0, 1.0))),
-    "ZPVE": (9, EV_PER_HARTREE, _THERMOCHEMISTRY),
-    "U_0": (10, EV_PER_HARTREE, _THERMOCHEMISTRY),
-    "U": (11, EV_PER_HARTREE, _THERMOCHEMISTRY),
-    "H": (12, EV_PER_HARTREE, _THERMOCHEMISTRY),
-    "G": (13, EV_PER_HARTREE, _THERMOCHEMISTRY),
-    "c_v": (14, 1.0, base.Target("cal/(mol K)", references=True)),
+  "mu": (3, 1.0, base.Target("D")),
+  "alpha": (4, 1.0, base.Target("a0^3")),
+  "eps_HOMO": (5, EV_PER_HARTREE, _ENERGY),
+  "eps_LUMO": (6, EV_PER_HARTREE, _ENERGY),
+  "delta_eps": (7, EV_PER_HARTREE, _ENERGY),
+  # Predicted as Σ x_i |r_i − r_com|², which is not normalised.
+  "R_2_Abs": (8, 1.0, base.Target("a0^2", statistics=(0.0, 1.0))),
+  "ZPVE": (9, EV_PER_HARTREE, _THERMOCHEMISTRY),
+  "U_0": (10, EV_PER_HARTREE, _THERMOCHEMISTRY),
+  "U": (11, EV_PER_HARTREE, _THERMOCHEMISTRY),
+  "H": (12, EV_PER_HARTREE, _THERMOCHEMISTRY),
+  "G": (13, EV_PER_HARTREE, _THERMOCHEMISTRY),
+  "c_v": (14, 1.0, base.Target("cal/(mol K)", references=True)),
 }
 
 
@@ -55,9 +56,9 @@ class Qm9Options(base.Options):
   """Options of `--dataset=qm9`."""
 
   uncharacterized: str = base.option(
-      "",
-      "QM9: the list of molecules to leave out; by default uncharacterized.txt beside "
-      "the archive. 'none' leaves out nothing.",
+    "",
+    "QM9: the list of molecules to leave out; by default uncharacterized.txt beside "
+    "the archive. 'none' leaves out nothing.",
   )
 
 
@@ -109,8 +110,8 @@ def members(archive: pathlib.Path) -> Iterator[tuple[int, tarfile.ExFileObject]]
         tar.members = []  # or they pile up
   except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
     raise base.RawDataError(
-        f"{archive} cannot be read after molecule {number}: {error}. It may be "
-        "truncated; download it again."
+      f"{archive} cannot be read after molecule {number}: {error}. It may be "
+      "truncated; download it again."
     ) from error
 
 
@@ -138,13 +139,13 @@ def parse(text: str, record_id: str) -> structure_lib.Structure:
     raise ValueError(f"unknown elements {unknown}")
   values = [float(value) for value in properties[2:]]
   return base.molecule(
-      np.array([row[1:4] for row in rows], np.float64),
-      np.array([ase_data.atomic_numbers[row[0]] for row in rows]),
-      record_id,
-      targets={
-          name: np.float64(values[column] * factor)
-          for name, (column, factor, _) in TARGETS.items()
-      },
+    np.array([row[1:4] for row in rows], np.float64),
+    np.array([ase_data.atomic_numbers[row[0]] for row in rows]),
+    record_id,
+    targets={
+      name: np.float64(values[column] * factor)
+      for name, (column, factor, _) in TARGETS.items()
+    },
   )
 
 
@@ -156,15 +157,15 @@ class Qm9(base.Converter):
 
   def declare(self) -> base.Declaration:
     return base.Declaration(
-        name="qm9",
-        graph=graph_config.GraphConfig(cutoff=8.0),
-        energy=False,
-        forces=False,
-        targets={name: target for name, (_, _, target) in TARGETS.items()},
-        notes={
-            "hartree_in_eV": EV_PER_HARTREE,
-            "uncharacterized": self.options.uncharacterized or "uncharacterized.txt",
-        },
+      name="qm9",
+      graph=graph_config.GraphConfig(cutoff=8.0),
+      energy=False,
+      forces=False,
+      targets={name: target for name, (_, _, target) in TARGETS.items()},
+      notes={
+        "hartree_in_eV": EV_PER_HARTREE,
+        "uncharacterized": self.options.uncharacterized or "uncharacterized.txt",
+      },
     )
 
   @property
@@ -181,7 +182,7 @@ class Qm9(base.Converter):
     kept = np.array(sorted(set(numbers) - excluded), np.int64)
     if not len(kept):
       raise base.RawDataError(
-          f"{self.archive} holds no characterised molecule dsgdb9nsd_000001.xyz, …"
+        f"{self.archive} holds no characterised molecule dsgdb9nsd_000001.xyz, …"
       )
     files = [self.relative(self.archive)]
     if listed and listed.is_relative_to(self.root):
@@ -190,10 +191,10 @@ class Qm9(base.Converter):
     # The first unit of the plan accounts for what the published list removes.
     left_out = len(numbers) - len(kept)
     return [
-        dataclasses.replace(
-            unit, payload={"molecules": unit.payload, "left_out": left_out * (i == 0)}
-        )
-        for i, unit in enumerate(units)
+      dataclasses.replace(
+        unit, payload={"molecules": unit.payload, "left_out": left_out * (i == 0)}
+      )
+      for i, unit in enumerate(units)
     ]
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
@@ -212,7 +213,7 @@ class Qm9(base.Converter):
       if not wanted:
         return
     raise base.RawDataError(
-        f"{self.archive} ended before molecule {min(wanted)} was found."
+      f"{self.archive} ended before molecule {min(wanted)} was found."
     )
 
   def _list_of_excluded(self) -> pathlib.Path | None:
@@ -222,8 +223,8 @@ class Qm9(base.Converter):
     path = pathlib.Path(given) if given else self.archive.parent / "uncharacterized.txt"
     if not path.is_file():
       raise base.PlanError(
-          f"{path} does not exist. It lists the molecules to leave out and comes with "
-          "QM9; name it with --uncharacterized, or --uncharacterized=none keeps all."
+        f"{path} does not exist. It lists the molecules to leave out and comes with "
+        "QM9; name it with --uncharacterized, or --uncharacterized=none keeps all."
       )
     return path
 

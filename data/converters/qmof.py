@@ -6,14 +6,17 @@ All entries are shuffled with seed 42 and split as JMP does: the first 80 % for
 training, then validation, the last 10 % for testing. Rosen et al., Matter 4, 1578.
 """
 
+from collections.abc import Iterator
 import itertools
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from data.converters import base, crystal_json, json_stream, splits
+from data.converters import base
+from data.converters import crystal_json
+from data.converters import json_stream
+from data.converters import splits
 from jmp_hk.graphs import config as graph_config
 
 LABELS = "qmof.json"
@@ -37,26 +40,26 @@ class Qmof(base.Converter):
   def folder(self) -> pathlib.Path:
     """Folder with both files."""
     found = base.find_files(
-        self.source if self.source.is_dir() else self.source.parent, STRUCTURES
+      self.source if self.source.is_dir() else self.source.parent, STRUCTURES
     )
     folder = found[0].parent
     if len(found) > 1 or not (folder / LABELS).is_file():
       raise base.PlanError(
-          f"--input={self.source} must hold {LABELS} and {STRUCTURES}, once, in one "
-          "folder."
+        f"--input={self.source} must hold {LABELS} and {STRUCTURES}, once, in one "
+        "folder."
       )
     return folder
 
   def declare(self) -> base.Declaration:
     return base.Declaration(
-        name="qmof",
-        graph=graph_config.GraphConfig(
-            cutoff=19.0, max_neighbours_by_size=((200, 10), (300, 5))
-        ),
-        energy=False,
-        forces=False,
-        targets={"bandgap": base.Target("eV")},
-        notes={"bandgap": "outputs.pbe.bandgap", "deuterium": "stored as hydrogen"},
+      name="qmof",
+      graph=graph_config.GraphConfig(
+        cutoff=19.0, max_neighbors_by_size=((200, 10), (300, 5))
+      ),
+      energy=False,
+      forces=False,
+      targets={"bandgap": base.Target("eV")},
+      notes={"bandgap": "outputs.pbe.bandgap", "deuterium": "stored as hydrogen"},
     )
 
   def units(self) -> list[base.Unit]:
@@ -74,8 +77,8 @@ class Qmof(base.Converter):
       ids = [x.get("qmof_id") if isinstance(x, dict) else None for x in (label, entry)]
       if ids[0] != ids[1] or ids[0] is None:
         raise base.RawDataError(
-            f"{self.folder}: entry {index} is {ids[0]} in {LABELS} but {ids[1]} in "
-            f"{STRUCTURES}; take both files from one release."
+          f"{self.folder}: entry {index} is {ids[0]} in {LABELS} but {ids[1]} in "
+          f"{STRUCTURES}; take both files from one release."
         )
       if index in wanted:
         yield _item(label, entry, f"{ids[0]}")

@@ -1,11 +1,11 @@
 """Finds the converters: every module of this package that has a `CONVERTER`."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import importlib
 import pathlib
 import pkgutil
-from collections.abc import Mapping
 from typing import Any
 
 from data.converters import base
@@ -30,10 +30,10 @@ def converters() -> dict[str, type[base.Converter]]:
 
 
 def make(
-    name: str,
-    source: str | pathlib.Path,
-    split: str = "",
-    options: Mapping[str, Any] | None = None,
+  name: str,
+  source: str | pathlib.Path,
+  split: str = "",
+  options: Mapping[str, Any] | None = None,
 ) -> base.Converter:
   """Makes a converter.
 
@@ -56,8 +56,8 @@ def make(
   for key, value in options.items():
     if key not in fields:
       raise base.PlanError(
-          f"--dataset={name} has no option --{key}; it has "
-          f"{', '.join('--' + field for field in fields) or 'none'}."
+        f"--dataset={name} has no option --{key}; it has "
+        f"{', '.join('--' + field for field in fields) or 'none'}."
       )
     values[key] = _parse(key, value, fields[key].default)
   if not path.exists():
@@ -66,14 +66,14 @@ def make(
 
 
 def _expand(
-    path: pathlib.Path, options: dict[str, Any], fields: Mapping[str, Any]
+  path: pathlib.Path, options: dict[str, Any], fields: Mapping[str, Any]
 ) -> tuple[pathlib.Path, dict[str, Any]]:
   """Turns `folder/*.xyz` into the folder and the option `pattern`, if there is one."""
   wild = [i for i, part in enumerate(path.parts) if set(part) & set("*?[")]
   if path.exists() or not wild or "pattern" not in fields:
     return path, options
   parts = path.parts
-  options["pattern"] = "/".join(parts[wild[0]:])
+  options["pattern"] = "/".join(parts[wild[0] :])
   return pathlib.Path(*parts[: wild[0]]), options
 
 
@@ -87,6 +87,4 @@ def _parse(name: str, value: Any, default: Any) -> Any:
       return _BOOLEANS[str(value).lower()]
     return kind(value)
   except (KeyError, ValueError) as error:
-    raise base.PlanError(
-        f"--{name}={value} is not a {kind.__name__}."
-    ) from error
+    raise base.PlanError(f"--{name}={value} is not a {kind.__name__}.") from error

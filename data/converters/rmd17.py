@@ -7,14 +7,16 @@ splits are `--splits=official:01` … `official:05`: their 1,000 test frames, an
 1,000 training frames shuffled with seed 42, of which the last 50 are for validation.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterator
 
 import numpy as np
 
-from data.converters import base, npz_frames, splits
+from data.converters import base
+from data.converters import npz_frames
+from data.converters import splits
 from jmp_hk.graphs import config as graph_config
 
 TRAIN_SIZE = 950
@@ -28,20 +30,20 @@ class Rmd17Options(base.Options):
   """Options of `--dataset=rmd17`."""
 
   molecule: str = base.option(
-      "", "Which molecule to convert, where --input is a folder with several."
+    "", "Which molecule to convert, where --input is a folder with several."
   )
   splits: str = base.option(
-      "jmp", "'jmp', or 'official:01' … 'official:05' for the csv files of the release."
+    "jmp", "'jmp', or 'official:01' … 'official:05' for the csv files of the release."
   )
   splits_dir: str = base.option(
-      "", "Folder of the official csv files, by default splits/ near --input."
+    "", "Folder of the official csv files, by default splits/ near --input."
   )
   train_size: int = base.option(0, "Training structures; 0 takes the published number.")
   val_size: int = base.option(0, "Validation structures; 0 takes the published number.")
 
 
 def official_split(
-    train: np.ndarray, test: np.ndarray, train_size: int = 0, val_size: int = 0
+  train: np.ndarray, test: np.ndarray, train_size: int = 0, val_size: int = 0
 ) -> dict[str, np.ndarray]:
   """Splits the frames of one pair of official files.
 
@@ -60,8 +62,8 @@ def official_split(
   train_size = train_size or count - val_size
   if train_size < 1 or train_size + val_size > count:
     raise base.PlanError(
-        f"The official split has {count} training frames, too few for {train_size} "
-        f"training and {val_size} validation frames."
+      f"The official split has {count} training frames, too few for {train_size} "
+      f"training and {val_size} validation frames."
     )
   order = np.asarray(train)[splits.shuffled(count)][: train_size + val_size]
   cut = splits.cut(order, {"train": train_size, "val": val_size})
@@ -82,8 +84,8 @@ def read_indices(path: pathlib.Path, count: int) -> np.ndarray:
     raise base.RawDataError(f"{path}: expected distinct frame indices.")
   if indices.min() < 0 or indices.max() >= count:
     raise base.RawDataError(
-        f"{path}: expected indices below {count}, the number of frames, found "
-        f"{indices.max()}; the split belongs to another copy of the data."
+      f"{path}: expected indices below {count}, the number of frames, found "
+      f"{indices.max()}; the split belongs to another copy of the data."
     )
   return indices
 
@@ -102,8 +104,8 @@ class Rmd17(base.Converter):
     if len(found) > 1:
       names = [self.relative(path) for path in found]
       raise base.PlanError(
-          f"--input={self.source} holds several molecules: {names}; choose one with "
-          "--molecule."
+        f"--input={self.source} holds several molecules: {names}; choose one with "
+        "--molecule."
       )
     return found[0]
 
@@ -114,13 +116,13 @@ class Rmd17(base.Converter):
 
   def declare(self) -> base.Declaration:
     return base.Declaration(
-        name=f"rmd17_{self.molecule}",
-        graph=graph_config.GraphConfig(cutoff=7.0, max_neighbours=100),
-        notes={
-            "molecule": self.molecule,
-            "splits": self.options.splits,
-            "kcal_per_mol_in_eV": 1.0 / npz_frames.KCAL_PER_MOL_PER_EV,
-        },
+      name=f"rmd17_{self.molecule}",
+      graph=graph_config.GraphConfig(cutoff=7.0, max_neighbors=100),
+      notes={
+        "molecule": self.molecule,
+        "splits": self.options.splits,
+        "kcal_per_mol_in_eV": 1.0 / npz_frames.KCAL_PER_MOL_PER_EV,
+      },
     )
 
   def units(self) -> list[base.Unit]:
@@ -134,19 +136,19 @@ class Rmd17(base.Converter):
     yield from npz_frames.read(self.path, KEYS, unit.payload, unit.files[0])
 
   def _split(
-      self, count: int, lists: tuple[pathlib.Path, ...]
+    self, count: int, lists: tuple[pathlib.Path, ...]
   ) -> dict[str, np.ndarray]:
     options = self.options
     if not lists:
       return splits.rest_is_test(
-          count, options.train_size or TRAIN_SIZE, options.val_size or VAL_SIZE
+        count, options.train_size or TRAIN_SIZE, options.val_size or VAL_SIZE
       )
     train, test = (read_indices(path, count) for path in lists)
     both = np.intersect1d(train, test)
     if len(both):
       raise base.RawDataError(
-          f"{len(both)} frames are in both {lists[0]} and {lists[1]}, the first is "
-          f"{both[0]}."
+        f"{len(both)} frames are in both {lists[0]} and {lists[1]}, the first is "
+        f"{both[0]}."
       )
     return official_split(train, test, options.train_size, options.val_size)
 
@@ -157,8 +159,8 @@ class Rmd17(base.Converter):
     match = re.fullmatch(r"official:0?([1-5])", self.options.splits)
     if not match:
       raise base.PlanError(
-          f"--splits={self.options.splits} is unknown; expected jmp, or official:01 to "
-          "official:05."
+        f"--splits={self.options.splits} is unknown; expected jmp, or official:01 to "
+        "official:05."
       )
     names = (f"index_{part}_0{match[1]}.csv" for part in ("train", "test"))
     return tuple(self._split_file(name) for name in names)
@@ -173,8 +175,8 @@ class Rmd17(base.Converter):
         if candidate.is_file():
           return candidate
     raise base.PlanError(
-        f"Found no {name} in {' or '.join(map(str, folders))}; name the folder with "
-        "--splits_dir."
+      f"Found no {name} in {' or '.join(map(str, folders))}; name the folder with "
+      "--splits_dir."
     )
 
 

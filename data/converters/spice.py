@@ -7,23 +7,25 @@ first 80 % for training, then validation, the last 10 % for testing, so that
 conformers of one molecule are in all splits. Eastman et al., Sci. Data 10, 11.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterator
 
 import h5py
 import numpy as np
 
-from data.converters import base, hdf5, splits
+from data.converters import base
+from data.converters import hdf5
+from data.converters import splits
 from jmp_hk.graphs import config as graph_config
 
 # JMP's factors, kept so that labels equal the published ones.
 EV_PER_HARTREE = 1.0 / 0.0367493
 ANGSTROM_PER_BOHR = 0.529177
 SUBSETS = {
-    "dipeptides": "SPICE Dipeptides Single Points Dataset",
-    "solvated_amino_acids": "SPICE Solvated Amino Acids Single Points Dataset",
+  "dipeptides": "SPICE Dipeptides Single Points Dataset",
+  "solvated_amino_acids": "SPICE Solvated Amino Acids Single Points Dataset",
 }
 _KEYS = ("conformations", "dft_total_energy", "dft_total_gradient", "formation_energy")
 _UNIT_SIZE = 8_192
@@ -34,9 +36,9 @@ class SpiceOptions(base.Options):
   """Options of `--dataset=spice`."""
 
   subset: str = base.option(
-      "",
-      f"Subset to convert: {', '.join(SUBSETS)}, or how the subset's name begins in "
-      "the file, e.g. 'SPICE DES370K'.",
+    "",
+    f"Subset to convert: {', '.join(SUBSETS)}, or how the subset's name begins in "
+    "the file, e.g. 'SPICE DES370K'.",
   )
 
 
@@ -66,8 +68,8 @@ def list_conformers(path: pathlib.Path, prefix: str) -> list[tuple[str, int]]:
         conformers += [(name, k) for k in range(_num_conformers(group))]
   if not conformers:
     raise base.PlanError(
-        f"{path} has no molecule whose subset begins with {prefix!r}; it has "
-        f"{sorted(subsets)}."
+      f"{path} has no molecule whose subset begins with {prefix!r}; it has "
+      f"{sorted(subsets)}."
     )
   return conformers
 
@@ -81,8 +83,8 @@ def _num_conformers(group: h5py.Group) -> int:
     found = hdf5.dataset(group, key).shape
     if found != shape:
       raise base.RawDataError(
-          f"{group.file.filename}{group.name}: expected {key!r} of shape {shape}, "
-          f"found {found}."
+        f"{group.file.filename}{group.name}: expected {key!r} of shape {shape}, "
+        f"found {found}."
       )
   return count
 
@@ -104,22 +106,22 @@ class Spice(base.Converter):
     subset = self.options.subset
     if not subset:
       raise base.PlanError(
-          f"SPICE needs --subset: {', '.join(SUBSETS)}, or how its name begins."
+        f"SPICE needs --subset: {', '.join(SUBSETS)}, or how its name begins."
       )
     return SUBSETS.get(subset, subset)
 
   def declare(self) -> base.Declaration:
     short = self.options.subset if self.options.subset in SUBSETS else ""
     return base.Declaration(
-        name=f"spice_{short}" if short else "spice",
-        graph=graph_config.GraphConfig(cutoff=12.0),
-        targets={"formation_energy": base.Target("eV")},
-        notes={
-            "subset": self.prefix,
-            "energy": "dft_total_energy",
-            "hartree_in_eV": EV_PER_HARTREE,
-            "bohr_in_angstrom": ANGSTROM_PER_BOHR,
-        },
+      name=f"spice_{short}" if short else "spice",
+      graph=graph_config.GraphConfig(cutoff=12.0),
+      targets={"formation_energy": base.Target("eV")},
+      notes={
+        "subset": self.prefix,
+        "energy": "dft_total_energy",
+        "hartree_in_eV": EV_PER_HARTREE,
+        "bohr_in_angstrom": ANGSTROM_PER_BOHR,
+      },
     )
 
   def units(self) -> list[base.Unit]:
@@ -128,8 +130,8 @@ class Spice(base.Converter):
     by_split = split(len(conformers))
     units = splits.units(by_split, (file,), _UNIT_SIZE, file)
     return [
-        dataclasses.replace(unit, payload=[conformers[k] for k in unit.payload])
-        for unit in units
+      dataclasses.replace(unit, payload=[conformers[k] for k in unit.payload])
+      for unit in units
     ]
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
@@ -141,13 +143,13 @@ class Spice(base.Converter):
         positions, energies, gradients, formation = (group[k][rows] for k in _KEYS)
         for i, row in enumerate(rows):
           yield base.molecule(
-              positions[i].astype(np.float64) * ANGSTROM_PER_BOHR,
-              numbers,
-              f"{unit.files[0]}:{name}:{row}",
-              energy=float(energies[i]) * EV_PER_HARTREE,
-              forces=-gradients[i].astype(np.float64)
-              * (EV_PER_HARTREE / ANGSTROM_PER_BOHR),
-              targets={"formation_energy": np.float64(formation[i] * EV_PER_HARTREE)},
+            positions[i].astype(np.float64) * ANGSTROM_PER_BOHR,
+            numbers,
+            f"{unit.files[0]}:{name}:{row}",
+            energy=float(energies[i]) * EV_PER_HARTREE,
+            forces=-gradients[i].astype(np.float64)
+            * (EV_PER_HARTREE / ANGSTROM_PER_BOHR),
+            targets={"formation_energy": np.float64(formation[i] * EV_PER_HARTREE)},
           )
 
 

@@ -28,8 +28,8 @@ def cut(order: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
   if sizes[base.TRAIN] < 1 or min(counts) < 0 or sum(counts) != len(order):
     described = " + ".join(f"{size} {name}" for name, size in sizes.items())
     raise base.PlanError(
-        f"Cannot split {len(order)} records into {described}: together they must be "
-        "all records, and training needs at least one."
+      f"Cannot split {len(order)} records into {described}: together they must be "
+      "all records, and training needs at least one."
     )
   pieces = np.split(order, np.cumsum(counts)[:-1])
   return {name: piece for name, piece in zip(sizes, pieces) if len(piece)}
@@ -48,16 +48,16 @@ def rest_is_test(count: int, train_size: int, val_size: int) -> dict[str, np.nda
   """
   if count <= train_size + val_size:
     raise base.PlanError(
-        f"{count} frames are too few for {train_size} training and {val_size} "
-        "validation frames and at least one test frame; give --train_size and "
-        "--val_size."
+      f"{count} frames are too few for {train_size} training and {val_size} "
+      "validation frames and at least one test frame; give --train_size and "
+      "--val_size."
     )
   sizes = {"train": train_size, "val": val_size, "test": count - train_size - val_size}
   return cut(shuffled(count), sizes)
 
 
 def units(
-    splits: Mapping[str, np.ndarray], files: tuple[str, ...], size: int, name: str
+  splits: Mapping[str, np.ndarray], files: tuple[str, ...], size: int, name: str
 ) -> list[base.Unit]:
   """Units for sources that are read from front to back.
 
@@ -71,12 +71,12 @@ def units(
     name: prefix of the units' names.
   """
   return [
-      base.Unit(
-          split,
-          f"{name}[{split} part {start // size}]",
-          files,
-          sorted(map(int, indices[start : start + size])),
-      )
-      for split, indices in splits.items()
-      for start in range(0, len(indices), size)
+    base.Unit(
+      split,
+      f"{name}[{split} part {start // size}]",
+      files,
+      sorted(map(int, indices[start : start + size])),
+    )
+    for split, indices in splits.items()
+    for start in range(0, len(indices), size)
   ]

@@ -5,11 +5,13 @@ reaction are used and the repeated end points (reactant, product, transition_sta
 are not. Everything is in eV and Å already.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from collections.abc import Sequence
 
 import h5py
 
-from data.converters import base, hdf5
+from data.converters import base
+from data.converters import hdf5
 from jmp_hk.graphs import config as graph_config
 
 _SPLITS = ("train", "val", "test")
@@ -24,9 +26,9 @@ class Transition1x(base.Converter):
 
   def declare(self) -> base.Declaration:
     return base.Declaration(
-        name="transition1x",
-        graph=graph_config.GraphConfig(cutoff=8.0, max_neighbours=30),
-        published_scales=base.Scales(1.787466168382901, 0.3591422140598297),
+      name="transition1x",
+      graph=graph_config.GraphConfig(cutoff=8.0, max_neighbors=30),
+      published_scales=base.Scales(1.787466168382901, 0.3591422140598297),
     )
 
   def units(self) -> Sequence[base.Unit]:
@@ -35,15 +37,13 @@ class Transition1x(base.Converter):
       found = [split for split in _SPLITS if split in file]
       if not found:
         raise base.RawDataError(
-            f"{path}: expected the groups {', '.join(_SPLITS)}, found {sorted(file)}."
+          f"{path}: expected the groups {', '.join(_SPLITS)}, found {sorted(file)}."
         )
       return [
-          unit
-          for split in found
-          if not self.split or split == self.split
-          for unit in hdf5.pack_units(
-              split, self.relative(path), _reactions(file[split])
-          )
+        unit
+        for split in found
+        if not self.split or split == self.split
+        for unit in hdf5.pack_units(split, self.relative(path), _reactions(file[split]))
       ]
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
@@ -53,11 +53,11 @@ class Transition1x(base.Converter):
         numbers, values = hdf5.frames(file[group], _NUMBERS, _FRAMES, start, stop)
         for row, (positions, energy, forces) in enumerate(zip(*values), start):
           yield base.molecule(
-              positions,
-              numbers,
-              f"{name}:{group}:{row}",
-              energy=float(energy),
-              forces=forces,
+            positions,
+            numbers,
+            f"{name}:{group}:{row}",
+            energy=float(energy),
+            forces=forces,
           )
 
 

@@ -14,8 +14,8 @@ from pyscf import dft
 from pyscf import gto
 
 LEVEL_OF_THEORY = (
-    "omegaB97X/6-31G(d), restricted Kohn-Sham, PySCF 2.14.0, density fitting, "
-    "grid level 1 with grid response in the gradient, SCF tolerance 1e-8 hartree"
+  "omegaB97X/6-31G(d), restricted Kohn-Sham, PySCF 2.14.0, density fitting, "
+  "grid level 1 with grid response in the gradient, SCF tolerance 1e-8 hartree"
 )
 
 
@@ -37,7 +37,7 @@ class Label:
 
 
 def label(
-    numbers: np.ndarray, positions: np.ndarray, density: np.ndarray | None = None
+  numbers: np.ndarray, positions: np.ndarray, density: np.ndarray | None = None
 ) -> Label | None:
   """Computes energy and forces of a neutral closed-shell molecule.
 
@@ -50,9 +50,9 @@ def label(
     The label, or None where the self-consistent field does not converge.
   """
   mol = gto.M(
-      atom=[(int(z), tuple(p)) for z, p in zip(numbers, positions)],
-      basis="6-31g*",
-      verbose=0,
+    atom=[(int(z), tuple(p)) for z, p in zip(numbers, positions)],
+    basis="6-31g*",
+    verbose=0,
   )
   field = dft.RKS(mol, xc="wb97x").density_fit()
   field.grids.level = 1

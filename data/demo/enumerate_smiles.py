@@ -6,12 +6,30 @@ from rdkit import Chem
 from rdkit import RDLogger
 
 # Bonds and rings that do not survive or that GDB leaves out.
-_UNWANTED = [Chem.MolFromSmarts(smarts) for smarts in (
-    "[#8,#9]-[#8,#9]", "[#7]-[#9]", "[#7]-[#7]-[#7]", "[#7]-[#7]-[#8]", "[#7]=[#7]",
-    "*=*=*", "[r3,r4]=*", "[r]#[r]", "[CX4]([OH,NH2,F])([OH])", "[C]=[C]-[OH,NH2]",
-    "[NX3]-[OX2]-[NX3]", "[#7]=[#8]", "C(F)[OH,NH2]", "[+,-]", "[R2]", "[a;r3,r4]",
-    "[#7,#8,#9]~[#7,#8,#9]~[#7,#8,#9]", "O=O", "C#[#6]-[#7,#8,#9]",
-)]
+_UNWANTED = [
+  Chem.MolFromSmarts(smarts)
+  for smarts in (
+    "[#8,#9]-[#8,#9]",
+    "[#7]-[#9]",
+    "[#7]-[#7]-[#7]",
+    "[#7]-[#7]-[#8]",
+    "[#7]=[#7]",
+    "*=*=*",
+    "[r3,r4]=*",
+    "[r]#[r]",
+    "[CX4]([OH,NH2,F])([OH])",
+    "[C]=[C]-[OH,NH2]",
+    "[NX3]-[OX2]-[NX3]",
+    "[#7]=[#8]",
+    "C(F)[OH,NH2]",
+    "[+,-]",
+    "[R2]",
+    "[a;r3,r4]",
+    "[#7,#8,#9]~[#7,#8,#9]~[#7,#8,#9]",
+    "O=O",
+    "C#[#6]-[#7,#8,#9]",
+  )
+]
 
 
 def _valid(mol: Chem.RWMol) -> str | None:

@@ -20,10 +20,10 @@ from data.demo import molecules
 
 _OUTPUT = pathlib.Path(__file__).parent / "raw" / "ani1x" / "ani1x-release.h5"
 _SMILES = (
-    "C N OO C=O CO CN NN NO C#C C=C CC O=CO CC=O C=CO C1CO1 CCO COC CCN CNC CC#N "
-    "C=N N=CN NC=O C=NO N#CN C=C=O CC=N C1CN1 C=CN C=CC C1CC1 C#CC C=C=C CCC ON=O "
-    "N=C=O OC#N O=CC=O CC(=O)O COC=O COO OCO N=N CNN CON CNO NCO C=CC=O CC(C)=O "
-    "CCC=O NC(N)=O CC(N)=O OCCO NCCO C#CC=O C=CC#N NCC#N CC(C)O NC(=O)O"
+  "C N OO C=O CO CN NN NO C#C C=C CC O=CO CC=O C=CO C1CO1 CCO COC CCN CNC CC#N "
+  "C=N N=CN NC=O C=NO N#CN C=C=O CC=N C1CN1 C=CN C=CC C1CC1 C#CC C=C=C CCC ON=O "
+  "N=C=O OC#N O=CC=O CC(=O)O COC=O COO OCO N=N CNN CON CNO NCO C=CC=O CC(C)=O "
+  "CCC=O NC(N)=O CC(N)=O OCCO NCCO C#CC=O C=CC#N NCC#N CC(C)O NC(=O)O"
 ).split()
 _TEMPERATURES = (200.0, 400.0, 700.0, 1100.0, 1600.0, 2500.0)
 _UNLABELLED_EVERY = 8  # every eighth group ends with two conformers without label
@@ -61,14 +61,15 @@ def _rows_of(smiles: str, rng: np.random.Generator) -> tuple[str, np.ndarray, li
   return formula, atoms.numbers, rows
 
 
-def _write_group(file: h5py.File, formula: str, numbers: np.ndarray, rows: list,
-                 unlabelled: int) -> None:
+def _write_group(
+  file: h5py.File, formula: str, numbers: np.ndarray, rows: list, unlabelled: int
+) -> None:
   """Writes one formula; the last ``unlabelled`` rows get NaN labels."""
   energies = np.array([label.energy for _, label in rows])
   forces = np.array([label.forces for _, label in rows], np.float32)
   dipoles = np.array([label.dipole for _, label in rows], np.float32)
   for values in (energies, forces, dipoles):
-    values[len(rows) - unlabelled:] = np.nan
+    values[len(rows) - unlabelled :] = np.nan
   group = file.create_group(formula)
   group["atomic_numbers"] = numbers.astype(np.uint8)
   group["coordinates"] = np.array([positions for positions, _ in rows], np.float32)

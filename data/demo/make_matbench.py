@@ -25,16 +25,27 @@ _METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")
 _FCC = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
 _DOUBLED = [[x, y, z / 2 + shift] for shift in (0, 0.5) for x, y, z in _FCC]
 _PROTOTYPES = {
-    "L1_2": ((1, 1, 1), _FCC, "ABBB"),
-    "L1_0": ((1, 1, 1), _FCC, "ABBA"),
-    "B2": ((0.8, 0.8, 0.8), [[0, 0, 0], [0.5, 0.5, 0.5]], "AB"),
-    "D0_22": ((1, 1, 2), _DOUBLED, "ABBBBBBA"),
-    "C11_b": ((0.8, 0.8, 2.4), [[0, 0, 0], [0.5, 0.5, 0.5], [0, 0, 1 / 3],
-                                [0, 0, 2 / 3], [0.5, 0.5, 1 / 6], [0.5, 0.5, 5 / 6]],
-              "AABBBB"),
+  "L1_2": ((1, 1, 1), _FCC, "ABBB"),
+  "L1_0": ((1, 1, 1), _FCC, "ABBA"),
+  "B2": ((0.8, 0.8, 0.8), [[0, 0, 0], [0.5, 0.5, 0.5]], "AB"),
+  "D0_22": ((1, 1, 2), _DOUBLED, "ABBBBBBA"),
+  "C11_b": (
+    (0.8, 0.8, 2.4),
+    [
+      [0, 0, 0],
+      [0.5, 0.5, 0.5],
+      [0, 0, 1 / 3],
+      [0, 0, 2 / 3],
+      [0.5, 0.5, 1 / 6],
+      [0.5, 0.5, 5 / 6],
+    ],
+    "AABBBB",
+  ),
 }
-_ELEMENTAL = {"fcc": ((1, 1, 1), _FCC, "AAAA"),
-              "bcc": ((0.8, 0.8, 0.8), [[0, 0, 0], [0.5, 0.5, 0.5]], "AA")}
+_ELEMENTAL = {
+  "fcc": ((1, 1, 1), _FCC, "AAAA"),
+  "bcc": ((0.8, 0.8, 0.8), [[0, 0, 0], [0.5, 0.5, 0.5]], "AA"),
+}
 _SYMMETRIC = ("L1_0", "B2")  # exchanging A and B gives the same crystal
 
 
@@ -49,12 +60,18 @@ def _crystal(prototype: tuple, first: str, second: str) -> ase.Atoms:
   """The prototype at its best isotropic scale."""
   shape, sites, kinds = prototype
   symbols = [first if kind == "A" else second for kind in kinds]
+
   def scaled(length: float) -> ase.Atoms:
     return ase.Atoms(
-        symbols, scaled_positions=sites, cell=length * np.array(shape), pbc=True)
+      symbols, scaled_positions=sites, cell=length * np.array(shape), pbc=True
+    )
+
   best = scipy.optimize.minimize_scalar(
-      lambda length: _energy(scaled(length)), bounds=(3.3, 4.5), method="bounded",
-      options={"xatol": 1e-4})
+    lambda length: _energy(scaled(length)),
+    bounds=(3.3, 4.5),
+    method="bounded",
+    options={"xatol": 1e-4},
+  )
   return scaled(float(best.x))
 
 
@@ -84,13 +101,34 @@ def _structure_dict(atoms: ase.Atoms) -> dict:
   a, b, c, alpha, beta, gamma = map(float, atoms.cell.cellpar())
   sites = []
   for symbol, abc, xyz in zip(
-      atoms.symbols, atoms.get_scaled_positions(wrap=False), atoms.positions):
-    sites.append({"species": [{"element": symbol, "occu": 1}], "abc": abc.tolist(),
-                  "xyz": xyz.tolist(), "label": symbol, "properties": {}})
-  lattice = {"matrix": atoms.cell.tolist(), "a": a, "b": b, "c": c, "alpha": alpha,
-             "beta": beta, "gamma": gamma, "volume": float(atoms.get_volume())}
-  return {"@module": "pymatgen.core.structure", "@class": "Structure", "charge": None,
-          "lattice": lattice, "sites": sites}
+    atoms.symbols, atoms.get_scaled_positions(wrap=False), atoms.positions
+  ):
+    sites.append(
+      {
+        "species": [{"element": symbol, "occu": 1}],
+        "abc": abc.tolist(),
+        "xyz": xyz.tolist(),
+        "label": symbol,
+        "properties": {},
+      }
+    )
+  lattice = {
+    "matrix": atoms.cell.tolist(),
+    "a": a,
+    "b": b,
+    "c": c,
+    "alpha": alpha,
+    "beta": beta,
+    "gamma": gamma,
+    "volume": float(atoms.get_volume()),
+  }
+  return {
+    "@module": "pymatgen.core.structure",
+    "@class": "Structure",
+    "charge": None,
+    "lattice": lattice,
+    "sites": sites,
+  }
 
 
 def main() -> None:
@@ -107,21 +145,30 @@ def main() -> None:
     energy = _energy(atoms) - sum(reference[symbol] for symbol in atoms.symbols)
     rows.append([_structure_dict(atoms), energy / len(atoms)])
   order = rng.permutation(len(rows))
-  table = {"index": list(range(len(rows))), "columns": ["structure", "e_form"],
-           "data": [rows[i] for i in order]}
+  table = {
+    "index": list(range(len(rows))),
+    "columns": ["structure", "e_form"],
+    "data": [rows[i] for i in order],
+  }
   _OUTPUT.mkdir(parents=True, exist_ok=True)
   data = gzip.compress(json.dumps(table).encode(), 9, mtime=0)
   (_OUTPUT / "matbench_mp_e_form.json.gz").write_bytes(data)
   targets = np.array([row[1] for row in rows])
-  print(f"{len(rows)} structures, e_form mean {targets.mean():.3f} std "
-        f"{targets.std():.3f} eV/atom, {len(data)} bytes")
+  print(
+    f"{len(rows)} structures, e_form mean {targets.mean():.3f} std "
+    f"{targets.std():.3f} eV/atom, {len(data)} bytes"
+  )
 
 
 def _rounded(atoms: ase.Atoms) -> ase.Atoms:
   """Cell and fractional coordinates to six decimals, as the file will hold them."""
   fractional = np.round(atoms.get_scaled_positions(wrap=False), 6)
-  return ase.Atoms(atoms.symbols, scaled_positions=fractional,
-                   cell=np.round(atoms.cell.array, 6), pbc=True)
+  return ase.Atoms(
+    atoms.symbols,
+    scaled_positions=fractional,
+    cell=np.round(atoms.cell.array, 6),
+    pbc=True,
+  )
 
 
 if __name__ == "__main__":

@@ -19,14 +19,32 @@ import numpy as np
 from data.demo import slabs
 
 _OUTPUT = pathlib.Path(__file__).parent / "raw" / "oc20"
-_LATTICE = {"Al": 4.00, "Ni": 3.49, "Cu": 3.59, "Pd": 3.88, "Ag": 4.06, "Pt": 3.92,
-            "Au": 4.06}  # equilibrium of EMT, angstrom
-_ADSORBATES = {"H": 0.0, "C": 0.0, "N": 0.0, "O": 0.0, "CO": 1.15, "OH": 0.98,
-               "NO": 1.16, "NH": 1.03, "CC": 1.30}  # bond length, angstrom
+_LATTICE = {
+  "Al": 4.00,
+  "Ni": 3.49,
+  "Cu": 3.59,
+  "Pd": 3.88,
+  "Ag": 4.06,
+  "Pt": 3.92,
+  "Au": 4.06,
+}  # equilibrium of EMT, angstrom
+_ADSORBATES = {
+  "H": 0.0,
+  "C": 0.0,
+  "N": 0.0,
+  "O": 0.0,
+  "CO": 1.15,
+  "OH": 0.98,
+  "NO": 1.16,
+  "NH": 1.03,
+  "CC": 1.30,
+}  # bond length, angstrom
 _FRAMES = 8  # kept per relaxation
 _SHARDS = {"s2ef_train": ((0, 80), (80, 160)), "s2ef_val_id": ((160, 180),)}
-_HEADER = ("Properties=species:S:1:pos:R:3:move_mask:L:1:tags:I:1:forces:R:3 "
-           "energy={:.8f} free_energy={:.8f} pbc=\"T T T\"")
+_HEADER = (
+  "Properties=species:S:1:pos:R:3:move_mask:L:1:tags:I:1:forces:R:3 "
+  'energy={:.8f} free_energy={:.8f} pbc="T T T"'
+)
 
 
 def _slab(rng: np.random.Generator) -> ase.Atoms:
@@ -64,7 +82,8 @@ def relaxation(number: int) -> tuple[ase.Atoms, list[slabs.Frame]]:
   slabs.prepare(slab, rng.uniform(0.03, 0.15), rng)
   calculator = ase.calculators.emt.EMT()
   frames = slabs.relax(
-      slab, calculator, 60, lambda frame: np.abs(frame.forces).max() < 20.0)
+    slab, calculator, 60, lambda frame: np.abs(frame.forces).max() < 20.0
+  )
   return slab, slabs.spread(frames, _FRAMES)
 
 
@@ -74,11 +93,13 @@ def format_frame(slab: ase.Atoms, frame: slabs.Frame) -> str:
   header = _HEADER.format(frame.energy, frame.energy)
   lines = [f"{len(slab)}", f'Lattice="{lattice}" {header}']
   for symbol, tag, position, force in zip(
-      slab.symbols, slab.get_tags(), frame.positions, frame.forces):
+    slab.symbols, slab.get_tags(), frame.positions, frame.forces
+  ):
     numbers = "".join(f"{x:17.8f}" for x in position)
     moves = "F" if tag == slabs.SUBSURFACE else "T"
-    lines.append(f"{symbol:<2}{numbers}  {moves} {tag:8d}"
-                 + "".join(f"{x:17.8f}" for x in force))
+    lines.append(
+      f"{symbol:<2}{numbers}  {moves} {tag:8d}" + "".join(f"{x:17.8f}" for x in force)
+    )
   return "\n".join(lines) + "\n"
 
 
@@ -104,8 +125,15 @@ def main() -> None:
           frames_text.write(format_frame(slab, frame))
           index_text.write(f"random{number},frame{frame.index},{reference:.8f}\n")
         energies = [frame.energy for frame in frames]
-        print(split, shard, number, slab.get_chemical_formula(), len(frames),
-              np.round(energies, 2), flush=True)
+        print(
+          split,
+          shard,
+          number,
+          slab.get_chemical_formula(),
+          len(frames),
+          np.round(energies, 2),
+          flush=True,
+        )
       for suffix, text in (("extxyz", frames_text), ("txt", index_text)):
         data = lzma.compress(text.getvalue().encode(), preset=9)
         (folder / f"{shard}.{suffix}.xz").write_bytes(data)

@@ -31,11 +31,11 @@ def _adsorbates() -> dict[str, ase.Atoms]:
   """What is put on top; the first atom points down."""
   water = ase.build.molecule("H2O")
   return {
-      "H": ase.Atoms("H"),
-      "O": ase.Atoms("O"),
-      "OH": ase.Atoms("OH", [[0, 0, 0], [0.3, 0, 0.92]]),
-      "CO": ase.Atoms("CO", [[0, 0, 0], [0.2, 0, 1.13]]),
-      "H2O": ase.Atoms("OH2", water.positions * [1, 1, -1]),
+    "H": ase.Atoms("H"),
+    "O": ase.Atoms("O"),
+    "OH": ase.Atoms("OH", [[0, 0, 0], [0.3, 0, 0.92]]),
+    "CO": ase.Atoms("CO", [[0, 0, 0], [0.2, 0, 1.13]]),
+    "H2O": ase.Atoms("OH2", water.positions * [1, 1, -1]),
   }
 
 
@@ -58,8 +58,10 @@ def relaxation(number: int) -> tuple[ase.Atoms, list[slabs.Frame]]:
   """The slab and the frames of relaxation ``number``."""
   rng = np.random.default_rng([22, number])
   slab = _slab(rng)
-  kind = rng.choice(["clean", "vacancy", "H", "O", "OH", "CO", "H2O"],
-                    p=[0.1, 0.1, 0.1, 0.15, 0.15, 0.2, 0.2])
+  kind = rng.choice(
+    ["clean", "vacancy", "H", "O", "OH", "CO", "H2O"],
+    p=[0.1, 0.1, 0.1, 0.15, 0.15, 0.2, 0.2],
+  )
   if kind == "vacancy":
     top = np.flatnonzero((slab.symbols == "O") & (slab.get_tags() == slabs.SURFACE))
     del slab[int(rng.choice(top))]
@@ -70,25 +72,26 @@ def relaxation(number: int) -> tuple[ase.Atoms, list[slabs.Frame]]:
   slab.positions = slab.positions.astype(np.float32)
   calculator = tblite.ase.TBLite(method="GFN1-xTB", verbosity=0)
   return slab, slabs.relax(
-      slab, calculator, _STEPS - 1, lambda frame: np.abs(frame.forces).max() < 20.0)
+    slab, calculator, _STEPS - 1, lambda frame: np.abs(frame.forces).max() < 20.0
+  )
 
 
 def record(slab: ase.Atoms, frame: slabs.Frame, sid: int) -> geometric.Data:
   """One record of the release."""
   tags = slab.get_tags()
   return geometric.Data(
-      y=frame.energy,
-      pos=torch.tensor(frame.positions, dtype=torch.float32),
-      cell=torch.tensor(slab.cell.array[None], dtype=torch.float32),
-      atomic_numbers=torch.tensor(slab.numbers, dtype=torch.float32),
-      natoms=len(slab),
-      force=torch.tensor(frame.forces, dtype=torch.float32),
-      fixed=torch.tensor(tags == slabs.SUBSURFACE, dtype=torch.float32),
-      tags=torch.tensor(tags, dtype=torch.int64),
-      nads=int((tags == slabs.ADSORBATE).any()),
-      sid=sid,
-      fid=frame.index,
-      oc22=1,
+    y=frame.energy,
+    pos=torch.tensor(frame.positions, dtype=torch.float32),
+    cell=torch.tensor(slab.cell.array[None], dtype=torch.float32),
+    atomic_numbers=torch.tensor(slab.numbers, dtype=torch.float32),
+    natoms=len(slab),
+    force=torch.tensor(frame.forces, dtype=torch.float32),
+    fixed=torch.tensor(tags == slabs.SUBSURFACE, dtype=torch.float32),
+    tags=torch.tensor(tags, dtype=torch.int64),
+    nads=int((tags == slabs.ADSORBATE).any()),
+    sid=sid,
+    fid=frame.index,
+    oc22=1,
   )
 
 
@@ -112,8 +115,14 @@ def main() -> None:
       slab, frames = relaxation(number)
       records += [record(slab, frame, number) for frame in frames]
       energies = np.round([frame.energy for frame in frames], 2)
-      print(f"{time.time() - start:5.0f} s", split, number,
-            slab.get_chemical_formula(), energies, flush=True)
+      print(
+        f"{time.time() - start:5.0f} s",
+        split,
+        number,
+        slab.get_chemical_formula(),
+        energies,
+        flush=True,
+      )
     _write(_OUTPUT / split / "data.0000.lmdb", records)
 
 

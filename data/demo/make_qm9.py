@@ -25,10 +25,26 @@ from data.demo import qm9_properties
 
 _OUTPUT = pathlib.Path(__file__).parent / "raw" / "qm9"
 _TOTAL = 400
-_EXTRA = ("c1ccccc1", "c1ccncc1", "c1ccoc1", "c1cc[nH]c1", "C1CCCCC1", "CCCCCC",
-          "CC(C)(C)CO", "CCOCCO", "Fc1ccccc1", "[NH3+]CC(=O)[O-]", "c1cnccn1",
-          "CC#CC#CC", "O=C1CCCC1", "NC(=O)CCO", "CC(=O)OCC", "FC(F)(F)CC", "N#CCCC#N",
-          "CCCCCO")
+_EXTRA = (
+  "c1ccccc1",
+  "c1ccncc1",
+  "c1ccoc1",
+  "c1cc[nH]c1",
+  "C1CCCCC1",
+  "CCCCCC",
+  "CC(C)(C)CO",
+  "CCOCCO",
+  "Fc1ccccc1",
+  "[NH3+]CC(=O)[O-]",
+  "c1cnccn1",
+  "CC#CC#CC",
+  "O=C1CCCC1",
+  "NC(=O)CCO",
+  "CC(=O)OCC",
+  "FC(F)(F)CC",
+  "N#CCCC#N",
+  "CCCCCO",
+)
 _LIST_HEADER = """
 Molecules of this demo whose relaxed geometry has other bonds than the SMILES they
 were made from.
@@ -61,8 +77,10 @@ def _choose(rng: np.random.Generator) -> list[str]:
 
 def _smiles_of(atoms: ase.Atoms) -> tuple[str, str]:
   """SMILES and InChI read from a geometry; '?' where the bonds make no sense."""
-  lines = [f"{symbol} {x:.6f} {y:.6f} {z:.6f}"
-           for symbol, (x, y, z) in zip(atoms.symbols, atoms.positions)]
+  lines = [
+    f"{symbol} {x:.6f} {y:.6f} {z:.6f}"
+    for symbol, (x, y, z) in zip(atoms.symbols, atoms.positions)
+  ]
   mol = Chem.MolFromXYZBlock("\n".join([str(len(atoms)), "", *lines, ""]))
   try:
     rdDetermineBonds.DetermineBonds(mol, allowChargedFragments=True)
@@ -73,7 +91,7 @@ def _smiles_of(atoms: ase.Atoms) -> tuple[str, str]:
 
 
 def _block(
-    index: int, atoms: ase.Atoms, values: qm9_properties.Properties, names: list[str]
+  index: int, atoms: ase.Atoms, values: qm9_properties.Properties, names: list[str]
 ) -> str:
   """The text of one file."""
   digits = (5, 5, 5, 4, 2, 4, 4, 4, 4, 6, 6, 6, 6, 6, 3)
@@ -132,8 +150,10 @@ def main() -> None:
       failed.append((len(blocks) + 1, smiles, found))
     blocks.append(_block(len(blocks) + 1, atoms, values, names))
   _write(blocks, failed)
-  print(f"{time.time() - start:5.0f} s {len(blocks)} molecules, {len(failed)} "
-        f"uncharacterised: {failed}")
+  print(
+    f"{time.time() - start:5.0f} s {len(blocks)} molecules, {len(failed)} "
+    f"uncharacterised: {failed}"
+  )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ with GFN2-xTB; the ``old_*`` labels (PBE+TS in rMD17) are GFN1-xTB of the same f
 import pathlib
 
 import ase
+from ase import units
 import ase.md.langevin
 import ase.md.velocitydistribution
-from ase import units
 import numpy as np
 import tblite.ase
 
@@ -25,9 +25,11 @@ _SPLITS, _TRAIN = 5, 1000
 def _trajectory(atoms: ase.Atoms, rng: np.random.Generator) -> np.ndarray:
   """[M, N, 3] positions of the dynamics, with the precision of float32."""
   ase.md.velocitydistribution.MaxwellBoltzmannDistribution(
-      atoms, temperature_K=500, rng=rng)
+    atoms, temperature_K=500, rng=rng
+  )
   dynamics = ase.md.langevin.Langevin(
-      atoms, _STEP_FS * units.fs, temperature_K=500, friction=0.01 / units.fs, rng=rng)
+    atoms, _STEP_FS * units.fs, temperature_K=500, friction=0.01 / units.fs, rng=rng
+  )
   dynamics.run(_EQUILIBRATION_STEPS)
   frames = []
   for _ in range(_FRAMES):
@@ -37,7 +39,7 @@ def _trajectory(atoms: ase.Atoms, rng: np.random.Generator) -> np.ndarray:
 
 
 def _labels(
-    numbers: np.ndarray, frames: np.ndarray, method: str
+  numbers: np.ndarray, frames: np.ndarray, method: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Energies [M] in kcal/mol and forces [M, N, 3] in kcal/mol/angstrom."""
   atoms = ase.Atoms(numbers, frames[0])
@@ -65,18 +67,26 @@ def main() -> None:
   for folder in ("npz_data", "splits"):
     (_OUTPUT / folder).mkdir(parents=True, exist_ok=True)
   np.savez_compressed(
-      _OUTPUT / "npz_data" / "rmd17_ethanol.npz",
-      nuclear_charges=atoms.numbers.astype(np.uint8),
-      coords=frames, energies=energies, forces=forces,
-      old_indices=order, old_energies=old_energies, old_forces=old_forces)
+    _OUTPUT / "npz_data" / "rmd17_ethanol.npz",
+    nuclear_charges=atoms.numbers.astype(np.uint8),
+    coords=frames,
+    energies=energies,
+    forces=forces,
+    old_indices=order,
+    old_energies=old_energies,
+    old_forces=old_forces,
+  )
   for split in range(1, _SPLITS + 1):
     mixed = rng.permutation(_FRAMES)
     parts = {"train": mixed[:_TRAIN], "test": mixed[_TRAIN:]}
     for name, indices in parts.items():
-      np.savetxt(_OUTPUT / "splits" / f"index_{name}_{split:02d}.csv",
-                 np.sort(indices), fmt="%d")
-  print(f"{_FRAMES} frames, energy std {energies.std():.2f} kcal/mol, "
-        f"force std {forces.std():.1f} kcal/mol/angstrom")
+      np.savetxt(
+        _OUTPUT / "splits" / f"index_{name}_{split:02d}.csv", np.sort(indices), fmt="%d"
+      )
+  print(
+    f"{_FRAMES} frames, energy std {energies.std():.2f} kcal/mol, "
+    f"force std {forces.std():.1f} kcal/mol/angstrom"
+  )
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def _internal_space(positions: np.ndarray, masses: np.ndarray) -> np.ndarray:
 
 
 def sample(
-    atoms: ase.Atoms, modes: Modes, temperature: float, rng: np.random.Generator
+  atoms: ase.Atoms, modes: Modes, temperature: float, rng: np.random.Generator
 ) -> np.ndarray:
   """Positions displaced along normal modes, harmonic and classical, as in ANI-1x.
 
@@ -111,6 +111,7 @@ def sample(
   """
   stiffness = (np.maximum(modes.wavenumbers, 400.0) / _WAVENUMBER) ** 2
   amplitudes = np.sqrt(units.kB * temperature / stiffness) * rng.normal(
-      size=len(stiffness))
+    size=len(stiffness)
+  )
   shift = np.einsum("m,mni->ni", amplitudes, modes.vectors)
   return atoms.positions + shift / np.sqrt(modes.masses)[:, None]

@@ -44,7 +44,7 @@ class Properties:
 
 
 def _single_point(
-    numbers: np.ndarray, positions: np.ndarray, field: np.ndarray | None = None
+  numbers: np.ndarray, positions: np.ndarray, field: np.ndarray | None = None
 ) -> interface.Result:
   """GFN2-xTB wave function, in an electric field (atomic units) if given."""
   calculator = interface.Calculator("GFN2-xTB", numbers, positions / units.Bohr)
@@ -59,8 +59,10 @@ def _polarisability(numbers: np.ndarray, positions: np.ndarray) -> float:
   """Isotropic polarisability in bohr^3."""
   diagonal = []
   for axis in np.eye(3):
-    up, down = (_single_point(numbers, positions, sign * _FIELD * axis).get("dipole")
-                for sign in (1, -1))
+    up, down = (
+      _single_point(numbers, positions, sign * _FIELD * axis).get("dipole")
+      for sign in (1, -1)
+    )
     diagonal.append((up - down) @ axis / (2 * _FIELD))
   return float(np.mean(diagonal))
 
@@ -68,8 +70,11 @@ def _polarisability(numbers: np.ndarray, positions: np.ndarray) -> float:
 def _spatial_extent(numbers: np.ndarray, positions: np.ndarray) -> float:
   """HF/STO-3G expectation of r^2 about the centre of nuclear charge, in bohr^2."""
   origin = numbers @ positions / numbers.sum()
-  mol = gto.M(atom=[(int(z), tuple(p - origin)) for z, p in zip(numbers, positions)],
-              basis="sto-3g", verbose=0)
+  mol = gto.M(
+    atom=[(int(z), tuple(p - origin)) for z, p in zip(numbers, positions)],
+    basis="sto-3g",
+    verbose=0,
+  )
   field = scf.RHF(mol)
   field.kernel()
   return float(np.einsum("ij,ji", mol.intor("int1e_r2"), field.make_rdm1()))
@@ -78,13 +83,14 @@ def _spatial_extent(numbers: np.ndarray, positions: np.ndarray) -> float:
 def _rotational_constants(atoms: ase.Atoms) -> np.ndarray:
   """A, B, C in GHz, descending; 0 for the axis of a linear molecule."""
   moments = atoms.get_moments_of_inertia() * units._amu * 1e-20
-  constants = [units._hplanck / (8 * np.pi**2 * m) * 1e-9 if m > 1e-48 else 0.0
-               for m in moments]
+  constants = [
+    units._hplanck / (8 * np.pi**2 * m) * 1e-9 if m > 1e-48 else 0.0 for m in moments
+  ]
   return np.array(constants)
 
 
 def thermochemistry(
-    wavenumbers: np.ndarray, rotations: np.ndarray, mass: float
+  wavenumbers: np.ndarray, rotations: np.ndarray, mass: float
 ) -> tuple[float, float, float, float]:
   """Rigid rotor, harmonic oscillator, ideal gas at 298.15 K and 1 atm.
 
@@ -129,14 +135,25 @@ def compute(atoms: ase.Atoms) -> Properties | None:
   homo, lumo = orbitals[filled > 1].max(), orbitals[filled <= 1].min()
   rotations = _rotational_constants(atoms)
   zero, thermal, entropy, heat = thermochemistry(
-      wavenumbers, rotations[rotations > 0], atoms.get_masses().sum())
+    wavenumbers, rotations[rotations > 0], atoms.get_masses().sum()
+  )
   lowest = result.get("energy") + zero
   inner, enthalpy = lowest + thermal, lowest + thermal + _KT
   scalars = (
-      *rotations, np.linalg.norm(result.get("dipole")) * _DEBYE,
-      _polarisability(numbers, positions), homo, lumo, lumo - homo,
-      _spatial_extent(numbers, positions), zero, lowest, inner, enthalpy,
-      enthalpy - entropy, heat)
+    *rotations,
+    np.linalg.norm(result.get("dipole")) * _DEBYE,
+    _polarisability(numbers, positions),
+    homo,
+    lumo,
+    lumo - homo,
+    _spatial_extent(numbers, positions),
+    zero,
+    lowest,
+    inner,
+    enthalpy,
+    enthalpy - entropy,
+    heat,
+  )
   return Properties(tuple(map(float, scalars)), result.get("charges"), wavenumbers)
 
 
@@ -149,13 +166,16 @@ def _wavenumbers(atoms: ase.Atoms) -> np.ndarray:
 
 def atom_reference() -> str:
   """``atomref.txt``: the same functions for the free atoms, in hartree, cal/(mol K)."""
-  lines = ["Ele-\tZPVE\tU (0 K)\tU (298.15 K)\tH (298.15 K)\tG (298.15 K)\tCV",
-           "ment\thartree\thartree\thartree\thartree\thartree\tCal/(Mol Kelvin)"]
+  lines = [
+    "Ele-\tZPVE\tU (0 K)\tU (298.15 K)\tH (298.15 K)\tG (298.15 K)\tCV",
+    "ment\thartree\thartree\thartree\thartree\thartree\tCal/(Mol Kelvin)",
+  ]
   for symbol in "HCNOF":
     atom = ase.Atoms(symbol, [[0, 0, 0]])
     energy = _single_point(atom.numbers, atom.positions).get("energy")
     _, thermal, entropy, heat = thermochemistry(
-        np.zeros(0), np.zeros(0), atom.get_masses()[0])
+      np.zeros(0), np.zeros(0), atom.get_masses()[0]
+    )
     enthalpy = energy + thermal + _KT
     values = (energy, energy + thermal, enthalpy, enthalpy - entropy)
     cells = ["0.000000", *(f"{v:.6f}" for v in values), f"{heat:.3f}"]

@@ -53,7 +53,8 @@ def _index(atoms: ase.Atoms, name: str) -> int:
   if not hydrogen:
     return int(heavy)
   bonded = np.flatnonzero(
-      (atoms.numbers == 1) & (atoms.get_distances(int(heavy), range(len(atoms))) < 1.3))
+    (atoms.numbers == 1) & (atoms.get_distances(int(heavy), range(len(atoms))) < 1.3)
+  )
   return int(bonded[int(hydrogen)])
 
 
@@ -83,7 +84,7 @@ class _Pulled(ase.calculators.calculator.Calculator):
 
 
 def _product(
-    reactant: ase.Atoms, forms: list[tuple[int, int]], breaks: list[tuple[int, int]]
+  reactant: ase.Atoms, forms: list[tuple[int, int]], breaks: list[tuple[int, int]]
 ) -> ase.Atoms | None:
   """The relaxed product, or None where the pulled molecule falls back."""
   radii = ase.data.covalent_radii[reactant.numbers]
@@ -122,7 +123,8 @@ def path(reaction: Reaction, iterations: int = 60) -> np.ndarray | None:
   ase.build.minimize_rotation_and_translation(reactant, product)
   images = [reactant.copy() for _ in range(IMAGES - 1)] + [product.copy()]
   band = ase.mep.NEB(
-      images, k=1.0, climb=True, method="improvedtangent", allow_shared_calculator=True)
+    images, k=1.0, climb=True, method="improvedtangent", allow_shared_calculator=True
+  )
   band.interpolate(method="idpp")
   first = np.array([image.positions for image in images])
   calculator = molecules.gfn2()

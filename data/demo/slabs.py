@@ -30,7 +30,7 @@ class Frame:
 
 
 def add_adsorbate(
-    slab: ase.Atoms, adsorbate: ase.Atoms, height: float, rng: np.random.Generator
+  slab: ase.Atoms, adsorbate: ase.Atoms, height: float, rng: np.random.Generator
 ) -> None:
   """Puts an adsorbate at a random place and azimuth above the top layer.
 
@@ -66,10 +66,10 @@ def prepare(slab: ase.Atoms, amplitude: float, rng: np.random.Generator) -> None
 
 
 def relax(
-    slab: ase.Atoms,
-    calculator: ase.calculators.calculator.Calculator,
-    steps: int,
-    accept: Callable[[Frame], bool] = lambda frame: True,
+  slab: ase.Atoms,
+  calculator: ase.calculators.calculator.Calculator,
+  steps: int,
+  accept: Callable[[Frame], bool] = lambda frame: True,
 ) -> list[Frame]:
   """Relaxes and returns every accepted step, the start included.
 
@@ -84,8 +84,11 @@ def relax(
 
   def record() -> None:
     frame = Frame(
-        optimizer.nsteps, slab.positions.copy(), float(slab.get_potential_energy()),
-        slab.get_forces(apply_constraint=False))
+      optimizer.nsteps,
+      slab.positions.copy(),
+      float(slab.get_potential_energy()),
+      slab.get_forces(apply_constraint=False),
+    )
     if accept(frame):
       frames.append(frame)
 

@@ -1,43 +1,67 @@
 """Opens converted datasets: checks them fast, before anything slow is imported."""
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 from data import records
 from data.pipeline import config as config_lib
-from jmp_hk import dataset_info, dataset_info_io, tasks as tasks_lib
+from jmp_hk import dataset_info_io
+from jmp_hk import structure as structure_lib
+from jmp_hk.pipeline import config as pipeline_config
+from jmp_hk.pipeline import datasets as datasets_lib
+from jmp_hk.targets import config as tasks_lib
+
+Dataset = datasets_lib.Dataset
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset:
-  """One split of a converted dataset together with the task it trains.
+class ShardSource:
+  """The TFRecord shards of one split; TensorFlow is imported when they are read.
 
   Attributes:
-    name: name of dataset and task.
-    split: name of the split.
-    shards: its files in order.
-    num_structures: structures of the split.
-    info: constants of the dataset. Where forces are derivatives of the energy, its
-      energy scale is the force scale.
-    task: index of the task among the model's tasks.
-    targets: labels to read; those without a loss are not.
-    weight: explicit relative probability, or None.
+    name: name of the dataset, for error messages.
+    split: name of the split, likewise.
+    shards: the files, in order.
+    num_structures: structures that the dataset's `dataset_info.json` promises.
   """
 
   name: str
   split: str
   shards: tuple[pathlib.Path, ...]
   num_structures: int
-  info: dataset_info.DatasetInfo
-  task: int
-  targets: tuple[tasks_lib.TargetConfig, ...]
-  weight: float | None = None
+
+  @property
+  def identity(self) -> int:
+    """See `jmp_hk.pipeline.datasets.Source`."""
+    return len(self.shards)
+
+  def shuffled(
+    self, config: pipeline_config.PipelineConfig, seed: int, start: int = 0
+  ) -> Iterator[structure_lib.Structure]:
+    """See `jmp_hk.pipeline.datasets.Source`."""
+    reader = _reader(self, seed, config.shuffle_buffer, config.shards_per_group)
+    return reader.shuffled(start)
+
+  def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
+    """See `jmp_hk.pipeline.datasets.Source`."""
+    return _reader(self).ordered(stride)
+
+  def spread(self, count: int) -> Iterator[structure_lib.Structure]:
+    """See `jmp_hk.pipeline.datasets.Source`."""
+    return _reader(self).spread(count)
+
+
+def _reader(source: ShardSource, *settings: int):
+  from data.pipeline import shard_reader  # Imports TensorFlow.
+
+  return shard_reader.ShardReader(source, *settings)
 
 
 def open_datasets(
-    configs: Sequence[config_lib.DatasetConfig],
-    tasks: Sequence[tasks_lib.TaskConfig],
+  configs: Sequence[config_lib.DatasetConfig],
+  tasks: Sequence[tasks_lib.TaskConfig],
 ) -> tuple[Dataset, ...]:
   """Opens every dataset of a mixture.
 
@@ -58,17 +82,17 @@ def open_datasets(
 
 
 def _open(
-    config: config_lib.DatasetConfig, tasks: Sequence[tasks_lib.TaskConfig]
+  config: config_lib.DatasetConfig, tasks: Sequence[tasks_lib.TaskConfig]
 ) -> Dataset:
   names = [task.name for task in tasks]
   if config.name not in names:
     raise ValueError(
-        f"Dataset {config.name!r} has no task of that name; the model has {names}."
+      f"Dataset {config.name!r} has no task of that name; the model has {names}."
     )
   if not pathlib.Path(config.directory).is_dir():
     raise ValueError(
-        f"Dataset {config.name!r}: the directory {config.directory} does not exist. "
-        "Convert the raw files with `python -m data.convert`, or correct --datasets."
+      f"Dataset {config.name!r}: the directory {config.directory} does not exist. "
+      "Convert the raw files with `python -m data.convert`, or correct --datasets."
     )
   task = names.index(config.name)
   info = dataset_info_io.load(config.directory)
@@ -76,8 +100,8 @@ def _open(
   num_structures = info.num_structures.get(config.split, 0)
   if not num_structures:
     raise ValueError(
-        f"Dataset {config.name!r} has no structures in split {config.split!r}; it has "
-        f"{dict(info.num_structures)}."
+      f"Dataset {config.name!r} has no structures in split {config.split!r}; it has "
+      f"{dict(info.num_structures)}."
     )
   if tasks[task].is_conservative:
     # Forces are derivatives of the energy, so both have one scale.
@@ -86,16 +110,16 @@ def _open(
   for target in targets:
     if target.name not in ("energy", "forces") and target.name not in info.targets:
       raise ValueError(
-          f"Dataset {config.name!r} has no label {target.name!r}; besides energy and "
-          f"forces it has {sorted(info.targets)}."
+        f"Dataset {config.name!r} has no label {target.name!r}; besides energy and "
+        f"forces it has {sorted(info.targets)}."
       )
   return Dataset(
-      name=config.name,
-      split=config.split,
-      shards=tuple(shards),
-      num_structures=num_structures,
-      info=info,
-      task=task,
-      targets=targets,
-      weight=config.weight,
+    name=config.name,
+    split=config.split,
+    num_structures=num_structures,
+    source=ShardSource(config.name, config.split, tuple(shards), num_structures),
+    info=info,
+    task=task,
+    targets=targets,
+    weight=config.weight,
   )

@@ -5,8 +5,8 @@ jraph's convention the first padding structure owns every padding atom and edge,
 and there is always at least one padding structure with one padding atom.
 """
 
-import dataclasses
 from collections.abc import Mapping
+import dataclasses
 
 import chex
 import jraph
@@ -114,14 +114,14 @@ class Batch:
   def budget(self) -> Budget:
     """The budget that this batch was packed to, read off its shapes."""
     return Budget(
-        num_graphs=self.cell.shape[-3],
-        num_atoms=self.positions.shape[-2],
-        num_main=self.main.senders.shape[-1],
-        num_a2a=self.a2a.senders.shape[-1],
-        num_a2ee2a=self.a2ee2a.senders.shape[-1],
-        num_qint=self.qint.senders.shape[-1],
-        main_width=self.main_table.shape[-1],
-        a2a_width=self.a2a_senders.shape[-1],
-        a2ee2a_width=self.a2ee2a_table.shape[-1],
-        qint_width=self.qint_table.shape[-1],
+      num_graphs=self.cell.shape[-3],
+      num_atoms=self.positions.shape[-2],
+      num_main=self.main.senders.shape[-1],
+      num_a2a=self.a2a.senders.shape[-1],
+      num_a2ee2a=self.a2ee2a.senders.shape[-1],
+      num_qint=self.qint.senders.shape[-1],
+      main_width=self.main_table.shape[-1],
+      a2a_width=self.a2a_senders.shape[-1],
+      a2ee2a_width=self.a2ee2a_table.shape[-1],
+      qint_width=self.qint_table.shape[-1],
     )

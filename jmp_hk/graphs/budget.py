@@ -1,8 +1,9 @@
 """Chooses the static sizes of packed batches and checks that structures fit them."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,8 +20,16 @@ COUNT_FIELDS = tuple(name for name in FIELDS if name.startswith("num_"))
 # Structures and atoms of which one each must be padding.
 _PADDED_FIELDS = ("num_graphs", "num_atoms")
 _ROUND_TO = {
-    "num_graphs": 1, "num_atoms": 8, "num_main": 16, "num_a2a": 64, "num_a2ee2a": 16,
-    "num_qint": 16, "main_width": 4, "a2a_width": 4, "a2ee2a_width": 1, "qint_width": 1,
+  "num_graphs": 1,
+  "num_atoms": 8,
+  "num_main": 16,
+  "num_a2a": 64,
+  "num_a2ee2a": 16,
+  "num_qint": 16,
+  "main_width": 4,
+  "a2a_width": 4,
+  "a2ee2a_width": 1,
+  "qint_width": 1,
 }
 
 
@@ -80,16 +89,16 @@ def sizes_of(graphs: build.StructureGraphs) -> Sizes:
   """Sizes of one structure's graphs."""
   width = lambda receivers: int(np.bincount(receivers).max()) if len(receivers) else 0
   return Sizes(
-      num_graphs=1,
-      num_atoms=graphs.structure.num_atoms,
-      num_main=len(graphs.main),
-      num_a2a=len(graphs.a2a),
-      num_a2ee2a=len(graphs.a2ee2a),
-      num_qint=len(graphs.qint),
-      main_width=width(graphs.main.receivers),
-      a2a_width=width(graphs.a2a_pairs[:, 1]),
-      a2ee2a_width=width(graphs.a2ee2a.receivers),
-      qint_width=width(graphs.qint.receivers),
+    num_graphs=1,
+    num_atoms=graphs.structure.num_atoms,
+    num_main=len(graphs.main),
+    num_a2a=len(graphs.a2a),
+    num_a2ee2a=len(graphs.a2ee2a),
+    num_qint=len(graphs.qint),
+    main_width=width(graphs.main.receivers),
+    a2a_width=width(graphs.a2a_pairs[:, 1]),
+    a2ee2a_width=width(graphs.a2ee2a.receivers),
+    qint_width=width(graphs.qint.receivers),
   )
 
 
@@ -125,18 +134,18 @@ def check_fits(sizes: Sizes, budget: Budget, record_id: str) -> None:
       continue
     padding = getattr(budget, name) - available
     raise BudgetError(
-        f"{record_id or 'A structure'} ({sizes.num_atoms} atoms) needs {name}={needed}"
-        f" but a batch has room for {available}. Raise the budget's {name} from"
-        f" {getattr(budget, name)} to at least {needed + padding}, e.g. with"
-        f" --budget={name}={needed + padding}."
+      f"{record_id or 'A structure'} ({sizes.num_atoms} atoms) needs {name}={needed}"
+      f" but a batch has room for {available}. Raise the budget's {name} from"
+      f" {getattr(budget, name)} to at least {needed + padding}, e.g. with"
+      f" --budget={name}={needed + padding}."
     )
 
 
 def choose_budget(
-    sample: Sequence[Sizes],
-    config: BudgetConfig,
-    weights: Sequence[float] | None = None,
-    limits: Mapping[str, int] | None = None,
+  sample: Sequence[Sizes],
+  config: BudgetConfig,
+  weights: Sequence[float] | None = None,
+  limits: Mapping[str, int] | None = None,
 ) -> Budget:
   """Chooses a budget for batches of a wanted number of structures.
 
@@ -170,10 +179,10 @@ def choose_budget(
   if mean[main] > 0:
     structures = max(structures, largest[main] * config.single_headroom / mean[main])
   factors = {
-      "num_main": 1.0,
-      "num_graphs": config.graph_headroom,
-      # Few and cheap; short where many molecules come in a row.
-      "num_qint": config.headroom * 1.25,
+    "num_main": 1.0,
+    "num_graphs": config.graph_headroom,
+    # Few and cheap; short where many molecules come in a row.
+    "num_qint": config.headroom * 1.25,
   }
   chosen = {}
   for name, average, most in zip(FIELDS, mean, largest):
@@ -189,9 +198,9 @@ def choose_budget(
 
 
 def width_limits(
-    configs: Sequence[graph_config.GraphConfig], most_atoms: int
+  configs: Sequence[graph_config.GraphConfig], most_atoms: int
 ) -> dict[str, int]:
-  """Widths that the neighbour caps bound (the main graph's degree has no bound).
+  """Widths that the neighbor caps bound (the main graph's degree has no bound).
 
   Args:
     configs: graph settings of all datasets.
@@ -201,14 +210,14 @@ def width_limits(
     Largest possible widths by field name of the budget.
   """
   caps = [
-      build.neighbour_caps(config, size)
-      for config in configs
-      for size in (1, *(n + 1 for n, _ in config.max_neighbours_by_size))
+    build.neighbor_limits(config, size)
+    for config in configs
+    for size in (1, *(n + 1 for n, _ in config.max_neighbors_by_size))
   ]
   return {
-      "a2ee2a_width": max(cap.a2ee2a for cap in caps),
-      "qint_width": max(cap.qint for cap in caps),
-      "a2a_width": most_atoms,
+    "a2ee2a_width": max(cap.a2ee2a for cap in caps),
+    "qint_width": max(cap.qint for cap in caps),
+    "a2a_width": most_atoms,
   }
 
 

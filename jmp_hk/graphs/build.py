@@ -1,8 +1,8 @@
-"""Builds the four neighbour graphs of one structure.
+"""Builds the four neighbor graphs of one structure.
 
 One search finds the atom-to-atom edges; the main, atom-to-edge and quadruplet graphs
 are the nearest of those. The main graph is then symmetrised. Only NumPy and the
-neighbour search are imported, so that worker processes start fast.
+neighbor search are imported, so that worker processes start fast.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
-from jmp_hk.graphs import neighbours
+from jmp_hk.graphs import neighbors as neighbors
 
 _PUBLISHED_MAIN_CAP = 30  # The other caps are published in proportion to this one.
 _PUBLISHED_A2A_CAP = 1000
@@ -39,10 +39,10 @@ class StructureGraphs:
   """
 
   structure: structure_lib.Structure
-  main: neighbours.EdgeSet
-  a2a: neighbours.EdgeSet
-  a2ee2a: neighbours.EdgeSet
-  qint: neighbours.EdgeSet
+  main: neighbors.EdgeSet
+  a2a: neighbors.EdgeSet
+  a2ee2a: neighbors.EdgeSet
+  qint: neighbors.EdgeSet
   reverse_edge: np.ndarray
   a2a_pairs: np.ndarray
   a2a_slot: np.ndarray
@@ -50,7 +50,7 @@ class StructureGraphs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Caps:
+class NeighborLimits:
   """Largest number of edges into one atom in each directed graph."""
 
   main: int
@@ -59,8 +59,8 @@ class Caps:
   qint: int
 
 
-def neighbour_caps(config: graph_config.GraphConfig, num_atoms: int) -> Caps:
-  """Caps that a structure of this size is built with.
+def neighbor_limits(config: graph_config.GraphConfig, num_atoms: int) -> NeighborLimits:
+  """NeighborLimits that a structure of this size is built with.
 
   Args:
     config: graph settings.
@@ -72,32 +72,32 @@ def neighbour_caps(config: graph_config.GraphConfig, num_atoms: int) -> Caps:
   Raises:
     ValueError: a cap is negative.
   """
-  cap = config.max_neighbours
-  for size, cap_above in sorted(config.max_neighbours_by_size):
+  cap = config.max_neighbors
+  for size, cap_above in sorted(config.max_neighbors_by_size):
     if num_atoms > size:
       cap = cap_above
   if cap < 0:
-    raise ValueError(f"max_neighbours must not be negative, got {cap}.")
+    raise ValueError(f"max_neighbors must not be negative, got {cap}.")
   scaled = lambda published: cap * published // _PUBLISHED_MAIN_CAP
-  return Caps(
-      main=cap,
-      a2a=scaled(_PUBLISHED_A2A_CAP),
-      a2ee2a=scaled(_PUBLISHED_A2EE2A_CAP),
-      qint=scaled(_PUBLISHED_QINT_CAP),
+  return NeighborLimits(
+    main=cap,
+    a2a=scaled(_PUBLISHED_A2A_CAP),
+    a2ee2a=scaled(_PUBLISHED_A2EE2A_CAP),
+    qint=scaled(_PUBLISHED_QINT_CAP),
   )
 
 
 def build_graphs(
-    structure: structure_lib.Structure,
-    config: graph_config.GraphConfig,
-    *,
-    edge_dropout: float = 0.0,
-    rng: np.random.Generator | None = None,
+  structure: structure_lib.Structure,
+  config: graph_config.GraphConfig,
+  *,
+  edge_dropout: float = 0.0,
+  rng: np.random.Generator | None = None,
 ) -> StructureGraphs:
   """Builds the four graphs of a structure.
 
   Args:
-    structure: any number of atoms, with or without neighbours.
+    structure: any number of atoms, with or without neighbors.
     config: cutoff, caps and symmetrisation.
     edge_dropout: probability with which each directed a2a edge is left out before
       the other graphs are selected from those that remain.
@@ -109,17 +109,17 @@ def build_graphs(
   Raises:
     ValueError: dropout without `rng` or outside [0, 1), an unknown symmetrisation, or
       too many atoms.
-    InvalidStructureError: see `find_neighbours`.
+    InvalidStructureError: see `find_neighbors`.
   """
   _check(structure, config)
   num_atoms = structure.num_atoms
-  caps = neighbour_caps(config, num_atoms)
-  a2a = neighbours.find_neighbours(structure, config.cutoff)
-  home = neighbours.home_cells(structure)
+  caps = neighbor_limits(config, num_atoms)
+  a2a = neighbors.find_neighbors(structure, config.cutoff)
+  home = neighbors.home_cells(structure)
   a2a = _drop_edges(a2a, edge_dropout, rng)
   if len(a2a) and np.bincount(a2a.receivers).max() > caps.a2a:
-    a2a, _ = neighbours.nearest(a2a, caps.a2a, home)
-  near, rank = neighbours.nearest(a2a, caps.main, home)
+    a2a, _ = neighbors.nearest(a2a, caps.a2a, home)
+  near, rank = neighbors.nearest(a2a, caps.main, home)
   codes, bound = _codes(near, home)
   tagged = np.zeros(num_atoms, bool)
   for tag in config.qint_tags:  # Faster than `isin` for a few atoms and tags.
@@ -132,36 +132,36 @@ def build_graphs(
   pairs, a2a_slot = distinct_senders(a2a, num_atoms)
   compact = _Compactor(num_atoms)
   return StructureGraphs(
-      structure=structure,
-      main=compact.edges(main),
-      a2a=compact.edges(a2a),
-      a2ee2a=compact.edges(near.take(rank < caps.a2ee2a)),
-      qint=compact.edges(qint),
-      reverse_edge=reverse_edge.astype(np.int32),
-      a2a_pairs=compact.index(pairs),
-      a2a_slot=compact.index(a2a_slot),
-      quad_exclusion=exclusion,
+    structure=structure,
+    main=compact.edges(main),
+    a2a=compact.edges(a2a),
+    a2ee2a=compact.edges(near.take(rank < caps.a2ee2a)),
+    qint=compact.edges(qint),
+    reverse_edge=reverse_edge.astype(np.int32),
+    a2a_pairs=compact.index(pairs),
+    a2a_slot=compact.index(a2a_slot),
+    quad_exclusion=exclusion,
   )
 
 
 def _check(
-    structure: structure_lib.Structure, config: graph_config.GraphConfig
+  structure: structure_lib.Structure, config: graph_config.GraphConfig
 ) -> None:
   """Raises for settings and sizes that no graph can be built with."""
   if config.symmetrize not in ("published", "union"):
     raise ValueError(
-        f'symmetrize must be "published" or "union", got {config.symmetrize!r}.'
+      f'symmetrize must be "published" or "union", got {config.symmetrize!r}.'
     )
   if structure.num_atoms > _MAX_ATOMS:
     raise ValueError(
-        f"{structure.record_id or 'structure'}: {structure.num_atoms} atoms are more "
-        f"than the {_MAX_ATOMS} that graphs can be built for."
+      f"{structure.record_id or 'structure'}: {structure.num_atoms} atoms are more "
+      f"than the {_MAX_ATOMS} that graphs can be built for."
     )
 
 
 def _drop_edges(
-    edges: neighbours.EdgeSet, probability: float, rng: np.random.Generator | None
-) -> neighbours.EdgeSet:
+  edges: neighbors.EdgeSet, probability: float, rng: np.random.Generator | None
+) -> neighbors.EdgeSet:
   """Leaves out each directed edge with the given probability."""
   if not 0.0 <= probability < 1.0:
     raise ValueError(f"edge_dropout must lie in [0, 1), got {probability}.")
@@ -172,15 +172,15 @@ def _drop_edges(
   return edges.take(rng.random(len(edges)) >= probability)
 
 
-def _codes(edges: neighbours.EdgeSet, home: np.ndarray) -> tuple[np.ndarray, int]:
+def _codes(edges: neighbors.EdgeSet, home: np.ndarray) -> tuple[np.ndarray, int]:
   if not len(edges):
     return np.zeros(0, np.int32), 0
-  return neighbours.offset_codes(edges, home)
+  return neighbors.offset_codes(edges, home)
 
 
 def _symmetrize(
-    near: neighbours.EdgeSet, codes: np.ndarray, bound: int, rule: str
-) -> tuple[neighbours.EdgeSet, np.ndarray, np.ndarray]:
+  near: neighbors.EdgeSet, codes: np.ndarray, bound: int, rule: str
+) -> tuple[neighbors.EdgeSet, np.ndarray, np.ndarray]:
   """Makes every edge come with its reverse.
 
   Of an edge and its reverse, the forward one has s < t or, between images of one
@@ -215,17 +215,17 @@ def _symmetrize(
   order = np.argsort(all_receivers, kind="stable")
   position = np.empty(2 * half, np.int32)
   position[order] = np.arange(2 * half, dtype=np.int32)
-  edges = neighbours.EdgeSet(
-      senders=np.concatenate([senders, receivers]).take(order),
-      receivers=all_receivers.take(order),
-      offsets=np.concatenate([offsets, -offsets]).take(order, axis=0),
+  edges = neighbors.EdgeSet(
+    senders=np.concatenate([senders, receivers]).take(order),
+    receivers=all_receivers.take(order),
+    offsets=np.concatenate([offsets, -offsets]).take(order, axis=0),
   )
   reverse = position.take(np.where(order < half, order + half, order - half))
   return edges, np.concatenate([codes, -codes]).take(order), reverse
 
 
 def distinct_senders(
-    edges: neighbours.EdgeSet, num_atoms: int
+  edges: neighbors.EdgeSet, num_atoms: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Distinct (sender, receiver) pairs and each edge's slot among its receiver's."""
   present = np.zeros((num_atoms, num_atoms), bool)
@@ -237,12 +237,12 @@ def distinct_senders(
 
 
 def find_quad_exclusion(
-    main: neighbours.EdgeSet,
-    main_codes: np.ndarray,
-    qint: neighbours.EdgeSet,
-    qint_codes: np.ndarray,
-    bound: int,
-    num_atoms: int,
+  main: neighbors.EdgeSet,
+  main_codes: np.ndarray,
+  qint: neighbors.EdgeSet,
+  qint_codes: np.ndarray,
+  bound: int,
+  num_atoms: int,
 ) -> np.ndarray:
   """For main edge c→a and each qint edge b→a: slot of main edge c→b, or -1.
 
@@ -254,7 +254,7 @@ def find_quad_exclusion(
   width = int(counts.max(initial=0))
   if not width or not len(main):
     return np.full((len(main), width), -1, np.int16)
-  column = np.arange(len(qint)) - neighbours.first_in_row(counts).take(qint.receivers)
+  column = np.arange(len(qint)) - neighbors.first_in_row(counts).take(qint.receivers)
   middle = np.full((num_atoms, width), num_atoms, np.int32)  # atom b
   middle[qint.receivers, column] = qint.senders
   middle_codes = np.zeros((num_atoms, width), np.int32)
@@ -268,7 +268,7 @@ def find_quad_exclusion(
   pair *= present
   stride = 2 * bound + 1
   degree = np.bincount(main.receivers, minlength=num_atoms)
-  slot = np.arange(len(main)) - neighbours.first_in_row(degree).take(main.receivers)
+  slot = np.arange(len(main)) - neighbors.first_in_row(degree).take(main.receivers)
   table = np.full((num_pairs + 1) * stride, -1, np.int16)
   table[pair.take(flat) * stride + (bound + main_codes)] = slot
 
@@ -291,10 +291,10 @@ class _Compactor:
   def index(self, values: np.ndarray) -> np.ndarray:
     return values.astype(self._dtype)
 
-  def edges(self, edges: neighbours.EdgeSet) -> neighbours.EdgeSet:
+  def edges(self, edges: neighbors.EdgeSet) -> neighbors.EdgeSet:
     offsets = edges.offsets
     if not len(edges) or np.abs(offsets).max() < 2**15:
       offsets = offsets.astype(np.int16)
-    return neighbours.EdgeSet(
-        self.index(edges.senders), self.index(edges.receivers), offsets
+    return neighbors.EdgeSet(
+      self.index(edges.senders), self.index(edges.receivers), offsets
     )

@@ -1,4 +1,4 @@
-"""Settings of the neighbour graphs of one dataset."""
+"""Settings of the neighbor graphs of one dataset."""
 
 import dataclasses
 
@@ -11,9 +11,9 @@ class GraphConfig:
 
   Attributes:
     cutoff: Å, shared by the four graphs.
-    max_neighbours: cap of the main graph per receiving atom. The other caps follow
+    max_neighbors: cap of the main graph per receiving atom. The other caps follow
       as published: 20/30 of it for a2ee2a, 8/30 for qint, 1000/30 for a2a.
-    max_neighbours_by_size: ((n, cap), ...): a structure of more than n atoms uses
+    max_neighbors_by_size: ((n, cap), ...): a structure of more than n atoms uses
       that cap; the largest n that applies wins.
     symmetrize: "published" keeps an edge s→t with s < t and adds its reverse, which
       depends on atom order where the cap truncates and is what the published
@@ -22,7 +22,7 @@ class GraphConfig:
   """
 
   cutoff: float = 12.0
-  max_neighbours: int = 30
-  max_neighbours_by_size: tuple[tuple[int, int], ...] = ()
+  max_neighbors: int = 30
+  max_neighbors_by_size: tuple[tuple[int, int], ...] = ()
   symmetrize: Symmetrize = "published"
   qint_tags: tuple[int, ...] = (1, 2)

@@ -6,7 +6,7 @@ import jraph
 import numpy as np
 
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.graphs import neighbours
+from jmp_hk.graphs import neighbors as neighbors
 
 
 class Layout:
@@ -23,49 +23,47 @@ class Layout:
     self.budget = budget
     counts = np.array(num_atoms, np.int32)
     self.num_atoms = int(counts.sum())
-    self.first_atom = neighbours.first_in_row(counts).astype(np.int32)
+    self.first_atom = neighbors.first_in_row(counts).astype(np.int32)
     self.n_node = _padded_counts(counts, budget.num_graphs, budget.num_atoms)
 
   def pad(
-      self,
-      parts: Sequence[np.ndarray],
-      size: int,
-      dtype: np.dtype,
-      shape: tuple[int, ...] = (),
+    self,
+    parts: Sequence[np.ndarray],
+    size: int,
+    dtype: np.dtype,
+    shape: tuple[int, ...] = (),
   ) -> np.ndarray:
     """Concatenates and fills up with zeros to [size, *shape]."""
     result = np.zeros((size, *shape), dtype)
     if parts:
       joined = np.concatenate(parts)
-      result[:len(joined)] = joined
+      result[: len(joined)] = joined
     return result
 
   def atoms(
-      self,
-      parts: Sequence[np.ndarray],
-      dtype: np.dtype,
-      shape: tuple[int, ...] = (),
+    self,
+    parts: Sequence[np.ndarray],
+    dtype: np.dtype,
+    shape: tuple[int, ...] = (),
   ) -> np.ndarray:
     return self.pad(parts, self.budget.num_atoms, dtype, shape)
 
-  def edges(
-      self, parts: Sequence[neighbours.EdgeSet], size: int
-  ) -> jraph.GraphsTuple:
+  def edges(self, parts: Sequence[neighbors.EdgeSet], size: int) -> jraph.GraphsTuple:
     """One edge set; padding edges join the first padding atom with itself."""
     counts = np.array([len(part) for part in parts], np.int32)
     shift = np.full(size, self.num_atoms, np.int32)
-    shift[:counts.sum()] = np.repeat(self.first_atom, counts)
+    shift[: counts.sum()] = np.repeat(self.first_atom, counts)
     senders = self.pad([part.senders for part in parts], size, np.int32)
     receivers = self.pad([part.receivers for part in parts], size, np.int32)
     offsets = self.pad([part.offsets for part in parts], size, np.int32, (3,))
     return jraph.GraphsTuple(
-        nodes=None,
-        edges={"cell_offsets": offsets},
-        receivers=receivers + shift,
-        senders=senders + shift,
-        globals=None,
-        n_node=self.n_node,
-        n_edge=_padded_counts(counts, self.budget.num_graphs, size),
+      nodes=None,
+      edges={"cell_offsets": offsets},
+      receivers=receivers + shift,
+      senders=senders + shift,
+      globals=None,
+      n_node=self.n_node,
+      n_edge=_padded_counts(counts, self.budget.num_graphs, size),
     )
 
   def num_real(self, edges: jraph.GraphsTuple) -> int:
@@ -74,14 +72,14 @@ class Layout:
   def slots(self, edges: jraph.GraphsTuple) -> np.ndarray:
     """[e] int32 slot of each edge in its receiver's table row, zero for padding."""
     slots = np.zeros(len(edges.receivers), np.int32)
-    real = edges.receivers[:self.num_real(edges)]
-    slots[:len(real)] = ragged_index(real, self.budget.num_atoms)
+    real = edges.receivers[: self.num_real(edges)]
+    slots[: len(real)] = ragged_index(real, self.budget.num_atoms)
     return slots
 
   def table(self, edges: jraph.GraphsTuple, width: int) -> np.ndarray:
     """[N, width] int32 ids of the edges into each atom."""
     table = np.full((self.budget.num_atoms, width), -1, np.int32)
-    real = edges.receivers[:self.num_real(edges)]
+    real = edges.receivers[: self.num_real(edges)]
     table[real, ragged_index(real, len(table))] = np.arange(len(real))
     return table
 
@@ -89,12 +87,12 @@ class Layout:
 def ragged_index(receivers: np.ndarray, num_atoms: int) -> np.ndarray:
   """Index of each edge among those into the same atom; receivers are sorted."""
   counts = np.bincount(receivers, minlength=num_atoms)
-  return np.arange(len(receivers)) - neighbours.first_in_row(counts).take(receivers)
+  return np.arange(len(receivers)) - neighbors.first_in_row(counts).take(receivers)
 
 
 def _padded_counts(counts: np.ndarray, length: int, size: int) -> np.ndarray:
   """Counts per structure; the first padding structure owns what is left."""
   result = np.zeros(length, np.int32)
-  result[:len(counts)] = counts
+  result[: len(counts)] = counts
   result[len(counts)] = size - counts.sum()
   return result

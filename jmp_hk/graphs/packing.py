@@ -1,7 +1,8 @@
 """Packs the graphs of several structures into one padded batch."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
-from collections.abc import Mapping, Sequence
 
 import jraph
 import numpy as np
@@ -10,7 +11,7 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import build
 from jmp_hk.graphs import layout as layout_lib
-from jmp_hk.graphs import neighbours
+from jmp_hk.graphs import neighbors as neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,9 @@ class TargetSpec:
     value = np.asarray(value)
     per_atom = value.ndim == 2
     return cls(
-        per_atom=per_atom,
-        shape=value.shape[1:] if per_atom else value.shape,
-        integer=np.issubdtype(value.dtype, np.integer),
+      per_atom=per_atom,
+      shape=value.shape[1:] if per_atom else value.shape,
+      integer=np.issubdtype(value.dtype, np.integer),
     )
 
 
@@ -61,10 +62,10 @@ def task_order(tasks: Sequence[int]) -> np.ndarray:
 
 
 def pack(
-    items: Sequence[PackItem],
-    budget: batch_lib.Budget,
-    dtype: np.dtype = np.float32,
-    targets: Mapping[str, TargetSpec] | None = None,
+  items: Sequence[PackItem],
+  budget: batch_lib.Budget,
+  dtype: np.dtype = np.float32,
+  targets: Mapping[str, TargetSpec] | None = None,
 ) -> batch_lib.Batch:
   """Packs structures into one batch, padded to the budget.
 
@@ -87,21 +88,21 @@ def pack(
   if targets is None:
     targets = _infer_targets(items)
   layout = layout_lib.Layout(
-      [item.graphs.structure.num_atoms for item in items], budget
+    [item.graphs.structure.num_atoms for item in items], budget
   )
   packed_targets = {
-      name: _pack_target(name, spec, items, layout, dtype)
-      for name, spec in targets.items()
+    name: _pack_target(name, spec, items, layout, dtype)
+    for name, spec in targets.items()
   }
   return batch_lib.Batch(
-      targets=packed_targets,
-      **_structure_fields(items, layout, dtype),
-      **_edge_fields([item.graphs for item in items], layout),
+    targets=packed_targets,
+    **_structure_fields(items, layout, dtype),
+    **_edge_fields([item.graphs for item in items], layout),
   )
 
 
 def _structure_fields(
-    items: Sequence[PackItem], layout: layout_lib.Layout, dtype: np.dtype
+  items: Sequence[PackItem], layout: layout_lib.Layout, dtype: np.dtype
 ) -> dict[str, np.ndarray]:
   """Everything in a batch that is about atoms and structures."""
   budget, atoms = layout.budget, layout.atoms
@@ -109,25 +110,25 @@ def _structure_fields(
   cell = np.zeros((budget.num_graphs, 3, 3), dtype)
   task = np.zeros(budget.num_graphs, np.int32)
   if items:
-    cell[:len(items)] = np.stack([s.cell for s in structures])
-    task[:len(items)] = [item.task for item in items]
-    task[len(items):] = items[-1].task
+    cell[: len(items)] = np.stack([s.cell for s in structures])
+    task[: len(items)] = [item.task for item in items]
+    task[len(items) :] = items[-1].task
   graphs = np.arange(budget.num_graphs, dtype=np.int32)
   return {
-      "positions": atoms([s.positions for s in structures], dtype, (3,)),
-      "atomic_numbers": atoms([s.atomic_numbers for s in structures], np.int32),
-      "tags": atoms([s.tags for s in structures], np.int32),
-      "fixed": atoms([s.fixed for s in structures], bool),
-      "atom_mask": np.arange(budget.num_atoms) < layout.num_atoms,
-      "node_graph": np.repeat(graphs, layout.n_node),
-      "cell": cell,
-      "graph_mask": graphs < len(items),
-      "task": task,
+    "positions": atoms([s.positions for s in structures], dtype, (3,)),
+    "atomic_numbers": atoms([s.atomic_numbers for s in structures], np.int32),
+    "tags": atoms([s.tags for s in structures], np.int32),
+    "fixed": atoms([s.fixed for s in structures], bool),
+    "atom_mask": np.arange(budget.num_atoms) < layout.num_atoms,
+    "node_graph": np.repeat(graphs, layout.n_node),
+    "cell": cell,
+    "graph_mask": graphs < len(items),
+    "task": task,
   }
 
 
 def _edge_fields(
-    graphs: Sequence[build.StructureGraphs], layout: layout_lib.Layout
+  graphs: Sequence[build.StructureGraphs], layout: layout_lib.Layout
 ) -> dict[str, jraph.GraphsTuple | np.ndarray]:
   """Everything in a batch that is about edges."""
   budget = layout.budget
@@ -135,7 +136,7 @@ def _edge_fields(
   a2a = layout.edges([entry.a2a for entry in graphs], budget.num_a2a)
   a2ee2a = layout.edges([entry.a2ee2a for entry in graphs], budget.num_a2ee2a)
   qint = layout.edges([entry.qint for entry in graphs], budget.num_qint)
-  num_main = main.n_edge[:len(graphs)]
+  num_main = main.n_edge[: len(graphs)]
   main_slot = layout.slots(main)
   pairs = _concatenate([entry.a2a_pairs for entry in graphs], (0, 2), np.int32)
   pairs += np.repeat(layout.first_atom, [len(e.a2a_pairs) for e in graphs])[:, None]
@@ -144,31 +145,31 @@ def _edge_fields(
   a2a_senders[pairs[:, 1], pair_slot] = pairs[:, 0]
   reverse_edge = np.arange(budget.num_main, dtype=np.int32)
   reverse = _concatenate([entry.reverse_edge for entry in graphs], (0,), np.int32)
-  first_edge = neighbours.first_in_row(num_main)
-  reverse_edge[:len(reverse)] = reverse + np.repeat(first_edge, num_main)
+  first_edge = neighbors.first_in_row(num_main)
+  reverse_edge[: len(reverse)] = reverse + np.repeat(first_edge, num_main)
   return {
-      "main": main,
-      "a2a": a2a,
-      "a2ee2a": a2ee2a,
-      "qint": qint,
-      "reverse_edge": reverse_edge,
-      "main_table": layout.table(main, budget.main_width),
-      "a2ee2a_table": layout.table(a2ee2a, budget.a2ee2a_width),
-      "qint_table": layout.table(qint, budget.qint_width),
-      "main_slot": main_slot,
-      "a2a_senders": a2a_senders,
-      "a2a_slot": layout.pad(
-          [entry.a2a_slot for entry in graphs], budget.num_a2a, np.int32
-      ),
-      "quad_exclusion": _pack_exclusion(graphs, main, main_slot, budget),
+    "main": main,
+    "a2a": a2a,
+    "a2ee2a": a2ee2a,
+    "qint": qint,
+    "reverse_edge": reverse_edge,
+    "main_table": layout.table(main, budget.main_width),
+    "a2ee2a_table": layout.table(a2ee2a, budget.a2ee2a_width),
+    "qint_table": layout.table(qint, budget.qint_width),
+    "main_slot": main_slot,
+    "a2a_senders": a2a_senders,
+    "a2a_slot": layout.pad(
+      [entry.a2a_slot for entry in graphs], budget.num_a2a, np.int32
+    ),
+    "quad_exclusion": _pack_exclusion(graphs, main, main_slot, budget),
   }
 
 
 def _pack_exclusion(
-    graphs: Sequence[build.StructureGraphs],
-    main: jraph.GraphsTuple,
-    main_slot: np.ndarray,
-    budget: batch_lib.Budget,
+  graphs: Sequence[build.StructureGraphs],
+  main: jraph.GraphsTuple,
+  main_slot: np.ndarray,
+  budget: batch_lib.Budget,
 ) -> np.ndarray:
   """Moves each edge's row to (receiver, slot)."""
   shape = (budget.num_atoms * budget.main_width, budget.qint_width)
@@ -178,17 +179,17 @@ def _pack_exclusion(
   for entry in graphs:
     length, width = entry.quad_exclusion.shape
     if width:
-      result[row[first:first + length], :width] = entry.quad_exclusion
+      result[row[first : first + length], :width] = entry.quad_exclusion
     first += length
   return result.reshape(budget.num_atoms, budget.main_width, budget.qint_width)
 
 
 def _pack_target(
-    name: str,
-    spec: TargetSpec,
-    items: Sequence[PackItem],
-    layout: layout_lib.Layout,
-    dtype: np.dtype,
+  name: str,
+  spec: TargetSpec,
+  items: Sequence[PackItem],
+  layout: layout_lib.Layout,
+  dtype: np.dtype,
 ) -> np.ndarray:
   """One label of all structures, zero for padding and where there is none."""
   size = layout.budget.num_atoms if spec.per_atom else layout.budget.num_graphs
@@ -201,11 +202,11 @@ def _pack_target(
     expected = (length, *spec.shape) if spec.per_atom else spec.shape
     if value.shape != expected:
       raise ValueError(
-          f"{item.graphs.structure.record_id or 'A structure'}: label {name!r} has "
-          f"shape {value.shape}, expected {expected}."
+        f"{item.graphs.structure.record_id or 'A structure'}: label {name!r} has "
+        f"shape {value.shape}, expected {expected}."
       )
     if spec.per_atom:
-      result[first:first + length] = value
+      result[first : first + length] = value
     else:
       result[index] = value
   return result
@@ -230,7 +231,7 @@ def _check(items: Sequence[PackItem], budget: batch_lib.Budget) -> None:
 
 
 def _concatenate(
-    parts: Sequence[np.ndarray], empty_shape: tuple[int, ...], dtype: np.dtype
+  parts: Sequence[np.ndarray], empty_shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
   if not parts:
     return np.zeros(empty_shape, dtype)

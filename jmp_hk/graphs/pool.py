@@ -7,7 +7,8 @@ resumed by putting back what was in the pool.
 """
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Generic
+from typing import TypeVar
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Pool(Generic[Item]):
     return len(self._items)
 
   def add(
-      self, draw: int, item: Item, sizes: budget_lib.Sizes, record_id: str = ""
+    self, draw: int, item: Item, sizes: budget_lib.Sizes, record_id: str = ""
   ) -> None:
     """Adds the next structure of the stream.
 
@@ -124,10 +125,10 @@ def choose(counts: np.ndarray, capacity: np.ndarray) -> list[int]:
 
 
 def _fill(
-    counts: np.ndarray,
-    capacity: np.ndarray,
-    start: Sequence[int],
-    order: Sequence[int],
+  counts: np.ndarray,
+  capacity: np.ndarray,
+  start: Sequence[int],
+  order: Sequence[int],
 ) -> list[int]:
   """Adds in the given order every structure that still fits."""
   chosen = list(start)

@@ -1,14 +1,14 @@
 """Turns a model into a state dict of the published PyTorch implementation."""
 
-import os
 from collections.abc import Sequence
+import os
 
 import numpy as np
 
-from jmp_hk import model as model_lib
-from jmp_hk import torch_names
 from jmp_hk.interop import recognise
+from jmp_hk.interop import torch_names
 from jmp_hk.interop import torch_writer
+from jmp_hk.models import model as model_lib
 
 _PRETRAINING_KINDS = ("energy", "forces")
 
@@ -18,9 +18,9 @@ class ExportError(ValueError):
 
 
 def export_checkpoint(
-    config: model_lib.ModelConfig,
-    variables: model_lib.Variables,
-    path: str | os.PathLike[str],
+  config: model_lib.ModelConfig,
+  variables: model_lib.Variables,
+  path: str | os.PathLike[str],
 ) -> list[str]:
   """Writes a file that `torch.load` reads and the published model loads strictly.
 
@@ -40,8 +40,8 @@ def export_checkpoint(
     names = tuple(target.name for target in task.targets)
     if names != _PRETRAINING_KINDS or config.is_conservative:
       raise ExportError(
-          f"The head {task.name!r} predicts {', '.join(names)}; the published "
-          "pre-training model has the energy and direct forces of every dataset."
+        f"The head {task.name!r} predicts {', '.join(names)}; the published "
+        "pre-training model has the energy and direct forces of every dataset."
       )
   entries = state_dict_entries(config, variables)
   torch_writer.write_state_dict(path, entries)
@@ -49,7 +49,7 @@ def export_checkpoint(
 
 
 def state_dict_entries(
-    config: model_lib.ModelConfig, variables: model_lib.Variables
+  config: model_lib.ModelConfig, variables: model_lib.Variables
 ) -> Sequence[torch_writer.Entry]:
   """All tensors of the published state dict: weights, constants and aliases."""
   shapes = recognise.weight_shapes(variables)
@@ -67,5 +67,5 @@ def state_dict_entries(
 
 def _reader(variables: model_lib.Variables, name: str):
   return lambda: np.asarray(
-      torch_names.export_state_dict(variables.params, variables.scales, [name])[name]
+    torch_names.export_state_dict(variables.params, variables.scales, [name])[name]
   )

@@ -1,21 +1,23 @@
 """Turns a published PyTorch checkpoint into a model directory."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from jmp_hk import dataset_info
-from jmp_hk import model as model_lib
 from jmp_hk import published
-from jmp_hk import torch_names
+from jmp_hk.checkpoints import model_writer
 from jmp_hk.interop import recognise
 from jmp_hk.interop import torch_file
+from jmp_hk.interop import torch_names
 from jmp_hk.interop import weights as weights_lib
-from jmp_hk.training import model_writer
+from jmp_hk.models import model as model_lib
 
 _CONSTANT_TOLERANCE = 1e-2  # Relative; constants may be stored in half precision.
 _HASH_CHUNK = 1 << 22
@@ -45,12 +47,12 @@ class ImportSummary:
 
 
 def import_checkpoint(
-    path: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    ema: bool | None = None,
-    infos: Sequence[dataset_info.DatasetInfo] = tuple(published.DATASETS.values()),
-    on_tensor: Callable[[str], None] = lambda name: None,
+  path: str | os.PathLike[str],
+  output: str | os.PathLike[str],
+  *,
+  ema: bool | None = None,
+  infos: Sequence[dataset_info.DatasetInfo] = tuple(published.DATASETS.values()),
+  on_tensor: Callable[[str], None] = lambda name: None,
 ) -> ImportSummary:
   """Imports a checkpoint; memory holds about one tensor at a time.
 
@@ -82,26 +84,26 @@ def import_checkpoint(
     _check_finite(file, {name: weights.tensors[name] for name in expected})
     trees = _lazy_trees(file, weights.tensors, expected, on_tensor)
     summary = ImportSummary(
-        config=config,
-        infos={info.name: info for info in infos},
-        averaged=weights.averaged,
-        num_tensors=len(expected),
-        num_parameters=sum(array.size for array in trees[0].values()),
-        redundant=tuple(name for name in redundant if name in shapes),
-        ignored=weights.ignored,
+      config=config,
+      infos={info.name: info for info in infos},
+      averaged=weights.averaged,
+      num_tensors=len(expected),
+      num_parameters=sum(array.size for array in trees[0].values()),
+      redundant=tuple(name for name in redundant if name in shapes),
+      ignored=weights.ignored,
     )
     provenance = _provenance(file.path, summary)
     model_writer.write(
-        output, config, summary.infos, *trees, provenance, published.LICENCE
+      output, config, summary.infos, *trees, provenance, published.LICENCE
     )
   return summary
 
 
 def _lazy_trees(
-    file: torch_file.TorchFile,
-    tensors: Mapping[str, torch_file.Tensor],
-    names: Sequence[str],
-    on_tensor: Callable[[str], None],
+  file: torch_file.TorchFile,
+  tensors: Mapping[str, torch_file.Tensor],
+  names: Sequence[str],
+  on_tensor: Callable[[str], None],
 ) -> tuple[dict[str, model_writer.LazyArray], dict[str, model_writer.LazyArray]]:
   """Parameters and scale factors by path, read when they are written."""
   places: dict[str, list[tuple[torch_names.HaikuName, str]]] = {}
@@ -118,14 +120,14 @@ def _lazy_trees(
 
 
 def _lazy_array(
-    file: torch_file.TorchFile,
-    path: str,
-    source: Sequence[tuple[torch_names.HaikuName, torch_file.Tensor]],
-    on_tensor: Callable[[str], None],
+  file: torch_file.TorchFile,
+  path: str,
+  source: Sequence[tuple[torch_names.HaikuName, torch_file.Tensor]],
+  on_tensor: Callable[[str], None],
 ) -> model_writer.LazyArray:
   """One parameter, stacked where it is a head of several datasets."""
   example = torch_names.to_haiku_layout(
-      source[0][0], np.broadcast_to(np.float32(0), source[0][1].shape)
+    source[0][0], np.broadcast_to(np.float32(0), source[0][1].shape)
   )
   is_stacked = source[0][0].task is not None
   shape = (len(source), *example.shape) if is_stacked else example.shape
@@ -133,8 +135,8 @@ def _lazy_array(
   def read() -> np.ndarray:
     on_tensor(path)
     arrays = [
-        torch_names.to_haiku_layout(name, file.read(tensor).astype(np.float32))
-        for name, tensor in source
+      torch_names.to_haiku_layout(name, file.read(tensor).astype(np.float32))
+      for name, tensor in source
     ]
     return np.stack(arrays) if is_stacked else arrays[0]
 
@@ -142,9 +144,9 @@ def _lazy_array(
 
 
 def _check_constants(
-    file: torch_file.TorchFile,
-    tensors: Mapping[str, torch_file.Tensor],
-    num_radial: int,
+  file: torch_file.TorchFile,
+  tensors: Mapping[str, torch_file.Tensor],
+  num_radial: int,
 ) -> None:
   """Checks that the radial basis is the published one."""
   constants = recognise.radial_constants(num_radial)
@@ -155,19 +157,21 @@ def _check_constants(
       tolerance = _CONSTANT_TOLERANCE * np.abs(values).max()
       if not np.allclose(file.read(tensor), values, rtol=0, atol=tolerance):
         raise recognise.RecognitionError(
-            f"{name} is not that of the published radial basis; a model with another "
-            "basis cannot be imported."
+          f"{name} is not that of the published radial basis; a model with another "
+          "basis cannot be imported."
         )
 
 
 def _check_finite(
-    file: torch_file.TorchFile, tensors: Mapping[str, torch_file.Tensor]
+  file: torch_file.TorchFile, tensors: Mapping[str, torch_file.Tensor]
 ) -> None:
   """Checks all weights before anything is written; also finds corrupt storages."""
-  wrong = [n for n, tensor in tensors.items() if not np.isfinite(file.read(tensor)).all()]
+  wrong = [
+    n for n, tensor in tensors.items() if not np.isfinite(file.read(tensor)).all()
+  ]
   if wrong:
     raise recognise.RecognitionError(
-        f"Weights must be finite, those of {', '.join(wrong)} are not."
+      f"Weights must be finite, those of {', '.join(wrong)} are not."
     )
 
 
@@ -177,10 +181,10 @@ def _provenance(path: pathlib.Path, summary: ImportSummary) -> dict[str, object]
     while chunk := file.read(_HASH_CHUNK):
       digest.update(chunk)
   return {
-      "imported_from": path.name,
-      "bytes": path.stat().st_size,
-      "sha256": digest.hexdigest(),
-      "weights": "moving average" if summary.averaged else "as trained",
-      "parameters": summary.num_parameters,
-      "left_out": list(summary.ignored),
+    "imported_from": path.name,
+    "bytes": path.stat().st_size,
+    "sha256": digest.hexdigest(),
+    "weights": "moving average" if summary.averaged else "as trained",
+    "parameters": summary.num_parameters,
+    "left_out": list(summary.ignored),
   }

@@ -1,21 +1,23 @@
 """Recognises the sizes of a published model from names and shapes of its tensors."""
 
+from collections.abc import Collection
+from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
 import re
-from collections.abc import Collection, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from jmp_hk import model as model_lib
 from jmp_hk import structure as structure_lib
-from jmp_hk import tasks as tasks_lib
-from jmp_hk import torch_names
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
+from jmp_hk.interop import torch_names
+from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.targets import config as tasks_lib
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,9 +25,14 @@ _BASES = "backbone.bases"
 _BLOCK = "backbone.int_blocks.0"
 # Constants of the radial basis, under eight names.
 _RADIAL_BASES = (
-    "radial_basis", "cbf_basis_qint.radial_basis", "sbf_basis_qint.radial_basis",
-    "radial_basis_aeaint", "cbf_basis_aeint.radial_basis",
-    "cbf_basis_eaint.radial_basis", "radial_basis_aint", "cbf_basis_tint.radial_basis",
+  "radial_basis",
+  "cbf_basis_qint.radial_basis",
+  "sbf_basis_qint.radial_basis",
+  "radial_basis_aeaint",
+  "cbf_basis_aeint.radial_basis",
+  "cbf_basis_eaint.radial_basis",
+  "radial_basis_aint",
+  "cbf_basis_tint.radial_basis",
 )
 _FORCES, _ENERGY = "forces", "energy"
 
@@ -52,29 +59,31 @@ def backbone(shapes: Shapes) -> gemnet_config.GemNetOCConfig:
   num_radial, num_spherical, circular = size(f"{_BASES}.mlp_cbf_tint.weight", 3)
   first_layer = int(atom != edge)  # A first layer changes the width if it has to.
   return gemnet_config.GemNetOCConfig(
-      num_blocks=_count(shapes, r"backbone\.int_blocks\.(\d+)\."),
-      num_radial=num_radial,
-      num_spherical=num_spherical,
-      atom_channels=atom,
-      edge_channels=edge,
-      triplet_in_channels=size.out(f"{_BLOCK}.trip_interaction.down_projection"),
-      triplet_out_channels=size.out(f"{_BLOCK}.trip_interaction.mlp_cbf.bilinear"),
-      quad_in_channels=size.out(f"{_BLOCK}.quad_interaction.down_projection"),
-      quad_out_channels=size.out(f"{_BLOCK}.quad_interaction.mlp_sbf.bilinear"),
-      pair_in_channels=size.out(f"{_BLOCK}.atom_interaction.down_projection"),
-      pair_out_channels=size.out(f"{_BLOCK}.atom_interaction.bilinear"),
-      radial_channels=size.out(f"{_BASES}.mlp_rbf_tint"),
-      circular_channels=circular,
-      spherical_channels=size(f"{_BASES}.mlp_sbf_qint.weight", 3)[2],
-      num_before_skip=_count(shapes, rf"{_BLOCK}\.layers_before_skip\.(\d+)\."),
-      num_after_skip=_count(shapes, rf"{_BLOCK}\.layers_after_skip\.(\d+)\."),
-      num_concat=_count(shapes, rf"{_BLOCK}\.residual_m\.(\d+)\."),
-      num_atom=_count(shapes, rf"{_BLOCK}\.atom_update\.layers\.(\d+)\.") - first_layer,
-      num_output_after_atom=_count(shapes, r"backbone\.out_blocks\.0\.seq_energy2\.(\d+)\."),
-      num_atom_embedding=_count(shapes, rf"{_BLOCK}\.atom_emb_layers\.(\d+)\."),
-      num_global_output=_count(shapes, r"backbone\.out_mlp_E\.out_mlp\.(\d+)\.") - 1,
-      num_elements=num_elements,
-      direct_vectors=any(".out_mlp_F." in name for name in shapes),
+    num_blocks=_count(shapes, r"backbone\.int_blocks\.(\d+)\."),
+    num_radial=num_radial,
+    num_spherical=num_spherical,
+    atom_channels=atom,
+    edge_channels=edge,
+    triplet_in_channels=size.out(f"{_BLOCK}.trip_interaction.down_projection"),
+    triplet_out_channels=size.out(f"{_BLOCK}.trip_interaction.mlp_cbf.bilinear"),
+    quad_in_channels=size.out(f"{_BLOCK}.quad_interaction.down_projection"),
+    quad_out_channels=size.out(f"{_BLOCK}.quad_interaction.mlp_sbf.bilinear"),
+    pair_in_channels=size.out(f"{_BLOCK}.atom_interaction.down_projection"),
+    pair_out_channels=size.out(f"{_BLOCK}.atom_interaction.bilinear"),
+    radial_channels=size.out(f"{_BASES}.mlp_rbf_tint"),
+    circular_channels=circular,
+    spherical_channels=size(f"{_BASES}.mlp_sbf_qint.weight", 3)[2],
+    num_before_skip=_count(shapes, rf"{_BLOCK}\.layers_before_skip\.(\d+)\."),
+    num_after_skip=_count(shapes, rf"{_BLOCK}\.layers_after_skip\.(\d+)\."),
+    num_concat=_count(shapes, rf"{_BLOCK}\.residual_m\.(\d+)\."),
+    num_atom=_count(shapes, rf"{_BLOCK}\.atom_update\.layers\.(\d+)\.") - first_layer,
+    num_output_after_atom=_count(
+      shapes, r"backbone\.out_blocks\.0\.seq_energy2\.(\d+)\."
+    ),
+    num_atom_embedding=_count(shapes, rf"{_BLOCK}\.atom_emb_layers\.(\d+)\."),
+    num_global_output=_count(shapes, r"backbone\.out_mlp_E\.out_mlp\.(\d+)\.") - 1,
+    num_elements=num_elements,
+    direct_vectors=any(".out_mlp_F." in name for name in shapes),
   )
 
 
@@ -96,16 +105,14 @@ def model_config(shapes: Shapes, tasks: Sequence[str]) -> model_lib.ModelConfig:
   count = num_tasks(shapes)
   if len(tasks) != count:
     raise RecognitionError(
-        f"The file has heads for {count} datasets; name as many with --tasks, in their "
-        f"order, not {len(tasks)} ({', '.join(tasks)})."
+      f"The file has heads for {count} datasets; name as many with --tasks, in their "
+      f"order, not {len(tasks)} ({', '.join(tasks)})."
     )
   has_forces = any(name.startswith(f"output.out_{_FORCES}.") for name in shapes)
   make = tasks_lib.pretraining_task
   configs = [make(name) for name in tasks]
   if not has_forces:
-    configs = [
-        tasks_lib.TaskConfig(task.name, task.targets[:1]) for task in configs
-    ]
+    configs = [tasks_lib.TaskConfig(task.name, task.targets[:1]) for task in configs]
   try:
     return model_lib.ModelConfig(backbone=backbone(shapes), tasks=tuple(configs))
   except RecognitionError:
@@ -126,19 +133,24 @@ def check(shapes: Shapes, expected: Shapes, optional: Shapes) -> None:
     RecognitionError: lists every tensor that is unknown, missing or of another shape.
   """
   known = {**expected, **optional}
-  problems = [f"{name} {shape} is unknown" for name, shape in shapes.items()
-              if name not in known]
-  problems += [f"{name} {shape} is missing" for name, shape in expected.items()
-               if name not in shapes]
+  problems = [
+    f"{name} {shape} is unknown" for name, shape in shapes.items() if name not in known
+  ]
   problems += [
-      f"{name} has shape {shape} instead of {known[name]}"
-      for name, shape in shapes.items()
-      if name in known and tuple(shape) != tuple(known[name])
+    f"{name} {shape} is missing"
+    for name, shape in expected.items()
+    if name not in shapes
+  ]
+  problems += [
+    f"{name} has shape {shape} instead of {known[name]}"
+    for name, shape in shapes.items()
+    if name in known and tuple(shape) != tuple(known[name])
   ]
   if problems:
     raise RecognitionError(
-        f"{len(problems)} tensors do not fit the model that the others describe: "
-        + "; ".join(problems) + "."
+      f"{len(problems)} tensors do not fit the model that the others describe: "
+      + "; ".join(problems)
+      + "."
     )
 
 
@@ -146,12 +158,12 @@ def check(shapes: Shapes, expected: Shapes, optional: Shapes) -> None:
 def abstract_variables(config: model_lib.ModelConfig) -> model_lib.Variables:
   """Shapes of a model's variables, without computing any."""
   molecule = structure_lib.Structure(
-      positions=np.eye(4, 3),
-      atomic_numbers=np.ones(4, np.int32),
-      cell=np.zeros((3, 3)),
-      pbc=np.zeros(3, bool),
-      tags=np.full(4, structure_lib.TAG_ADSORBATE, np.int32),
-      fixed=np.zeros(4, bool),
+    positions=np.eye(4, 3),
+    atomic_numbers=np.ones(4, np.int32),
+    cell=np.zeros((3, 3)),
+    pbc=np.zeros(3, bool),
+    tags=np.full(4, structure_lib.TAG_ADSORBATE, np.int32),
+    fixed=np.zeros(4, bool),
   )
   graphs = build.build_graphs(molecule, graph_config.GraphConfig())
   sizes = [budget_lib.sizes_of(graphs)]
@@ -177,7 +189,7 @@ def redundant_shapes(expected: Shapes, num_radial: int) -> dict[str, tuple[int, 
 def alias_of(name: str) -> str | None:
   """The second name under which a state dict holds a tensor, or None."""
   alias, count = re.subn(
-      r"^(backbone\.out_blocks\.\d+)\.layers\.", r"\1.seq_energy_pre.", name
+    r"^(backbone\.out_blocks\.\d+)\.layers\.", r"\1.seq_energy_pre.", name
   )
   return alias if count else None
 
@@ -188,8 +200,8 @@ def radial_constants(num_radial: int) -> dict[str, np.ndarray]:
   The basis is exp(-temps (x - offset)²) with x from 0 to 1.
   """
   return {
-      "rbf.offset": np.linspace(0, 1, num_radial, dtype=np.float32),
-      "rbf.temps": np.full(num_radial, (num_radial - 1) ** 2 / 2, np.float32),
+    "rbf.offset": np.linspace(0, 1, num_radial, dtype=np.float32),
+    "rbf.temps": np.full(num_radial, (num_radial - 1) ** 2 / 2, np.float32),
   }
 
 
@@ -208,8 +220,8 @@ class _Sizes:
     shape = self._shapes.get(name)
     if shape is None or len(shape) != rank:
       raise RecognitionError(
-          f"This is no GemNet-OC as published: {name} is "
-          f"{'missing' if shape is None else f'of shape {shape}'}."
+        f"This is no GemNet-OC as published: {name} is "
+        f"{'missing' if shape is None else f'of shape {shape}'}."
       )
     return tuple(shape)
 

@@ -6,10 +6,12 @@ table becomes a class of inert objects, which take whatever a pickle does to the
 nothing. Functions of the table are wrapped so that a pickle cannot change them.
 """
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import io
 import pickle
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
+from typing import BinaryIO
 
 Known = Mapping[tuple[str, str], Any]
 
@@ -84,12 +86,14 @@ def make_dict(*args: Any) -> PlainDict:
 
   Old pickles give an ordered dictionary its items as a list of pairs.
   """
-  return PlainDict(args[0]) if args and isinstance(args[0], (list, dict)) else PlainDict()
+  return (
+    PlainDict(args[0]) if args and isinstance(args[0], (list, dict)) else PlainDict()
+  )
 
 
 DICTIONARIES: Known = {
-    ("collections", "OrderedDict"): Function(make_dict),
-    ("collections", "defaultdict"): Function(make_dict),
+  ("collections", "OrderedDict"): Function(make_dict),
+  ("collections", "defaultdict"): Function(make_dict),
 }
 
 
@@ -97,10 +101,10 @@ class Unpickler(pickle.Unpickler):
   """See the module."""
 
   def __init__(
-      self,
-      file: BinaryIO,
-      known: Known,
-      persistent_load: Callable[[Any], Any] | None = None,
+    self,
+    file: BinaryIO,
+    known: Known,
+    persistent_load: Callable[[Any], Any] | None = None,
   ) -> None:
     """Makes an unpickler.
 
@@ -126,7 +130,7 @@ class Unpickler(pickle.Unpickler):
 
 
 def loads(
-    data: bytes, known: Known, persistent_load: Callable[[Any], Any] | None = None
+  data: bytes, known: Known, persistent_load: Callable[[Any], Any] | None = None
 ) -> Any:
   """Unpickles bytes; arguments as of `Unpickler`.
 

@@ -9,8 +9,9 @@ and `TorchFile.read` gives one as an array.
 import math
 import os
 import pathlib
+from typing import Any
+from typing import NamedTuple
 import zipfile
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,21 +20,21 @@ from jmp_hk.interop import restricted_pickle
 _BFLOAT16 = "bfloat16"
 # PyTorch's names of number types: storage class, dtype, NumPy's type of the bytes.
 _TYPES = (
-    ("DoubleStorage", "float64", "f8"),
-    ("FloatStorage", "float32", "f4"),
-    ("HalfStorage", "float16", "f2"),
-    ("BFloat16Storage", _BFLOAT16, "u2"),
-    ("LongStorage", "int64", "i8"),
-    ("IntStorage", "int32", "i4"),
-    ("ShortStorage", "int16", "i2"),
-    ("CharStorage", "int8", "i1"),
-    ("ByteStorage", "uint8", "u1"),
-    ("BoolStorage", "bool", "?"),
-    ("ComplexFloatStorage", "complex64", "c8"),
-    ("ComplexDoubleStorage", "complex128", "c16"),
-    ("", "uint16", "u2"),
-    ("", "uint32", "u4"),
-    ("", "uint64", "u8"),
+  ("DoubleStorage", "float64", "f8"),
+  ("FloatStorage", "float32", "f4"),
+  ("HalfStorage", "float16", "f2"),
+  ("BFloat16Storage", _BFLOAT16, "u2"),
+  ("LongStorage", "int64", "i8"),
+  ("IntStorage", "int32", "i4"),
+  ("ShortStorage", "int16", "i2"),
+  ("CharStorage", "int8", "i1"),
+  ("ByteStorage", "uint8", "u1"),
+  ("BoolStorage", "bool", "?"),
+  ("ComplexFloatStorage", "complex64", "c8"),
+  ("ComplexDoubleStorage", "complex128", "c16"),
+  ("", "uint16", "u2"),
+  ("", "uint32", "u4"),
+  ("", "uint64", "u8"),
 )
 _FLOATS = ("float64", "float32", "float16", _BFLOAT16)
 _DATA = "/data.pkl"
@@ -97,8 +98,8 @@ class TorchFile:
       self._archive = zipfile.ZipFile(self.path)
     except (zipfile.BadZipFile, IsADirectoryError) as error:
       raise TorchFileError(
-          f"{path} is not a zip archive as torch.save writes (since PyTorch 1.6), or it "
-          f"is truncated: {error}"
+        f"{path} is not a zip archive as torch.save writes (since PyTorch 1.6), or it "
+        f"is truncated: {error}"
       ) from error
     try:
       self._prefix = self._find_prefix()
@@ -137,7 +138,7 @@ class TorchFile:
       flat = np.frombuffer(self._storage_bytes(tensor.storage, stored.itemsize), stored)
       strides = [stride * stored.itemsize for stride in tensor.strides]
       values = np.lib.stride_tricks.as_strided(
-          flat[tensor.offset:], tensor.shape, strides, writeable=False
+        flat[tensor.offset :], tensor.shape, strides, writeable=False
       )
     if tensor.dtype.name == _BFLOAT16:  # The upper half of a float32.
       return np.asarray(values.astype(np.uint32) << 16).view(np.float32)
@@ -147,8 +148,8 @@ class TorchFile:
     entries = [name for name in self._archive.namelist() if name.endswith(_DATA)]
     if len(entries) != 1:
       raise TorchFileError(
-          f"{self.path} is a zip archive but torch.save did not write it: expected one "
-          f"entry called NAME{_DATA}, found {len(entries)}."
+        f"{self.path} is a zip archive but torch.save did not write it: expected one "
+        f"entry called NAME{_DATA}, found {len(entries)}."
       )
     return entries[0].removesuffix(_DATA)
 
@@ -173,7 +174,7 @@ class TorchFile:
     wanted = storage.size * (itemsize if storage.dtype else 1)
     if len(data) != wanted:
       raise TorchFileError(
-          f"{self.path}: storage {storage.key} has {len(data)} bytes instead of {wanted}."
+        f"{self.path}: storage {storage.key} has {len(data)} bytes instead of {wanted}."
       )
     return data
 
@@ -187,12 +188,12 @@ class TorchFile:
 def _persistent_load(pid: Any) -> Storage:
   """What a pickle's persistent id stands for: a storage."""
   valid = (
-      isinstance(pid, tuple)
-      and len(pid) >= 5
-      and pid[0] == "storage"
-      and (pid[1] == _UNTYPED or isinstance(pid[1], DType))
-      and isinstance(pid[2], str)
-      and _are_sizes(pid[4:5])
+    isinstance(pid, tuple)
+    and len(pid) >= 5
+    and pid[0] == "storage"
+    and (pid[1] == _UNTYPED or isinstance(pid[1], DType))
+    and isinstance(pid[2], str)
+    and _are_sizes(pid[4:5])
   )
   if not valid:
     raise restricted_pickle.PickleError(f"expected a tensor storage, found {pid!r}")
@@ -200,7 +201,7 @@ def _persistent_load(pid: Any) -> Storage:
 
 
 def _rebuild_tensor(
-    storage: Any, offset: Any, shape: Any, strides: Any, *unused: Any
+  storage: Any, offset: Any, shape: Any, strides: Any, *unused: Any
 ) -> Tensor:
   """A tensor as `torch._utils._rebuild_tensor_v2` is asked for."""
   del unused  # Whether it needs gradients, hooks.
@@ -210,8 +211,14 @@ def _rebuild_tensor(
 
 
 def _rebuild_typed_tensor(
-    storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any,
-    dtype: Any, *unused: Any,
+  storage: Any,
+  offset: Any,
+  shape: Any,
+  strides: Any,
+  gradient: Any,
+  hooks: Any,
+  dtype: Any,
+  *unused: Any,
 ) -> Tensor:
   """A tensor as `torch._utils._rebuild_tensor_v3` is asked for."""
   del gradient, hooks, unused
@@ -223,20 +230,22 @@ def _rebuild_typed_tensor(
 
 
 def _make_tensor(
-    storage: Storage, dtype: DType, count: int, offset: Any, shape: Any, strides: Any
+  storage: Storage, dtype: DType, count: int, offset: Any, shape: Any, strides: Any
 ) -> Tensor:
   """A view of a storage of `count` elements, checked to lie inside."""
   valid = (
-      isinstance(shape, tuple)
-      and isinstance(strides, tuple)
-      and len(shape) == len(strides)
-      and _are_sizes((offset, *shape, *strides))
+    isinstance(shape, tuple)
+    and isinstance(strides, tuple)
+    and len(shape) == len(strides)
+    and _are_sizes((offset, *shape, *strides))
   )
   if not valid:
     raise restricted_pickle.PickleError(f"a tensor has the impossible shape {shape!r}")
   last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides))
   if math.prod(shape) and last >= count:
-    raise restricted_pickle.PickleError(f"a tensor of shape {shape} exceeds its storage")
+    raise restricted_pickle.PickleError(
+      f"a tensor of shape {shape} exceeds its storage"
+    )
   return Tensor(storage, dtype, offset, shape, strides)
 
 
@@ -253,15 +262,15 @@ def _are_sizes(values: tuple[Any, ...]) -> bool:
 _UNTYPED = "untyped storage"
 _Function = restricted_pickle.Function
 _KNOWN: restricted_pickle.Known = {
-    **restricted_pickle.DICTIONARIES,
-    ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
-    ("torch._utils", "_rebuild_tensor_v3"): _Function(_rebuild_typed_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
-    ("torch._utils", "_rebuild_parameter_with_state"): _Function(_rebuild_parameter),
-    ("torch", "Size"): _Function(lambda values=(): tuple(values)),
-    ("torch.storage", "UntypedStorage"): _UNTYPED,
-    ("torch", "UntypedStorage"): _UNTYPED,
-    **{("torch", kind): DType(name, stored) for kind, name, stored in _TYPES if kind},
-    **{("torch", name): DType(name, stored) for _, name, stored in _TYPES},
+  **restricted_pickle.DICTIONARIES,
+  ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
+  ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
+  ("torch._utils", "_rebuild_tensor_v3"): _Function(_rebuild_typed_tensor),
+  ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
+  ("torch._utils", "_rebuild_parameter_with_state"): _Function(_rebuild_parameter),
+  ("torch", "Size"): _Function(lambda values=(): tuple(values)),
+  ("torch.storage", "UntypedStorage"): _UNTYPED,
+  ("torch", "UntypedStorage"): _UNTYPED,
+  **{("torch", kind): DType(name, stored) for kind, name, stored in _TYPES if kind},
+  **{("torch", name): DType(name, stored) for _, name, stored in _TYPES},
 }

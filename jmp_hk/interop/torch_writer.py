@@ -1,14 +1,16 @@
 """Writes state dicts as `torch.save` does, without PyTorch and one tensor at a time."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 import io
 import math
 import os
 import pathlib
 import struct
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
+import zipfile
 
 import numpy as np
 
@@ -48,7 +50,9 @@ def write_state_dict(path: str | os.PathLike[str], entries: Sequence[Entry]) -> 
   path.parent.mkdir(parents=True, exist_ok=True)
   keys: dict[str, str] = {}
   for entry in entries:
-    keys[entry.name] = keys[entry.alias_of] if entry.alias_of else str(len(set(keys.values())))
+    keys[entry.name] = (
+      keys[entry.alias_of] if entry.alias_of else str(len(set(keys.values())))
+    )
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
   try:
     with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
@@ -91,7 +95,7 @@ def _pickle(entries: Iterable[Entry], keys: dict[str, str]) -> bytes:
   out.write(b"\x80\x02" + ordered_dict + b"(")
   for entry in entries:
     count = math.prod(entry.shape)
-    strides = [math.prod(entry.shape[i + 1:]) for i in range(len(entry.shape))]
+    strides = [math.prod(entry.shape[i + 1 :]) for i in range(len(entry.shape))]
     out.write(_text(entry.name))
     out.write(b"ctorch._utils\n_rebuild_tensor_v2\n((")
     out.write(_text("storage") + b"ctorch\nFloatStorage\n")

@@ -5,9 +5,10 @@ average, without names, under `optimizer_states[0]["ema"]`: in the order of the 
 less buffers, aliases and counters. A bare state dict is its own `state_dict`.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jmp_hk.interop import restricted_pickle
@@ -59,8 +60,8 @@ def find(root: Any, ema: bool | None = None) -> Weights:
   average = _average(root)
   if ema and average is None:
     raise WeightsError(
-        "The file holds no moving average of the weights "
-        '(optimizer_states[0]["ema"]): import the weights themselves with --noema.'
+      "The file holds no moving average of the weights "
+      '(optimizer_states[0]["ema"]): import the weights themselves with --noema.'
     )
   use_average = average is not None and ema is not False
   if use_average:
@@ -78,22 +79,23 @@ def _state_dict(root: Any) -> Mapping[str, Any]:
   tensors = is_state and any(isinstance(v, torch_file.Tensor) for v in state.values())
   if not tensors:
     raise WeightsError(
-        "The file holds neither a Lightning checkpoint with a state_dict nor a state "
-        f"dict itself, but {_describe(root)}."
+      "The file holds neither a Lightning checkpoint with a state_dict nor a state "
+      f"dict itself, but {_describe(root)}."
     )
   return state
 
 
 def _check_plain(tensors: Mapping[str, Any]) -> None:
   wrong = [
-      f"{name} is {_describe(value)}"
-      for name, value in tensors.items()
-      if not isinstance(value, torch_file.Tensor) or not value.dtype.is_floating
+    f"{name} is {_describe(value)}"
+    for name, value in tensors.items()
+    if not isinstance(value, torch_file.Tensor) or not value.dtype.is_floating
   ]
   if wrong:
     raise WeightsError(
-        "Weights must be plain tensors of floating-point numbers: " + "; ".join(wrong)
-        + "."
+      "Weights must be plain tensors of floating-point numbers: "
+      + "; ".join(wrong)
+      + "."
     )
 
 
@@ -104,29 +106,31 @@ def _average(root: Any) -> Sequence[Any] | None:
     return None
   average = states[0].get("ema") if isinstance(states[0], Mapping) else None
   if average is not None and type(average) not in (list, tuple):
-    raise WeightsError(f"The moving average is {_describe(average)}, no list of tensors.")
+    raise WeightsError(
+      f"The moving average is {_describe(average)}, no list of tensors."
+    )
   return average
 
 
 def _named_average(
-    names: Sequence[str],
-    tensors: Mapping[str, torch_file.Tensor],
-    average: Sequence[Any],
+  names: Sequence[str],
+  tensors: Mapping[str, torch_file.Tensor],
+  average: Sequence[Any],
 ) -> dict[str, torch_file.Tensor]:
   if len(names) != len(average):
     raise WeightsError(
-        f"The moving average has {len(average)} tensors for {len(names)} weights."
+      f"The moving average has {len(average)} tensors for {len(names)} weights."
     )
   named = dict(zip(names, average))
   _check_plain({f"the moving average of {k}": v for k, v in named.items()})
   wrong = [
-      f"{name} {value.shape} instead of {tensors[name].shape}"
-      for name, value in named.items()
-      if value.shape != tensors[name].shape
+    f"{name} {value.shape} instead of {tensors[name].shape}"
+    for name, value in named.items()
+    if value.shape != tensors[name].shape
   ]
   if wrong:
     raise WeightsError(
-        "The moving average does not match the weights: " + "; ".join(wrong) + "."
+      "The moving average does not match the weights: " + "; ".join(wrong) + "."
     )
   return named
 

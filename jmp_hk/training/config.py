@@ -38,13 +38,13 @@ class ScheduleConfig:
   def __post_init__(self) -> None:
     if self.warmup_steps < 0 or self.decay_steps <= self.warmup_steps:
       raise ValueError(
-          f"The cosine ends at step {self.decay_steps}, but the warm-up takes "
-          f"{self.warmup_steps} steps: shorten the warm-up or train for longer."
+        f"The cosine ends at step {self.decay_steps}, but the warm-up takes "
+        f"{self.warmup_steps} steps: shorten the warm-up or train for longer."
       )
     if not 0 <= self.final_factor <= 1 or not 0 <= self.warmup_factor <= 1:
       raise ValueError(
-          "warmup_factor and final_factor are fractions of the learning rate "
-          f"between 0 and 1, not {self.warmup_factor} and {self.final_factor}."
+        "warmup_factor and final_factor are fractions of the learning rate "
+        f"between 0 and 1, not {self.warmup_factor} and {self.final_factor}."
       )
 
 
@@ -119,9 +119,9 @@ class TrainConfig:
 
   Attributes:
     num_steps: optimiser steps.
-    num_lanes: sub-batches of one step over all devices and processes; a multiple
+    num_microbatches: microbatches of one step over all devices and processes; a multiple
       of the number of devices. Each device works through its share one after
-      another (gradient accumulation), so the same lanes on other numbers of devices
+      another (gradient accumulation), so the same microbatches on other numbers of devices
       give the same losses to rounding.
     seed: of initialisation, dropout and data order.
     optimizer: the optimiser.
@@ -143,7 +143,7 @@ class TrainConfig:
   """
 
   num_steps: int
-  num_lanes: int = 1
+  num_microbatches: int = 1
   seed: int = 0
   optimizer: OptimizerConfig = OptimizerConfig()
   ema_decay: float = 0.99
@@ -159,7 +159,13 @@ class TrainConfig:
   profile_steps: int = 0
 
   def __post_init__(self) -> None:
-    for name in ("num_steps", "num_lanes", "log_every", "checkpoint_every", "keep_last"):
+    for name in (
+      "num_steps",
+      "num_microbatches",
+      "log_every",
+      "checkpoint_every",
+      "keep_last",
+    ):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
     if not 0 <= self.ema_decay < 1:

@@ -1,6 +1,8 @@
 """Evaluates weights on whole data sets, on all devices."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -8,44 +10,46 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from jmp_hk.training import compiled
+from jmp_hk.runtime import compiled
 from jmp_hk.training import feed
 from jmp_hk.training import metrics as metrics_lib
 from jmp_hk.training import sharding
 
-# (params, scales, one lane) → "dataset/metric" → (sum, count).
-LaneSums = Callable[[Any, Any, Any], metrics_lib.Sums]
+# (params, scales, one microbatch) → "dataset/metric" → (sum, count).
+MicrobatchSums = Callable[[Any, Any, Any], metrics_lib.Sums]
 
 _AHEAD = 2  # Batches that the host may run ahead of the devices.
 
 
 def make_eval_step(
-    lane_sums: LaneSums, mesh: jax.sharding.Mesh, name: str = "eval_step"
+  microbatch_sums: MicrobatchSums, mesh: jax.sharding.Mesh, name: str = "eval_step"
 ) -> compiled.CompiledOnce:
-  """Builds (params, scales, batch [lanes, ...]) → sums over all lanes of all devices.
+  """Builds (params, scales, batch [microbatches, ...]) → sums over all microbatches of all devices.
 
   Args:
-    lane_sums: sums of one lane.
+    microbatch_sums: sums of one microbatch.
     mesh: the devices.
     name: of the step in messages and profiles.
   """
 
-  def local(params: Any, scales: Any, lanes: Any) -> metrics_lib.Sums:
-    num_lanes = jax.tree.leaves(lanes)[0].shape[0]
-    if num_lanes == 1:
-      sums = lane_sums(params, scales, jax.tree.map(lambda x: x[0], lanes))
+  def local(params: Any, scales: Any, microbatches: Any) -> metrics_lib.Sums:
+    num_microbatches = jax.tree.leaves(microbatches)[0].shape[0]
+    if num_microbatches == 1:
+      sums = microbatch_sums(params, scales, jax.tree.map(lambda x: x[0], microbatches))
     else:
-      by_lane = jax.lax.map(lambda lane: lane_sums(params, scales, lane), lanes)
-      sums = jax.tree.map(lambda x: x.sum(axis=0), by_lane)
+      by_microbatch = jax.lax.map(
+        lambda microbatch: microbatch_sums(params, scales, microbatch), microbatches
+      )
+      sums = jax.tree.map(lambda x: x.sum(axis=0), by_microbatch)
     return jax.lax.psum(sums, sharding.AXIS)
 
   spec = jax.sharding.PartitionSpec
   evaluate = jax.shard_map(
-      local,
-      mesh=mesh,
-      in_specs=(spec(), spec(), spec(sharding.AXIS)),
-      out_specs=spec(),
-      check_vma=False,
+    local,
+    mesh=mesh,
+    in_specs=(spec(), spec(), spec(sharding.AXIS)),
+    out_specs=spec(),
+    check_vma=False,
   )
 
   def eval_step(params: Any, scales: Any, batch: Any) -> metrics_lib.Sums:
@@ -53,20 +57,20 @@ def make_eval_step(
 
   everywhere = sharding.replicated(mesh)
   return compiled.CompiledOnce(
-      eval_step,
-      name,
-      in_shardings=(everywhere, everywhere, sharding.by_lane(mesh)),
-      out_shardings=everywhere,
+    eval_step,
+    name,
+    in_shardings=(everywhere, everywhere, sharding.by_microbatch(mesh)),
+    out_shardings=everywhere,
   )
 
 
 def evaluate(
-    eval_step: compiled.CompiledOnce,
-    params: chex.ArrayTree,
-    scales: chex.ArrayTree,
-    batches: Iterable[feed.HostBatch],
-    mesh: jax.sharding.Mesh,
-    empty: Callable[[], feed.HostBatch] | None = None,
+  eval_step: compiled.CompiledOnce,
+  params: chex.ArrayTree,
+  scales: chex.ArrayTree,
+  batches: Iterable[feed.HostBatch],
+  mesh: jax.sharding.Mesh,
+  empty: Callable[[], feed.HostBatch] | None = None,
 ) -> dict[str, float]:
   """Metrics over all batches, in physical units.
 
@@ -74,7 +78,7 @@ def evaluate(
     eval_step: from `make_eval_step`.
     params: weights, usually the averaged ones.
     scales: scale factors.
-    batches: every structure once; this process's lanes.
+    batches: every structure once; this process's microbatches.
     mesh: the devices.
     empty: makes a batch of padding. Processes that have finished go on with it until
       all have; needed where there are several.
@@ -92,9 +96,9 @@ def evaluate(
 
 
 def _until_all_end(
-    batches: Iterator[feed.HostBatch],
-    mesh: jax.sharding.Mesh,
-    empty: Callable[[], feed.HostBatch] | None,
+  batches: Iterator[feed.HostBatch],
+  mesh: jax.sharding.Mesh,
+  empty: Callable[[], feed.HostBatch] | None,
 ) -> Iterator[feed.HostBatch]:
   """Yields as many batches in every process."""
   if jax.process_count() == 1:

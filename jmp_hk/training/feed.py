@@ -1,9 +1,13 @@
 """Moves batches from the data pipeline to the devices ahead of their use."""
 
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 
@@ -16,7 +20,7 @@ class HostBatch(NamedTuple):
   """What the data pipeline yields for one step.
 
   Attributes:
-    batch: this process's lanes, a pytree of NumPy arrays [local lanes, ...].
+    batch: this process's microbatches, a pytree of NumPy arrays [local microbatches, ...].
     record_ids: of the structures in it, for messages.
     resume: JSON values that make the pipeline go on after this batch.
     utilisation: used part of each field of the budget, by name.
@@ -36,7 +40,7 @@ class Prefetcher(Iterator[HostBatch]):
   """
 
   def __init__(
-      self, source: Iterable[HostBatch], mesh: jax.sharding.Mesh, depth: int = 2
+    self, source: Iterable[HostBatch], mesh: jax.sharding.Mesh, depth: int = 2
   ) -> None:
     """Starts the thread.
 

@@ -1,7 +1,10 @@
 """The train loop that pre-training and fine-tuning share."""
 
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -9,9 +12,9 @@ import jax
 import numpy as np
 import optax
 
-from jmp_hk import config_io
-from jmp_hk.training import checkpoint
-from jmp_hk.training import compiled
+from jmp_hk import serialization
+from jmp_hk.checkpoints import checkpointer as checkpointer_lib
+from jmp_hk.runtime import compiled
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import feed
 from jmp_hk.training import progress as progress_lib
@@ -52,10 +55,10 @@ class Parts:
   evaluate: Callable[[state_lib.TrainState], dict[str, float]] | None
   batches: Callable[[Resume], Iterator[feed.HostBatch]]
   schedule: optax.Schedule
-  checkpointer: checkpoint.Checkpointer
+  checkpointer: checkpointer_lib.Checkpointer
   writers: Sequence[writers_lib.MetricWriter]
   merge_positions: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]] | None = (
-      None
+    None
   )
 
 
@@ -75,10 +78,10 @@ class HostState:
 
 
 def train(
-    config: config_lib.TrainConfig,
-    parts: Parts,
-    state: state_lib.TrainState,
-    host: HostState = HostState(),
+  config: config_lib.TrainConfig,
+  parts: Parts,
+  state: state_lib.TrainState,
+  host: HostState = HostState(),
 ) -> tuple[state_lib.TrainState, HostState]:
   """Trains until the last step or until early stopping.
 
@@ -99,9 +102,9 @@ def train(
 
 
 def restore(
-    checkpointer: checkpoint.Checkpointer,
-    fresh: state_lib.TrainState,
-    mesh: jax.sharding.Mesh,
+  checkpointer: checkpointer_lib.Checkpointer,
+  fresh: state_lib.TrainState,
+  mesh: jax.sharding.Mesh,
 ) -> tuple[state_lib.TrainState, HostState]:
   """The newest checkpoint on the devices.
 
@@ -115,18 +118,18 @@ def restore(
   """
   values, host = checkpointer.restore(fresh)
   state = sharding.put_replicated(values, mesh)
-  return state, config_io.from_json(HostState, host)
+  return state, serialization.from_json(HostState, host)
 
 
 class _Run:
   """One call of `train`."""
 
   def __init__(
-      self,
-      config: config_lib.TrainConfig,
-      parts: Parts,
-      state: state_lib.TrainState,
-      host: HostState,
+    self,
+    config: config_lib.TrainConfig,
+    parts: Parts,
+    state: state_lib.TrainState,
+    host: HostState,
   ) -> None:
     self._config = config
     self._parts = parts
@@ -173,7 +176,7 @@ class _Run:
     config, step = self._config, self._step
     is_last = step == config.num_steps
     evaluates = self._parts.evaluate is not None and (
-        is_last or (config.evaluate_every and step % config.evaluate_every == 0)
+      is_last or (config.evaluate_every and step % config.evaluate_every == 0)
     )
     saves = evaluates or is_last or step % config.checkpoint_every == 0
     # A checkpoint never holds half an interval, so that a restarted run logs the same.
@@ -192,25 +195,27 @@ class _Run:
     fetched = jax.device_get(self._metrics)
     self._check_finite(fetched)
     values = {
-        name: float(fetched[-1][name])
-        if name in _SUMMARISED_BY_LAST
-        else float(np.mean([metrics[name] for metrics in fetched], dtype=np.float64))
-        for name in fetched[-1]
-        if name != "finite"
+      name: float(fetched[-1][name])
+      if name in _SUMMARISED_BY_LAST
+      else float(np.mean([metrics[name] for metrics in fetched], dtype=np.float64))
+      for name in fetched[-1]
+      if name != "finite"
     }
     structures = sum(len(item.record_ids) for item in self._batches)
     self._progress.update(self._step, structures * jax.process_count())
     used = {
-        f"utilisation/{name}": float(np.mean([i.utilisation[name] for i in self._batches]))
-        for name in self._batches[-1].utilisation
+      f"utilisation/{name}": float(
+        np.mean([i.utilisation[name] for i in self._batches])
+      )
+      for name in self._batches[-1].utilisation
     }
     logging.info(
-        "%s", self._progress.line(values, used.get(f"utilisation/{_MAIN_EDGES}", 1.0))
+      "%s", self._progress.line(values, used.get(f"utilisation/{_MAIN_EDGES}", 1.0))
     )
     timing = {"seconds": self._progress.seconds, **self._progress.rates()}
     self._write("train", values | used | timing)
     self._host = dataclasses.replace(
-        self._host, data=self._batches[-1].resume, seconds=self._progress.seconds
+      self._host, data=self._batches[-1].resume, seconds=self._progress.seconds
     )
     self._metrics, self._batches = [], []
 
@@ -220,10 +225,10 @@ class _Run:
       if not metrics["finite"]:
         step = self._step - len(fetched) + index + 1
         raise NonFiniteLossError(
-            f"Step {step}: the loss is {metrics['loss']} and the gradient norm "
-            f"{metrics['gradient_norm']}. The batch held {', '.join(item.record_ids)}. "
-            "No update was made with it; the last checkpoint was made before. Look at "
-            "these records, or lower the learning rate."
+          f"Step {step}: the loss is {metrics['loss']} and the gradient norm "
+          f"{metrics['gradient_norm']}. The batch held {', '.join(item.record_ids)}. "
+          "No update was made with it; the last checkpoint was made before. Look at "
+          "these records, or lower the learning rate."
         )
 
   def _evaluate(self) -> dict[str, float]:
@@ -232,18 +237,19 @@ class _Run:
     metrics = self._parts.evaluate(self._state)
     self._write("val", metrics | {"seconds": self._progress.seconds})
     logging.info(
-        "step %d validation: %s", self._step,
-        ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())),
+      "step %d validation: %s",
+      self._step,
+      ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())),
     )
     primary = metrics.get(config.primary_metric)
     if primary is None:
       raise ValueError(
-          f"There is no validation metric {config.primary_metric!r}, only "
-          f"{', '.join(sorted(metrics))}."
+        f"There is no validation metric {config.primary_metric!r}, only "
+        f"{', '.join(sorted(metrics))}."
       )
     self._update_plateau(primary)
     state = stopping.update_early_stopping(
-        config.early_stopping, self._host.early_stopping, self._step, primary
+      config.early_stopping, self._host.early_stopping, self._step, primary
     )
     self._host = dataclasses.replace(self._host, early_stopping=state)
     return metrics
@@ -252,14 +258,14 @@ class _Run:
     if self._config.plateau is None:
       return
     plateau = stopping.update_plateau(
-        self._config.plateau, jax.device_get(self._state.plateau), self._step, value
+      self._config.plateau, jax.device_get(self._state.plateau), self._step, value
     )
     plateau = sharding.put_replicated(jax.tree.map(np.array, plateau), self._parts.mesh)
     self._state = self._state.replace(plateau=plateau)
 
   def _save(self, metrics: dict[str, float] | None) -> None:
     primary = metrics[self._config.primary_metric] if metrics else None
-    host = config_io.to_json(self._host)
+    host = serialization.to_json(self._host)
     if jax.process_count() > 1:
       positions = sharding.gather_json(host["data"])
       host["data"] = self._parts.merge_positions(positions)
@@ -270,7 +276,9 @@ class _Run:
       return None
     scale = float(jax.device_get(self._state.plateau.scale))
     rate = float(self._parts.schedule(self._step)) * scale
-    return stopping.stop_reason(self._config.early_stopping, self._host.early_stopping, rate)
+    return stopping.stop_reason(
+      self._config.early_stopping, self._host.early_stopping, rate
+    )
 
   def _finished(self) -> bool:
     if self._step >= self._config.num_steps:

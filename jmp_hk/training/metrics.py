@@ -5,16 +5,17 @@ float64. References cancel in energy errors, so energies are compared as normali
 values and then scaled: nothing is lost to large totals.
 """
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 import math
-from collections.abc import Iterable, Mapping
 
 import chex
 import jax.numpy as jnp
 import optax
 
 from jmp_hk import dataset_info as info_lib
-from jmp_hk import tasks as tasks_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import config as tasks_lib
 
 Sums = dict[str, tuple[chex.Array, chex.Array]]
 
@@ -27,10 +28,10 @@ Kind = tasks_lib.TargetKind
 
 
 def batch_sums(
-    tasks: tuple[tasks_lib.TaskConfig, ...],
-    infos: Mapping[str, info_lib.DatasetInfo],
-    batch: batch_lib.Batch,
-    predictions: Mapping[str, chex.Array],
+  tasks: tuple[tasks_lib.TaskConfig, ...],
+  infos: Mapping[str, info_lib.DatasetInfo],
+  batch: batch_lib.Batch,
+  predictions: Mapping[str, chex.Array],
 ) -> Sums:
   """Sums and counts of all metrics over one packed batch.
 
@@ -88,7 +89,7 @@ def summarise(batches: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str,
 
 
 def zero_predictions(
-    tasks: tuple[tasks_lib.TaskConfig, ...], batch: batch_lib.Batch
+  tasks: tuple[tasks_lib.TaskConfig, ...], batch: batch_lib.Batch
 ) -> dict[str, chex.Array]:
   """What a model without any knowledge predicts: the references, zero forces.
 
@@ -126,11 +127,11 @@ def primary_metric(task: tasks_lib.TaskConfig) -> str:
 
 
 def _target_sums(
-    target: tasks_lib.TargetConfig,
-    info: info_lib.DatasetInfo,
-    batch: batch_lib.Batch,
-    predictions: Mapping[str, chex.Array],
-    graphs: chex.Array,
+  target: tasks_lib.TargetConfig,
+  info: info_lib.DatasetInfo,
+  batch: batch_lib.Batch,
+  predictions: Mapping[str, chex.Array],
+  graphs: chex.Array,
 ) -> Sums:
   """Metrics of one target over the structures in the mask `graphs`."""
   if target.name not in batch.targets:
@@ -152,31 +153,31 @@ def _target_sums(
   if target.kind is Kind.VECTOR:
     mask = graphs[batch.node_graph] & batch.atom_mask
   return {
-      f"{SCORE}/{target.name}": _sum(jnp.abs(error), mask),
-      f"{target.name}_mae": _sum(scale * jnp.abs(error), mask),
-      f"{target.name}{_ROOT}": _sum((scale * error) ** 2, mask),
+    f"{SCORE}/{target.name}": _sum(jnp.abs(error), mask),
+    f"{target.name}_mae": _sum(scale * jnp.abs(error), mask),
+    f"{target.name}{_ROOT}": _sum((scale * error) ** 2, mask),
   }
 
 
 def _energy(
-    error: chex.Array, scale: float, batch: batch_lib.Batch, graphs: chex.Array
+  error: chex.Array, scale: float, batch: batch_lib.Batch, graphs: chex.Array
 ) -> Sums:
   """Energy MAE in meV, per structure and per atom."""
   error = jnp.abs(error)
   atoms = jnp.maximum(batch.main.n_node, 1)
   return {
-      f"{SCORE}/energy": _sum(error, graphs),
-      "energy_mae_mev": _sum(error * (scale * _MILLI), graphs),
-      "energy_mae_mev_per_atom": _sum(error * (scale * _MILLI) / atoms, graphs),
+    f"{SCORE}/energy": _sum(error, graphs),
+    "energy_mae_mev": _sum(error * (scale * _MILLI), graphs),
+    "energy_mae_mev_per_atom": _sum(error * (scale * _MILLI) / atoms, graphs),
   }
 
 
 def _forces(
-    prediction: chex.Array,
-    label: chex.Array,
-    info: info_lib.DatasetInfo,
-    batch: batch_lib.Batch,
-    graphs: chex.Array,
+  prediction: chex.Array,
+  label: chex.Array,
+  info: info_lib.DatasetInfo,
+  batch: batch_lib.Batch,
+  graphs: chex.Array,
 ) -> Sums:
   """Force MAE over components in meV/Å, and mean cosine over atoms."""
   atoms = graphs[batch.node_graph] & batch.atom_mask
@@ -186,20 +187,20 @@ def _forces(
   norms = jnp.linalg.norm(prediction, axis=-1) * jnp.linalg.norm(label, axis=-1)
   cosine = (prediction * label).sum(axis=-1) / jnp.maximum(norms, _COSINE_EPS)
   return {
-      f"{SCORE}/forces": _sum(error, atoms),
-      "force_mae_mev_per_angstrom": _sum(error * (info.force_scale * _MILLI), atoms),
-      "force_cosine": _sum(cosine, atoms),
+    f"{SCORE}/forces": _sum(error, atoms),
+    "force_mae_mev_per_angstrom": _sum(error * (info.force_scale * _MILLI), atoms),
+    "force_cosine": _sum(cosine, atoms),
   }
 
 
 def _classes(
-    name: str, correct: chex.Array, loss: chex.Array, graphs: chex.Array
+  name: str, correct: chex.Array, loss: chex.Array, graphs: chex.Array
 ) -> Sums:
   """Accuracy and cross-entropy of a classification."""
   return {
-      f"{SCORE}/{name}": _sum(loss, graphs),
-      f"{name}_accuracy": _sum(correct.astype(loss.dtype), graphs),
-      f"{name}_cross_entropy": _sum(loss, graphs),
+    f"{SCORE}/{name}": _sum(loss, graphs),
+    f"{name}_accuracy": _sum(correct.astype(loss.dtype), graphs),
+    f"{name}_cross_entropy": _sum(loss, graphs),
   }
 
 

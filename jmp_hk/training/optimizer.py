@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jmp_hk.models import parameters
 from jmp_hk.training import config as config_lib
-from jmp_hk.training import parameters
 
 _GROUP_FLOOR = (0.01, 0.99)  # Clamp of a group's final fraction, as published.
 
 
 def make_schedule(
-    config: config_lib.ScheduleConfig, factor: float = 1.0
+  config: config_lib.ScheduleConfig, factor: float = 1.0
 ) -> optax.Schedule:
   """Learning rate by step: linear warm-up, cosine, constant.
 
@@ -31,18 +31,16 @@ def make_schedule(
   if factor != 1.0:
     final = min(max(final / factor, _GROUP_FLOOR[0]), _GROUP_FLOOR[1])
   cosine = optax.cosine_decay_schedule(
-      peak, config.decay_steps - config.warmup_steps, alpha=final
+    peak, config.decay_steps - config.warmup_steps, alpha=final
   )
   if not config.warmup_steps:
     return cosine
-  warmup = optax.linear_schedule(
-      config.warmup_factor * peak, peak, config.warmup_steps
-  )
+  warmup = optax.linear_schedule(config.warmup_factor * peak, peak, config.warmup_steps)
   return optax.join_schedules([warmup, cosine], [config.warmup_steps])
 
 
 def make_optimizer(
-    config: config_lib.OptimizerConfig, params: chex.ArrayTree
+  config: config_lib.OptimizerConfig, params: chex.ArrayTree
 ) -> optax.GradientTransformationExtraArgs:
   """Builds the optimiser.
 
@@ -62,17 +60,17 @@ def make_optimizer(
   if any(factor <= 0 for _, factor in config.learning_rate_factors):
     raise ValueError("Learning-rate factors are positive; use `frozen` to freeze.")
   trained = optax.chain(
-      _make_clip(config),
-      optax.scale_by_adam(config.b1, config.b2, config.eps),
-      optax.add_decayed_weights(config.weight_decay),
-      scale_by_group_schedule(config.schedule, config.learning_rate_factors),
+    _make_clip(config),
+    optax.scale_by_adam(config.b1, config.b2, config.eps),
+    optax.add_decayed_weights(config.weight_decay),
+    scale_by_group_schedule(config.schedule, config.learning_rate_factors),
   )
   if not config.frozen:
     return trained
 
   def label(tree: chex.ArrayTree) -> chex.ArrayTree:
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: "frozen" if _is_frozen(config, path) else "trained", tree
+      lambda path, _: "frozen" if _is_frozen(config, path) else "trained", tree
     )
 
   return optax.partition({"trained": trained, "frozen": optax.set_to_zero()}, label)
@@ -89,7 +87,7 @@ class GroupScheduleState(NamedTuple):
 
 
 def scale_by_group_schedule(
-    config: config_lib.ScheduleConfig, factors: tuple[tuple[str, float], ...]
+  config: config_lib.ScheduleConfig, factors: tuple[tuple[str, float], ...]
 ) -> optax.GradientTransformationExtraArgs:
   """Multiplies updates by minus their group's learning rate.
 
@@ -106,12 +104,12 @@ def scale_by_group_schedule(
     return GroupScheduleState(count=jnp.zeros((), jnp.int32))
 
   def update(
-      updates: chex.ArrayTree,
-      state: GroupScheduleState,
-      params: chex.ArrayTree | None = None,
-      *,
-      lr_multiplier: chex.Numeric = 1.0,
-      **extra_args: object,
+    updates: chex.ArrayTree,
+    state: GroupScheduleState,
+    params: chex.ArrayTree | None = None,
+    *,
+    lr_multiplier: chex.Numeric = 1.0,
+    **extra_args: object,
   ) -> tuple[chex.ArrayTree, GroupScheduleState]:
     del params, extra_args
     groups = {factor for _, factor in factors} | {1.0}
@@ -137,11 +135,11 @@ def group_factor(factors: tuple[tuple[str, float], ...], path: str) -> float:
 
 
 def trainable(
-    config: config_lib.OptimizerConfig, params: chex.ArrayTree
+  config: config_lib.OptimizerConfig, params: chex.ArrayTree
 ) -> chex.ArrayTree:
   """Tree of booleans: which parameters are trained."""
   return jax.tree_util.tree_map_with_path(
-      lambda path, _: not _is_frozen(config, path), params
+    lambda path, _: not _is_frozen(config, path), params
   )
 
 

@@ -1,7 +1,8 @@
 """Draws the curves of a run from its metrics file."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jmp_hk.training import writers
@@ -9,11 +10,11 @@ from jmp_hk.training import writers
 PLOT_FILE = "loss_curves.png"
 
 _TITLES = {
-    "energy_mae_mev": "Validation energy MAE (meV)",
-    "energy_mae_mev_per_atom": "Validation energy MAE (meV/atom)",
-    "force_mae_mev_per_angstrom": "Validation force MAE (meV/Å)",
-    "force_cosine": "Validation force cosine",
-    "score": "Validation score (normalised error)",
+  "energy_mae_mev": "Validation energy MAE (meV)",
+  "energy_mae_mev_per_atom": "Validation energy MAE (meV/atom)",
+  "force_mae_mev_per_angstrom": "Validation force MAE (meV/Å)",
+  "force_cosine": "Validation force cosine",
+  "score": "Validation score (normalised error)",
 }
 _LEFT_OUT = ("energy_mae_mev",)  # The energy per atom tells the same.
 _COLUMNS = 3
@@ -43,11 +44,11 @@ def plot_run(workdir: pathlib.Path) -> pathlib.Path | None:
   columns = min(_COLUMNS, len(panels))
   rows = -(-len(panels) // columns)
   figure, axes = pyplot.subplots(
-      rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False
+    rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False
   )
   for axis, (title, series) in zip(axes.flat, panels.items()):
     _draw(axis, title, series)
-  for axis in axes.flat[len(panels):]:
+  for axis in axes.flat[len(panels) :]:
     axis.set_visible(False)
   figure.tight_layout()
   path = workdir / PLOT_FILE

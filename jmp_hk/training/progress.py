@@ -1,8 +1,8 @@
 """Speed of a run, and the one line that tells it."""
 
 import collections
-import time
 from collections.abc import Mapping
+import time
 
 _WINDOW = 20  # Log intervals that the speed is averaged over.
 
@@ -24,7 +24,7 @@ class Progress:
     self._last = time.perf_counter()
     # (steps, structures, seconds) of the last intervals.
     self._intervals: collections.deque[tuple[int, int, float]] = collections.deque(
-        maxlen=_WINDOW
+      maxlen=_WINDOW
     )
 
   @property
@@ -57,8 +57,8 @@ class Progress:
     if not seconds:
       return {}
     return {
-        "steps_per_second": sum(i[0] for i in self._intervals) / seconds,
-        "structures_per_second": sum(i[1] for i in self._intervals) / seconds,
+      "steps_per_second": sum(i[0] for i in self._intervals) / seconds,
+      "structures_per_second": sum(i[1] for i in self._intervals) / seconds,
     }
 
   def line(self, metrics: Mapping[str, float], padding_useful: float) -> str:
@@ -70,17 +70,17 @@ class Progress:
     """
     rates = self.rates()
     parts = [
-        f"step {self._step}/{self._num_steps}",
-        f"loss {metrics['loss']:.4f}",
-        f"lr {metrics['learning_rate']:.2e}",
+      f"step {self._step}/{self._num_steps}",
+      f"loss {metrics['loss']:.4f}",
+      f"lr {metrics['learning_rate']:.2e}",
     ]
     if rates:
       left = (self._num_steps - self._step) / rates["steps_per_second"]
       parts += [
-          f"{rates['steps_per_second']:.2f} steps/s",
-          f"{rates['structures_per_second']:.1f} structures/s",
-          f"{padding_useful:.0%} of the edge budget used",
-          f"ETA {duration(left)}",
+        f"{rates['steps_per_second']:.2f} steps/s",
+        f"{rates['structures_per_second']:.1f} structures/s",
+        f"{padding_useful:.0%} of the edge budget used",
+        f"ETA {duration(left)}",
       ]
     return " | ".join(parts)
 

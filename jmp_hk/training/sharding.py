@@ -22,59 +22,61 @@ def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def by_lane(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """The leading axis (lanes) is split over the devices."""
+def by_microbatch(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """The leading axis (microbatches) is split over the devices."""
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
 
 
-def local_lanes(mesh: jax.sharding.Mesh, num_lanes: int) -> tuple[int, ...]:
-  """Numbers of the lanes that this process has to supply.
+def local_microbatches(
+  mesh: jax.sharding.Mesh, num_microbatches: int
+) -> tuple[int, ...]:
+  """Numbers of the microbatches that this process has to supply.
 
   Args:
     mesh: the devices.
-    num_lanes: lanes of one step over all processes.
+    num_microbatches: microbatches of one step over all processes.
 
   Raises:
-    ValueError: the lanes cannot be shared out evenly.
+    ValueError: the microbatches cannot be shared out evenly.
   """
-  each = lanes_per_device(num_lanes, mesh.size)
+  each = microbatches_per_device(num_microbatches, mesh.size)
   return tuple(
-      position * each + lane
-      for position, device in enumerate(mesh.devices.flat)
-      if device.process_index == jax.process_index()
-      for lane in range(each)
+    position * each + microbatch
+    for position, device in enumerate(mesh.devices.flat)
+    if device.process_index == jax.process_index()
+    for microbatch in range(each)
   )
 
 
-def lanes_per_device(num_lanes: int, num_devices: int) -> int:
-  """Shares lanes out evenly.
+def microbatches_per_device(num_microbatches: int, num_devices: int) -> int:
+  """Shares microbatches out evenly.
 
   Raises:
     ValueError: that is impossible.
   """
-  if num_lanes % num_devices:
+  if num_microbatches % num_devices:
     raise ValueError(
-        f"{num_lanes} lanes cannot be shared out evenly over {num_devices} devices: "
-        f"set --num_lanes to a multiple of {num_devices}."
+      f"{num_microbatches} microbatches cannot be shared out evenly over {num_devices} devices: "
+      f"set --num_microbatches to a multiple of {num_devices}."
     )
-  return num_lanes // num_devices
+  return num_microbatches // num_devices
 
 
 def put_batch(batch: chex.ArrayTree, mesh: jax.sharding.Mesh) -> chex.ArrayTree:
-  """Moves this process's lanes to its devices, as part of the global batch.
+  """Moves this process's microbatches to its devices, as part of the global batch.
 
   Args:
-    batch: NumPy leaves [local lanes, ...].
+    batch: NumPy leaves [local microbatches, ...].
     mesh: the devices.
 
   Returns:
-    Global arrays [lanes, ...], split by lane.
+    Global arrays [microbatches, ...], split by microbatch.
   """
-  sharding = by_lane(mesh)
+  sharding = by_microbatch(mesh)
   if jax.process_count() == 1:
     return jax.device_put(batch, sharding)
   return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
   )
 
 
@@ -84,7 +86,7 @@ def put_replicated(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> chex.ArrayT
   if jax.process_count() == 1:
     return jax.device_put(tree, sharding, may_alias=False)
   return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
   )
 
 
@@ -100,6 +102,6 @@ def gather_json(value: Any) -> list[Any]:
   data = np.frombuffer(json.dumps(value).encode(), np.uint8)
   lengths = multihost_utils.process_allgather(np.array(len(data)))
   padded = np.zeros(int(lengths.max()), np.uint8)
-  padded[:len(data)] = data
+  padded[: len(data)] = data
   rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
   return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths)]

@@ -43,34 +43,34 @@ class TrainState:
 
 
 def create(
-    params: Params,
-    scales: Scales,
-    optimizer: optax.GradientTransformation,
-    key: chex.PRNGKey,
-    *,
-    use_ema: bool,
+  params: Params,
+  scales: Scales,
+  optimizer: optax.GradientTransformation,
+  key: chex.PRNGKey,
+  *,
+  use_ema: bool,
 ) -> TrainState:
   """State at step 0; the average starts at the initial weights."""
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      ema=jax.tree.map(jnp.copy, params) if use_ema else None,
-      scales=scales,
-      opt_state=optimizer.init(params),
-      key=key,
-      plateau=stopping.init_plateau(),
-      halted=jnp.zeros((), bool),
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema=jax.tree.map(jnp.copy, params) if use_ema else None,
+    scales=scales,
+    opt_state=optimizer.init(params),
+    key=key,
+    plateau=stopping.init_plateau(),
+    halted=jnp.zeros((), bool),
   )
 
 
 def create_on_mesh(
-    params: Params,
-    scales: Scales,
-    optimizer: optax.GradientTransformation,
-    key: chex.PRNGKey,
-    mesh: jax.sharding.Mesh,
-    *,
-    use_ema: bool,
+  params: Params,
+  scales: Scales,
+  optimizer: optax.GradientTransformation,
+  key: chex.PRNGKey,
+  mesh: jax.sharding.Mesh,
+  *,
+  use_ema: bool,
 ) -> TrainState:
   """`create`, with distinct buffers on every device of the mesh.
 
@@ -78,7 +78,7 @@ def create_on_mesh(
   or with another of its arrays, and all of it may be donated.
   """
   make = jax.jit(
-      lambda p, s, k: create(p, s, optimizer, k, use_ema=use_ema),
-      out_shardings=sharding.replicated(mesh),
+    lambda p, s, k: create(p, s, optimizer, k, use_ema=use_ema),
+    out_shardings=sharding.replicated(mesh),
   )
   return make(*sharding.put_replicated((params, scales, key), mesh))

@@ -18,10 +18,10 @@ def init_plateau() -> PlateauState:
 
 
 def update_plateau(
-    config: config_lib.PlateauConfig | None,
-    state: PlateauState,
-    step: int,
-    value: float,
+  config: config_lib.PlateauConfig | None,
+  state: PlateauState,
+  step: int,
+  value: float,
 ) -> PlateauState:
   """Takes one validation metric into account.
 
@@ -37,9 +37,9 @@ def update_plateau(
   if config is None or step < config.start_step:
     return state
   transform = optax.contrib.reduce_on_plateau(
-      factor=config.factor,
-      patience=config.patience + 1,  # optax reduces at, torch after, the patience.
-      rtol=config.threshold,
+    factor=config.factor,
+    patience=config.patience + 1,  # optax reduces at, torch after, the patience.
+    rtol=config.threshold,
   )
   return jax.jit(lambda s, v: transform.update({}, s, value=v)[1])(state, value)
 
@@ -60,10 +60,10 @@ class EarlyStoppingState:
 
 
 def update_early_stopping(
-    config: config_lib.EarlyStoppingConfig | None,
-    state: EarlyStoppingState,
-    step: int,
-    value: float,
+  config: config_lib.EarlyStoppingConfig | None,
+  state: EarlyStoppingState,
+  step: int,
+  value: float,
 ) -> EarlyStoppingState:
   """Takes one validation metric into account; the best is tracked in any case."""
   min_delta = config.min_delta if config else 0.0
@@ -73,9 +73,9 @@ def update_early_stopping(
 
 
 def stop_reason(
-    config: config_lib.EarlyStoppingConfig | None,
-    state: EarlyStoppingState,
-    learning_rate: float,
+  config: config_lib.EarlyStoppingConfig | None,
+  state: EarlyStoppingState,
+  learning_rate: float,
 ) -> str | None:
   """Why the run should end now, as a sentence, or None.
 
@@ -88,12 +88,12 @@ def stop_reason(
     return None
   if state.bad_evaluations >= config.patience:
     return (
-        f"No improvement in {state.bad_evaluations} evaluations since step "
-        f"{state.best_step} ({state.best:.6g})."
+      f"No improvement in {state.bad_evaluations} evaluations since step "
+      f"{state.best_step} ({state.best:.6g})."
     )
   if learning_rate < config.min_learning_rate:
     return (
-        f"The learning rate {learning_rate:.3g} fell below "
-        f"{config.min_learning_rate:.3g}."
+      f"The learning rate {learning_rate:.3g} fell below "
+      f"{config.min_learning_rate:.3g}."
     )
   return None

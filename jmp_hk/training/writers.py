@@ -1,12 +1,14 @@
 """Where metrics go: a plain JSONL file and TensorBoard."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import json
 import math
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
+from typing import Protocol
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIRECTORY = "tensorboard"
@@ -64,7 +66,7 @@ class TensorBoardWriter:
     import tensorboardX  # Slow to import, and only runners write metrics.
 
     self._writer = tensorboardX.SummaryWriter(
-        str(directory), purge_step=resume_step + 1 if resume_step else None
+      str(directory), purge_step=resume_step + 1 if resume_step else None
     )
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
@@ -80,8 +82,8 @@ class TensorBoardWriter:
 def open_writers(workdir: pathlib.Path, resume_step: int) -> Sequence[MetricWriter]:
   """The writers of a run, below its working directory."""
   return (
-      JsonlWriter(workdir / METRICS_FILE, resume_step),
-      TensorBoardWriter(workdir / TENSORBOARD_DIRECTORY, resume_step),
+    JsonlWriter(workdir / METRICS_FILE, resume_step),
+    TensorBoardWriter(workdir / TENSORBOARD_DIRECTORY, resume_step),
   )
 
 
@@ -109,8 +111,8 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def _line(values: Mapping[str, Any]) -> str:
   plain = {
-      k: str(v) if isinstance(v, float) and not math.isfinite(v) else v
-      for k, v in values.items()
+    k: str(v) if isinstance(v, float) and not math.isfinite(v) else v
+    for k, v in values.items()
   }
   return json.dumps(plain) + "\n"
 

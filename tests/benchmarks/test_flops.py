@@ -11,9 +11,9 @@ from benchmarks import cases
 from benchmarks import flops
 from benchmarks import structures
 from benchmarks import training
-from jmp_hk import model as model_lib
 from jmp_hk.graphs import build
 from jmp_hk.graphs import packing
+from jmp_hk.models import model as model_lib
 
 
 def _model(name: str, data: str):
@@ -25,7 +25,8 @@ def _model(name: str, data: str):
   item = packing.PackItem(graphs, 0, targets)
   batch = packing.pack([item], cases.exact_budget([graphs]))
   shapes = jax.eval_shape(
-      model_lib.build_model(config).init, jax.random.PRNGKey(0), batch)
+    model_lib.build_model(config).init, jax.random.PRNGKey(0), batch
+  )
   return config, shapes.params, batch
 
 
@@ -55,7 +56,8 @@ def test_flops_of_a_main_edge_match_the_cost_model():
   config, params, batch = _model("small", "slabs")
   rows = flops.count_rows(batch, 1)
   none = dataclasses.replace(
-      rows, atoms=0, a2ee2a=0, a2a=0, qint=0, quad_inputs=0, atoms_by_task=(0,))
+    rows, atoms=0, a2ee2a=0, a2a=0, qint=0, quad_inputs=0, atoms_by_task=(0,)
+  )
   per_edge = flops.forward_flops(config, params, none) / rows.main
   assert per_edge == pytest.approx(59e6, rel=0.08)
 
@@ -70,7 +72,7 @@ def test_two_slabs_cost_what_the_cost_model_says():
 
 
 def test_training_counts_less_than_xla_does():
-  # XLA also counts contractions over neighbours and everything element-wise.
+  # XLA also counts contractions over neighbors and everything element-wise.
   config, params, batch = _model("tiny", "molecules")
   rows = flops.count_rows(batch, 1)
   trained = training.Training(config, batch)

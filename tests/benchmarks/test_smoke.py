@@ -19,8 +19,14 @@ from benchmarks import train_step
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _KEYS = {
-    "case", "utilisation", "matmul_gflops", "structures_per_s", "atoms_per_s",
-    "padding_useful", "compile_s", "peak_memory_mib",
+  "case",
+  "utilisation",
+  "matmul_gflops",
+  "structures_per_s",
+  "atoms_per_s",
+  "padding_useful",
+  "compile_s",
+  "peak_memory_mib",
 }
 
 
@@ -32,14 +38,20 @@ def _compile_fast():
   jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("data, precision, lanes", [
-    ("molecules", "bf16", 2), ("qm9", "f32", 1), ("rmd17", "f32", 1),
-])
-def test_train_step(data, precision, lanes):
+@pytest.mark.parametrize(
+  "data, precision, microbatches",
+  [
+    ("molecules", "bf16", 2),
+    ("qm9", "f32", 1),
+    ("rmd17", "f32", 1),
+  ],
+)
+def test_train_step(data, precision, microbatches):
   result = train_step.run_case(
-      "tiny", data, precision, structures=2, rounds=1, lanes=lanes)
+    "tiny", data, precision, structures=2, rounds=1, microbatches=microbatches
+  )
   assert _KEYS <= set(result)
-  name = f"tiny/{data}/{precision}" + ("/2 lanes" if lanes == 2 else "")
+  name = f"tiny/{data}/{precision}" + ("/2 microbatches" if microbatches == 2 else "")
   assert json.loads(json.dumps(result))["case"] == name
   if data == "molecules":
     assert result["structures"] == 2 and result["atoms"] == 30
@@ -48,18 +60,21 @@ def test_train_step(data, precision, lanes):
   assert 0 < result["padding_useful"] <= 1
 
 
-def test_lanes_share_the_structures_of_a_step():
+def test_microbatches_share_the_structures_of_a_step():
   whole = cases.Sample(cases.CASES["molecules"]).batches(4).steps[0]
-  lanes = cases.Sample(cases.CASES["molecules"]).batches(4, lanes=2).steps[0]
+  microbatches = (
+    cases.Sample(cases.CASES["molecules"]).batches(4, microbatches=2).steps[0]
+  )
   atoms = lambda step: [int(batch.atom_mask.sum()) for batch in step]
-  assert atoms(whole) == [60] and atoms(lanes) == [30, 30]
-  for step in cases.Sample(cases.CASES["mixture"]).batches(4, lanes=2).steps:
+  assert atoms(whole) == [60] and atoms(microbatches) == [30, 30]
+  for step in cases.Sample(cases.CASES["mixture"]).batches(4, microbatches=2).steps:
     assert len(step) == 2 and len({batch.budget for batch in step}) == 1
 
 
 def test_inference(tmp_path, capsys):
   results = inference.run(
-      "tiny", "f32", [5, 9], steps=2, plot_path=str(tmp_path / "plot.png"))
+    "tiny", "f32", [5, 9], steps=2, plot_path=str(tmp_path / "plot.png")
+  )
   assert [r["atoms"] for r in results] == [5, 9]
   assert len(capsys.readouterr().out.splitlines()) == 3
   assert (tmp_path / "plot.png").stat().st_size > 0
@@ -80,8 +95,8 @@ def test_convert():
 
 def test_runs_without_tensorflow():
   program = (
-      "import sys; sys.modules.update(tensorflow=None, h5py=None, lmdb=None); "
-      "from benchmarks import inference, memory, train_step"
+    "import sys; sys.modules.update(tensorflow=None, h5py=None, lmdb=None); "
+    "from benchmarks import inference, memory, train_step"
   )
   subprocess.run([sys.executable, "-c", program], cwd=_ROOT, check=True)
 
@@ -99,6 +114,7 @@ def test_random_structures_have_the_sizes_of_the_datasets():
   assert 60 < np.mean(sizes) < 90
   molecule = structures.random_molecule(rng, 21)
   apart = np.linalg.norm(
-      molecule.positions[:, None] - molecule.positions[None], axis=-1)
+    molecule.positions[:, None] - molecule.positions[None], axis=-1
+  )
   assert molecule.num_atoms == 21
   assert apart[np.triu_indices(21, 1)].min() > 0.8

@@ -1,5 +1,7 @@
 """Writes tiny raw files in the exact layout of each release."""
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import io
 import lzma
 import pathlib
@@ -7,7 +9,6 @@ import pickle
 import struct
 import sys
 import types
-from collections.abc import Mapping, Sequence
 
 import h5py
 import lmdb
@@ -27,22 +28,22 @@ def oc20_frame(seed: int, n: int = 5, energy: float | None = None, **changes) ->
   forces = rng.normal(size=(n, 3))
   symbols = rng.choice(["Pt", "Cu", "H", "C", "O"], n)
   lines = [
-      f"{s:8s} {p[0]:.8f} {p[1]:.8f} {p[2]:.8f} {'TF'[i % 2]} {i % 3} "
-      f"{f[0]:.8f} {f[1]:.8f} {f[2]:.8f}"
-      for i, (s, p, f) in enumerate(zip(symbols, positions, forces))
+    f"{s:8s} {p[0]:.8f} {p[1]:.8f} {p[2]:.8f} {'TF'[i % 2]} {i % 3} "
+    f"{f[0]:.8f} {f[1]:.8f} {f[2]:.8f}"
+    for i, (s, p, f) in enumerate(zip(symbols, positions, forces))
   ]
   values = {
-      "n": n,
-      "lattice": "5.0 0.0 0.0 0.0 6.0 0.0 0.5 0.0 20.0",
-      "properties": PROPERTIES,
-      "energy": float(rng.normal() - 100) if energy is None else energy,
-      "lines": "\n".join(lines),
+    "n": n,
+    "lattice": "5.0 0.0 0.0 0.0 6.0 0.0 0.5 0.0 20.0",
+    "properties": PROPERTIES,
+    "energy": float(rng.normal() - 100) if energy is None else energy,
+    "lines": "\n".join(lines),
   }
   return FRAME.format(**(values | changes))
 
 
 def write_oc20(
-    folder: pathlib.Path, frames: Mapping[int, Sequence[str]]
+  folder: pathlib.Path, frames: Mapping[int, Sequence[str]]
 ) -> pathlib.Path:
   """Writes pairs `N.extxyz.xz`, `N.txt.xz`."""
   folder.mkdir(parents=True, exist_ok=True)
@@ -56,24 +57,25 @@ def write_oc20(
 
 def oc20_folder(folder: pathlib.Path, files: int = 3, frames: int = 4) -> pathlib.Path:
   """A folder of valid pairs."""
-  return write_oc20(folder, {
-      k: [oc20_frame(100 * k + i, 3 + i) for i in range(frames)] for k in range(files)
-  })
+  return write_oc20(
+    folder,
+    {k: [oc20_frame(100 * k + i, 3 + i) for i in range(frames)] for k in range(files)},
+  )
 
 
 def write_ani1x(
-    path: pathlib.Path, groups: Mapping[str, tuple], skip_keys: Sequence[str] = ()
+  path: pathlib.Path, groups: Mapping[str, tuple], skip_keys: Sequence[str] = ()
 ) -> pathlib.Path:
   """Writes formula → (atomic_numbers, coordinates, energies, forces) in hartree."""
   with h5py.File(path, "w") as file:
     for formula, (numbers, coordinates, energies, forces) in groups.items():
       group = file.create_group(formula)
       for key, value, dtype in (
-          ("atomic_numbers", numbers, "u1"),
-          ("coordinates", coordinates, "f4"),
-          ("wb97x_dz.energy", energies, "f8"),
-          ("wb97x_dz.forces", forces, "f4"),
-          ("wb97x_tz.energy", np.full(len(energies), np.nan), "f8"),
+        ("atomic_numbers", numbers, "u1"),
+        ("coordinates", coordinates, "f4"),
+        ("wb97x_dz.energy", energies, "f8"),
+        ("wb97x_dz.forces", forces, "f4"),
+        ("wb97x_tz.energy", np.full(len(energies), np.nan), "f8"),
       ):
         if key not in skip_keys:
           group.create_dataset(key, data=np.asarray(value, dtype))
@@ -84,13 +86,13 @@ def ani1x_groups(count: int, frames: int, seed: int = 0) -> dict[str, tuple]:
   """Random groups of four atoms with the given number of frames."""
   rng = np.random.default_rng(seed)
   return {
-      f"C1H{k + 3}": (
-          [6] + [1] * (k + 3),
-          rng.normal(size=(frames, k + 4, 3)),
-          rng.normal(size=frames) - 40,
-          rng.normal(size=(frames, k + 4, 3)),
-      )
-      for k in range(count)
+    f"C1H{k + 3}": (
+      [6] + [1] * (k + 3),
+      rng.normal(size=(frames, k + 4, 3)),
+      rng.normal(size=frames) - 40,
+      rng.normal(size=(frames, k + 4, 3)),
+    )
+    for k in range(count)
   }
 
 
@@ -126,18 +128,18 @@ def oc22_record(seed: int, n: int = 6) -> dict:
   """The attributes of an OC22 record."""
   rng = np.random.default_rng(seed)
   return {
-      "y": float(rng.normal() - 500),
-      "pos": rng.uniform(0, 5, (n, 3)).astype(np.float32),
-      "cell": (np.eye(3)[None] * 8).astype(np.float32),
-      "atomic_numbers": rng.choice([8, 22, 1], n).astype(np.float32),
-      "natoms": n,
-      "force": rng.normal(size=(n, 3)).astype(np.float32),
-      "fixed": np.array([1, 0] * (n // 2), np.float32),
-      "tags": np.array([0, 1, 2] * (n // 3), np.int64),
-      "nads": 1,
-      "sid": seed,
-      "fid": 7,
-      "oc22": 1,
+    "y": float(rng.normal() - 500),
+    "pos": rng.uniform(0, 5, (n, 3)).astype(np.float32),
+    "cell": (np.eye(3)[None] * 8).astype(np.float32),
+    "atomic_numbers": rng.choice([8, 22, 1], n).astype(np.float32),
+    "natoms": n,
+    "force": rng.normal(size=(n, 3)).astype(np.float32),
+    "fixed": np.array([1, 0] * (n // 2), np.float32),
+    "tags": np.array([0, 1, 2] * (n // 3), np.int64),
+    "nads": 1,
+    "sid": seed,
+    "fid": 7,
+    "oc22": 1,
   }
 
 
@@ -147,8 +149,8 @@ def pickle_data(attributes: Mapping[str, object]) -> bytes:
   data = kinds["Data"].__new__(kinds["Data"])
   store = kinds["GlobalStorage"].__new__(kinds["GlobalStorage"])
   store.__dict__["_mapping"] = {
-      k: kinds["Tensor"](v) if isinstance(v, np.ndarray) else v
-      for k, v in attributes.items()
+    k: kinds["Tensor"](v) if isinstance(v, np.ndarray) else v
+    for k, v in attributes.items()
   }
   data.__dict__["_store"] = store
   try:
@@ -159,8 +161,13 @@ def pickle_data(attributes: Mapping[str, object]) -> bytes:
 
 
 _MODULES = (
-    "torch", "torch._utils", "torch.storage", "torch_geometric",
-    "torch_geometric.data", "torch_geometric.data.data", "torch_geometric.data.storage",
+  "torch",
+  "torch._utils",
+  "torch.storage",
+  "torch_geometric",
+  "torch_geometric.data",
+  "torch_geometric.data.data",
+  "torch_geometric.data.storage",
 )
 _STORAGE = {"f4": "FloatStorage", "f8": "DoubleStorage", "i8": "LongStorage"}
 
@@ -171,8 +178,8 @@ def _fake_modules() -> dict[str, type]:
   sys.modules.update(modules)
   kinds = {}
   for module, name in (
-      ("torch_geometric.data.data", "Data"),
-      ("torch_geometric.data.storage", "GlobalStorage"),
+    ("torch_geometric.data.data", "Data"),
+    ("torch_geometric.data.storage", "GlobalStorage"),
   ):
     kinds[name] = type(name, (), {"__module__": module})
     setattr(modules[module], name, kinds[name])
@@ -186,13 +193,13 @@ def _fake_modules() -> dict[str, type]:
     del args
 
   for module, function in (
-      ("torch._utils", _rebuild_tensor_v2), ("torch.storage", _load_from_bytes)
+    ("torch._utils", _rebuild_tensor_v2),
+    ("torch.storage", _load_from_bytes),
   ):
     function.__module__, function.__qualname__ = module, function.__name__
     setattr(modules[module], function.__name__, function)
 
   class Storage:
-
     def __init__(self, array: np.ndarray):
       self.array = array
 
@@ -200,14 +207,18 @@ def _fake_modules() -> dict[str, type]:
       return _load_from_bytes, (_legacy_storage(self.array),)
 
   class Tensor:
-
     def __init__(self, array: np.ndarray):
       self.array = np.ascontiguousarray(array)
 
     def __reduce__(self):
       strides = tuple(s // self.array.itemsize for s in self.array.strides)
       return _rebuild_tensor_v2, (
-          Storage(self.array), 0, self.array.shape, strides, False, {}
+        Storage(self.array),
+        0,
+        self.array.shape,
+        strides,
+        False,
+        {},
       )
 
   return kinds | {"Tensor": Tensor}
@@ -219,7 +230,6 @@ def _legacy_storage(array: np.ndarray) -> bytes:
   token = object()
 
   class Pickler(pickle.Pickler):
-
     def persistent_id(self, obj):
       if obj is token:
         return ("storage", kind, "77", "cpu", array.size, None)

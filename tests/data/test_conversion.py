@@ -13,8 +13,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from data import conversion, records, schema
-from data.converters import base, oc20, registry
+from data import conversion
+from data import records
+from data import schema
+from data.converters import base
+from data.converters import oc20
+from data.converters import registry
 from jmp_hk import dataset_info_io
 from jmp_hk import structure as structure_lib
 from tests.data import raw_files
@@ -33,18 +37,21 @@ def _shards(folder, split="train"):
 
 def _structures(folder, split="train"):
   return [
-      schema.decode(record)
-      for path in records.list_shards(folder, split)
-      for record in records.read_shard(path)
+    schema.decode(record)
+    for path in records.list_shards(folder, split)
+    for record in records.read_shard(path)
   ]
 
 
 def _command(*arguments):
   environment = os.environ | {"OMP_NUM_THREADS": "1"}
   return subprocess.Popen(
-      [sys.executable, "-m", "data.convert", *map(str, arguments)],
-      cwd=_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-      text=True,
+    [sys.executable, "-m", "data.convert", *map(str, arguments)],
+    cwd=_ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
   )
 
 
@@ -73,7 +80,8 @@ def test_dataset_info(tmp_path):
   facts = info.provenance["splits"]["train"]
   assert facts["command"] == "the command"
   assert [s["name"] for s in facts["sources"]] == sorted(
-      f"{k}.{end}.xz" for k in range(2) for end in ("extxyz", "txt"))
+    f"{k}.{end}.xz" for k in range(2) for end in ("extxyz", "txt")
+  )
   assert all(re.fullmatch("[0-9a-f]{64}", s["sha256"]) for s in facts["sources"])
   assert info.units["forces"] == "eV/Å" and info.evaluate_free_atoms_only
 
@@ -99,7 +107,8 @@ def test_a_finished_conversion_is_left_alone(tmp_path):
 def test_splits_add_up_and_references_come_from_train_alone(tmp_path):
   train = raw_files.oc20_folder(tmp_path / "train", files=2)
   val = raw_files.write_oc20(
-      tmp_path / "held", {0: [raw_files.oc20_frame(99, energy=1e4)]})
+    tmp_path / "held", {0: [raw_files.oc20_frame(99, energy=1e4)]}
+  )
   alone = _convert(train, tmp_path / "alone")
   # The order of the invocations does not matter.
   first = _convert(val, tmp_path / "out", split="val_id")
@@ -119,8 +128,10 @@ def test_another_input_or_plan_is_refused_unless_overwritten(tmp_path):
   with pytest.raises(base.PlanError, match="raw files was 4, is 6.*--overwrite"):
     _convert(second, output)
   # Same names and sizes, other content.
-  third = raw_files.write_oc20(tmp_path / "c", {
-      k: [raw_files.oc20_frame(7 * k + i, 3 + i) for i in range(4)] for k in range(2)})
+  third = raw_files.write_oc20(
+    tmp_path / "c",
+    {k: [raw_files.oc20_frame(7 * k + i, 3 + i) for i in range(4)] for k in range(2)},
+  )
   with pytest.raises(base.PlanError, match="content of the raw files"):
     _convert(third, output)
   # Another dataset does not fit into the same directory at all.
@@ -152,8 +163,13 @@ def test_killed_conversion_resumes_to_the_same_bytes(tmp_path):
       shutil.copy(source / f"0.{end}.xz", source / f"{k}.{end}.xz")
   _convert(source, tmp_path / "whole")
   output = tmp_path / "killed"
-  arguments = ("--dataset=oc20", f"--input={source}", f"--output={output}",
-               "--split=train", "--num_workers=2")
+  arguments = (
+    "--dataset=oc20",
+    f"--input={source}",
+    f"--output={output}",
+    "--split=train",
+    "--num_workers=2",
+  )
   process = _command(*arguments)
   deadline = time.monotonic() + 60
   while not list(output.glob("*.tfrecord")) and time.monotonic() < deadline:
@@ -180,13 +196,23 @@ def test_killed_conversion_resumes_to_the_same_bytes(tmp_path):
 def test_command_fails_in_one_line_with_a_sentence(tmp_path):
   source = raw_files.oc20_folder(tmp_path / "raw", files=1)
   for arguments, expected in (
-      ((), "--dataset is required"),
-      (("--dataset=oc20", "--input=nowhere"), "--output is required"),
-      (("--dataset=oc20", "--input=nowhere", "--output=x"), "nowhere does not exist"),
-      (("--dataset=oc20", f"--input={source}", f"--output={tmp_path / 'x'}"),
-       "--split=train"),
-      (("--dataset=oc20", f"--input={source}", f"--output={tmp_path / 'x'}",
-        "--split=train", "--energy_key=e"), "no option --energy_key"),
+    ((), "--dataset is required"),
+    (("--dataset=oc20", "--input=nowhere"), "--output is required"),
+    (("--dataset=oc20", "--input=nowhere", "--output=x"), "nowhere does not exist"),
+    (
+      ("--dataset=oc20", f"--input={source}", f"--output={tmp_path / 'x'}"),
+      "--split=train",
+    ),
+    (
+      (
+        "--dataset=oc20",
+        f"--input={source}",
+        f"--output={tmp_path / 'x'}",
+        "--split=train",
+        "--energy_key=e",
+      ),
+      "no option --energy_key",
+    ),
   ):
     process = _command(*arguments)
     _, error = process.communicate(timeout=60)
@@ -198,24 +224,29 @@ def _bad_frames():
   good = raw_files.oc20_frame(1)
   first_atom = good.splitlines()[2]
   return {
-      "finite energy": raw_files.oc20_frame(1, energy=float("nan")),
-      "finite forces": good.replace(first_atom, first_atom.rsplit(maxsplit=1)[0] + " nan"),
-      "finite positions": good.replace(
-          first_atom, first_atom.replace(first_atom.split()[1], "inf", 1)),
-      "atomic numbers from 1 to 118": good.replace(first_atom.split()[0], "X", 1),
-      "column 'species'": good.replace(first_atom.split()[0], "Qq", 1),
-      "zero volume": raw_files.oc20_frame(1, lattice="5 0 0 10 0 0 0 0 20"),
-      "nine|expected 9": raw_files.oc20_frame(1, lattice="5 0 0 10"),
-      "column 'forces'": good.replace(":forces:", ":force:"),
-      "entries for each": good.replace(first_atom, first_atom + " 1.0"),
-      "key 'energy'": good.replace(" energy=", " Energy="),
+    "finite energy": raw_files.oc20_frame(1, energy=float("nan")),
+    "finite forces": good.replace(
+      first_atom, first_atom.rsplit(maxsplit=1)[0] + " nan"
+    ),
+    "finite positions": good.replace(
+      first_atom, first_atom.replace(first_atom.split()[1], "inf", 1)
+    ),
+    "atomic numbers from 1 to 118": good.replace(first_atom.split()[0], "X", 1),
+    "column 'species'": good.replace(first_atom.split()[0], "Qq", 1),
+    "zero volume": raw_files.oc20_frame(1, lattice="5 0 0 10 0 0 0 0 20"),
+    "nine|expected 9": raw_files.oc20_frame(1, lattice="5 0 0 10"),
+    "column 'forces'": good.replace(":forces:", ":force:"),
+    "entries for each": good.replace(first_atom, first_atom + " 1.0"),
+    "key 'energy'": good.replace(" energy=", " Energy="),
   }
 
 
 @pytest.mark.parametrize("reason", list(_bad_frames()))
 def test_bad_record_is_named_and_may_be_skipped(tmp_path, reason):
-  source = raw_files.write_oc20(tmp_path / "raw", {
-      4: [raw_files.oc20_frame(0), _bad_frames()[reason], raw_files.oc20_frame(2)]})
+  source = raw_files.write_oc20(
+    tmp_path / "raw",
+    {4: [raw_files.oc20_frame(0), _bad_frames()[reason], raw_files.oc20_frame(2)]},
+  )
   with pytest.raises(structure_lib.InvalidStructureError, match=reason) as caught:
     _convert(source, tmp_path / "out")
   assert "4.extxyz.xz:1:random4,frame1: expected" in str(caught.value)

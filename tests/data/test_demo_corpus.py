@@ -8,8 +8,8 @@ import pathlib
 import re
 import tarfile
 
-from ase import units
 import ase
+from ase import units
 import ase.calculators.emt
 import ase.io
 import h5py
@@ -83,8 +83,9 @@ def test_ani1x_has_the_keys_units_and_gaps_of_the_release():
     for formula, group in file.items():
       numbers, energies = group["atomic_numbers"][:], group["wb97x_dz.energy"][:]
       forces = group["wb97x_dz.forces"][:]
-      assert group["coordinates"].shape == forces.shape == (
-          len(energies), len(numbers), 3)
+      assert (
+        group["coordinates"].shape == forces.shape == (len(energies), len(numbers), 3)
+      )
       assert (numbers.dtype, energies.dtype, forces.dtype) == ("u1", "f8", "f4")
       assert len(numbers) == sum(int(n) for n in re.findall(r"\d+", formula)) >= 4
       known = np.isfinite(energies)
@@ -114,15 +115,18 @@ def test_transition1x_has_the_groups_of_the_release():
 def _check_reaction(group: h5py.Group) -> None:
   energy = group["wB97x_6-31G(d).energy"][:]
   forces = group["wB97x_6-31G(d).forces"][:]
-  assert group["positions"].shape == forces.shape == (
-      len(energy), len(group["atomic_numbers"]), 3)
+  assert (
+    group["positions"].shape
+    == forces.shape
+    == (len(energy), len(group["atomic_numbers"]), 3)
+  )
   np.testing.assert_allclose(forces.sum(axis=1), 0, atol=1e-3)
   for state in ("reactant", "product", "transition_state"):
     (value,) = group[state]["wB97x_6-31G(d).energy"][:]
     assert value in energy
   # eV: a reaction of a small molecule spans tenths to some tens.
   assert 0.3 < np.ptp(energy) < 25
-  # No frame is stuck in an excited state, which would stand out from its neighbours.
+  # No frame is stuck in an excited state, which would stand out from its neighbors.
   initial, relaxed = energy[:8], energy[8:]
   for part in (initial, relaxed):
     middle = 0.5 * (part[:-2] + part[2:])
@@ -174,8 +178,15 @@ def test_molecular_labels_can_be_computed_again(level):
 def test_rmd17_has_the_release_layout_and_units():
   with np.load(_RAW / "rmd17" / "npz_data" / "rmd17_ethanol.npz") as file:
     data = dict(file)
-  assert set(data) == {"nuclear_charges", "coords", "energies", "forces", "old_indices",
-                       "old_energies", "old_forces"}
+  assert set(data) == {
+    "nuclear_charges",
+    "coords",
+    "energies",
+    "forces",
+    "old_indices",
+    "old_energies",
+    "old_forces",
+  }
   frames, atoms = data["coords"].shape[:2]
   assert (frames, atoms) == (1500, 9) and data["nuclear_charges"].dtype == np.uint8
   assert data["forces"].shape == data["old_forces"].shape == (frames, atoms, 3)
@@ -185,8 +196,9 @@ def test_rmd17_has_the_release_layout_and_units():
   assert 0.8 < data["forces"].std() * _KCAL < 1.8
   for split in range(1, 6):
     train, test = (
-        np.loadtxt(_RAW / f"rmd17/splits/index_{part}_{split:02d}.csv", dtype=int)
-        for part in ("train", "test"))
+      np.loadtxt(_RAW / f"rmd17/splits/index_{part}_{split:02d}.csv", dtype=int)
+      for part in ("train", "test")
+    )
     assert len(train) == 1000 and not set(train) & set(test)
     assert max(train.max(), test.max()) < frames
 
@@ -247,9 +259,11 @@ def test_matbench_targets_are_formation_energies_of_emt():
 def _atoms(structure: dict) -> ase.Atoms:
   sites = structure["sites"]
   return ase.Atoms(
-      [site["species"][0]["element"] for site in sites],
-      scaled_positions=[site["abc"] for site in sites],
-      cell=structure["lattice"]["matrix"], pbc=True)
+    [site["species"][0]["element"] for site in sites],
+    scaled_positions=[site["abc"] for site in sites],
+    cell=structure["lattice"]["matrix"],
+    pbc=True,
+  )
 
 
 def _emt(atoms: ase.Atoms) -> float:

@@ -1,12 +1,15 @@
 """The record layout round-trips and is a `tf.train.Example`."""
 
 import hypothesis
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import strategies as st
 
-from data import crc32c, parsing, records, schema
+from data import crc32c
+from data import parsing
+from data import records
+from data import schema
 from jmp_hk import structure as structure_lib
 
 
@@ -19,21 +22,21 @@ def structures(draw, labels: tuple[bool, bool, bool] | None = None):
   targets = {}
   if extra:
     targets = {
-        "scalar": np.float64(rng.normal()).reshape(()),
-        "spectrum": rng.normal(size=7),
-        "charges": rng.normal(size=(n, 1)).astype(np.float32),
+      "scalar": np.float64(rng.normal()).reshape(()),
+      "spectrum": rng.normal(size=7),
+      "charges": rng.normal(size=(n, 1)).astype(np.float32),
     }
   return structure_lib.Structure(
-      positions=rng.normal(size=(n, 3)).astype(np.float32) * 10,
-      atomic_numbers=rng.integers(1, 119, n).astype(np.int32),
-      cell=rng.normal(size=(3, 3)) * 20,
-      pbc=rng.random(3) < 0.5,
-      tags=rng.integers(0, 3, n).astype(np.int32),
-      fixed=rng.random(n) < 0.5,
-      energy=draw(st.floats(-1e7, 1e7)) if energy else None,
-      forces=rng.normal(size=(n, 3)).astype(np.float32) if forces else None,
-      targets=targets,
-      record_id=draw(st.text(max_size=300)),
+    positions=rng.normal(size=(n, 3)).astype(np.float32) * 10,
+    atomic_numbers=rng.integers(1, 119, n).astype(np.int32),
+    cell=rng.normal(size=(3, 3)) * 20,
+    pbc=rng.random(3) < 0.5,
+    tags=rng.integers(0, 3, n).astype(np.int32),
+    fixed=rng.random(n) < 0.5,
+    energy=draw(st.floats(-1e7, 1e7)) if energy else None,
+    forces=rng.normal(size=(n, 3)).astype(np.float32) if forces else None,
+    targets=targets,
+    record_id=draw(st.text(max_size=300)),
   )
 
 
@@ -70,9 +73,9 @@ def test_is_a_tf_example(structure):
 
 
 @hypothesis.given(
-    st.tuples(*[st.booleans()] * 3).flatmap(
-        lambda labels: st.lists(structures(labels), min_size=1, max_size=5)
-    )
+  st.tuples(*[st.booleans()] * 3).flatmap(
+    lambda labels: st.lists(structures(labels), min_size=1, max_size=5)
+  )
 )
 @hypothesis.settings(max_examples=20, deadline=None)
 def test_batched_parse(batch):
@@ -104,8 +107,14 @@ def test_cut_record_is_refused(cut):
 
 def schema_example(**labels) -> structure_lib.Structure:
   return structure_lib.Structure(
-      np.zeros((2, 3)), np.array([1, 8]), np.zeros((3, 3)), np.zeros(3, bool),
-      np.full(2, 2), np.zeros(2, bool), record_id="x:0", **labels,
+    np.zeros((2, 3)),
+    np.array([1, 8]),
+    np.zeros((3, 3)),
+    np.zeros(3, bool),
+    np.full(2, 2),
+    np.zeros(2, bool),
+    record_id="x:0",
+    **labels,
   )
 
 

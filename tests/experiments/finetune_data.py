@@ -2,25 +2,24 @@
 
 import pathlib
 
+from absl import flags
 import ase
 import ase.build
-import ase.io
 from ase.calculators import singlepoint
+import ase.io
 import numpy as np
 
-from absl import flags
-
 from data import convert
-from experiments import finetune_flags
-from experiments import tasks
+from experiments.command_line import finetune_flags
+from experiments.command_line import tasks
 from tests.experiments import demo_data
 
 CLASS_LABELS = ("mp_is_metal", "kind")
 SCALAR_LABELS = tuple(
-    target.name
-    for task in tasks.TASKS.values()
-    for target in task.targets
-    if target.name not in ("energy", "forces", *CLASS_LABELS)
+  target.name
+  for task in tasks.TASKS.values()
+  for target in task.targets
+  if target.name not in ("energy", "forces", *CLASS_LABELS)
 )
 FLAGS = tuple(flag for flag in demo_data.TINY_FLAGS if "limit" not in flag)
 
@@ -35,7 +34,7 @@ def molecules(count: int, seed: int = 0) -> list[ase.Atoms]:
     atoms.rattle(0.1, rng=rng)
     away = atoms.positions - reference
     atoms.calc = singlepoint.SinglePointCalculator(
-        atoms, energy=float((away**2).sum()) - 5.0 * len(atoms), forces=-2 * away
+      atoms, energy=float((away**2).sum()) - 5.0 * len(atoms), forces=-2 * away
     )
     size = float((atoms.positions**2).sum())
     atoms.info |= {name: size + i for i, name in enumerate(SCALAR_LABELS)}
@@ -52,13 +51,17 @@ def convert_all(directory: pathlib.Path, count: int = 30) -> pathlib.Path:
   labels = [f"{name}:structure:X" for name in SCALAR_LABELS]
   labels += [f"{name}:class" for name in CLASS_LABELS] + ["shift:atoms:Ang"]
   convert.run(
-      convert.Config(
-          dataset="ase", input=str(raw), output=str(directory / "mine"),
-          options={
-              "name": "mine", "targets": ",".join(labels), "cutoff": "6.0",
-              "split_fractions": "0.6,0.2,0.2",
-          },
-      )
+    convert.Config(
+      dataset="ase",
+      input=str(raw),
+      output=str(directory / "mine"),
+      options={
+        "name": "mine",
+        "targets": ",".join(labels),
+        "cutoff": "6.0",
+        "split_fractions": "0.6,0.2,0.2",
+      },
+    )
   )
   return directory / "mine"
 

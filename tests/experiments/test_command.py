@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments import command
-from experiments import config as config_lib
+from experiments.command_line import command
+from experiments.command_line import config as config_lib
 
 
 def _fail(error):

@@ -4,9 +4,9 @@ import dataclasses
 
 from absl import flags
 
-from experiments import config as config_lib
 from experiments import feeds
 from experiments import pretrain
+from experiments.command_line import config as config_lib
 from tests.experiments import demo_data
 
 
@@ -14,10 +14,15 @@ def _config(workdir, datasets, edge_dropout: float) -> config_lib.RunConfig:
   values = flags.FlagValues()
   pretrain.define_flags(values)
   only = {"ani1x": datasets["ani1x"]}
-  values([
-      "pretrain", f"--workdir={workdir}", demo_data.dataset_flag(only),
-      *demo_data.TINY_FLAGS, f"--edge_dropout={edge_dropout}",
-  ])
+  values(
+    [
+      "pretrain",
+      f"--workdir={workdir}",
+      demo_data.dataset_flag(only),
+      *demo_data.TINY_FLAGS,
+      f"--edge_dropout={edge_dropout}",
+    ]
+  )
   return pretrain.make_config(values, pretrain.check_flags(values))
 
 

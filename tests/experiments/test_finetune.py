@@ -10,19 +10,24 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import comparison
-from experiments import config as config_lib
 from experiments import evaluate
 from experiments import finetune
 from experiments import report
-from jmp_hk.training import model_directory
-from jmp_hk.training import parameters
+from experiments.command_line import config as config_lib
+from experiments.reports import comparison
+from jmp_hk.checkpoints import model_directory
+from jmp_hk.models import parameters
 from tests.experiments import finetune_data
 
 _RUN = (
-    *finetune_data.FLAGS, "--num_steps=6", "--decay_epochs=2", "--evaluate_every=3",
-    "--checkpoint_every=3", "--early_stopping_patience=0", "--compilation_cache=",
-    "--ema_decay=0.5",
+  *finetune_data.FLAGS,
+  "--num_steps=6",
+  "--decay_epochs=2",
+  "--evaluate_every=3",
+  "--checkpoint_every=3",
+  "--early_stopping_patience=0",
+  "--compilation_cache=",
+  "--ema_decay=0.5",
 )
 _TARGET = "--target=forces=conservative_forces,coefficient=10"
 
@@ -45,7 +50,7 @@ def _scratch(data, tmp_path_factory):
   """A run from scratch."""
   workdir = tmp_path_factory.mktemp("scratch")
   finetune.run(
-      finetune_data.parse(*_RUN, _TARGET, f"--data={data}", f"--workdir={workdir}")
+    finetune_data.parse(*_RUN, _TARGET, f"--data={data}", f"--workdir={workdir}")
   )
   return workdir
 
@@ -54,11 +59,17 @@ def _scratch(data, tmp_path_factory):
 def _tuned(data, scratch, tmp_path_factory):
   """A run that continues with another kind of target; the embedding is frozen."""
   workdir = tmp_path_factory.mktemp("tuned")
-  finetune.run(finetune_data.parse(
-      *(f for f in _RUN if not f.startswith("--model")), "--target=kind=multiclass",
-      "--target=mu=scalar,reduction=mean", f"--data={data}", f"--workdir={workdir}",
-      f"--checkpoint={scratch}", "--frozen=^atom_embedding/",
-  ))
+  finetune.run(
+    finetune_data.parse(
+      *(f for f in _RUN if not f.startswith("--model")),
+      "--target=kind=multiclass",
+      "--target=mu=scalar,reduction=mean",
+      f"--data={data}",
+      f"--workdir={workdir}",
+      f"--checkpoint={scratch}",
+      "--frozen=^atom_embedding/",
+    )
+  )
   return workdir
 
 
@@ -84,12 +95,18 @@ def test_a_run_ends_with_its_test(scratch, data):
 
 def test_predictions_and_metrics_agree(scratch):
   frames = ase.io.read(scratch / "test" / "predictions.extxyz", ":")
-  error = np.concatenate([f.get_forces() - f.arrays["reference_forces"] for f in frames])
+  error = np.concatenate(
+    [f.get_forces() - f.arrays["reference_forces"] for f in frames]
+  )
   test = json.loads((scratch / "test" / "metrics.json").read_text())
-  assert np.abs(error).mean() == pytest.approx(test["targets"]["forces"]["mae"], rel=1e-4)
+  assert np.abs(error).mean() == pytest.approx(
+    test["targets"]["forces"]["mae"], rel=1e-4
+  )
   rows = list(csv.DictReader((scratch / "test" / "predictions.csv").open()))
   assert [row["record"] for row in rows] == [frame.info["record"] for frame in frames]
-  expected = np.abs(frames[0].get_forces() - frames[0].arrays["reference_forces"]).mean()
+  expected = np.abs(
+    frames[0].get_forces() - frames[0].arrays["reference_forces"]
+  ).mean()
   assert float(rows[0]["forces_mae"]) == pytest.approx(expected, rel=1e-4)
   # Without a net force and independent of the reference energies.
   assert np.abs(frames[0].get_forces().sum(axis=0)).max() < 1e-3
@@ -107,7 +124,7 @@ def test_best_weights_are_chosen_in_validation(scratch):
 
 def test_evaluation_of_a_checkpoint_equals_validation(scratch, data, tmp_path):
   metrics = _evaluate(
-      f"--checkpoint={scratch}", f"--data={data}", "--split=val", f"--output={tmp_path}"
+    f"--checkpoint={scratch}", f"--data={data}", "--split=val", f"--output={tmp_path}"
   )
   result = comparison.load_run(scratch).result
   assert 1000 * metrics["forces"]["mae"] == pytest.approx(result.validation, rel=1e-4)
@@ -127,7 +144,9 @@ def test_loaded_parameters_are_in_one_table(tuned, scratch):
 def test_sizes_scales_and_frozen_parameters_come_from_the_checkpoint(tuned, scratch):
   before = model_directory.load_model_directory(scratch)  # The averaged weights.
   after = model_directory.load_model_directory(tuned)
-  assert after.config.backbone.atom_channels == before.config.backbone.atom_channels == 8
+  assert (
+    after.config.backbone.atom_channels == before.config.backbone.atom_channels == 8
+  )
   name = "atom_embedding/embeddings"
   old, new = parameters.flatten(before.variables), parameters.flatten(after.variables)
   frozen = [path for path in new if "atom_embedding" in path or "scale_factor" in path]
@@ -148,17 +167,23 @@ def test_classes_and_scalars_are_tested(tuned):
 
 def test_other_flags_in_the_same_directory_are_refused(scratch, data):
   with pytest.raises(config_lib.FlagError, match="learning_rate: 0.001 → 0.002"):
-    finetune.run(finetune_data.parse(
-        *_RUN, _TARGET, f"--data={data}", f"--workdir={scratch}", "--learning_rate=0.002"
-    ))
+    finetune.run(
+      finetune_data.parse(
+        *_RUN,
+        _TARGET,
+        f"--data={data}",
+        f"--workdir={scratch}",
+        "--learning_rate=0.002",
+      )
+    )
 
 
 def test_a_backbone_that_does_not_fit_is_refused(scratch, data):
   arguments = ("--target=mu=scalar", f"--data={data}", f"--checkpoint={scratch}")
   with pytest.raises(config_lib.FlagError, match="num_blocks: 1 → 4"):
-    finetune.check_flags(finetune_data.parse(
-        *arguments, "--workdir=w", "--model=gemnet_oc_small"
-    ))
+    finetune.check_flags(
+      finetune_data.parse(*arguments, "--workdir=w", "--model=gemnet_oc_small")
+    )
 
 
 def test_report_of_both(scratch, tuned, tmp_path):
@@ -167,14 +192,17 @@ def test_report_of_both(scratch, tuned, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--checkpoint is required"),
-        (["--checkpoint=nowhere", "--data={data}"], "no checkpoint in nowhere"),
-        (["--checkpoint={scratch}", "--data=nowhere"], "nowhere of 'data' does not exist"),
-        (["--checkpoint={scratch}", "--data={data}", "--head=oc20"], "name one of the model"),
-        (["--checkpoint={scratch}", "--data={data}", "--split=dev"], "dev"),
-    ],
+  ("arguments", "message"),
+  [
+    ([], "--checkpoint is required"),
+    (["--checkpoint=nowhere", "--data={data}"], "no checkpoint in nowhere"),
+    (["--checkpoint={scratch}", "--data=nowhere"], "nowhere of 'data' does not exist"),
+    (
+      ["--checkpoint={scratch}", "--data={data}", "--head=oc20"],
+      "name one of the model",
+    ),
+    (["--checkpoint={scratch}", "--data={data}", "--split=dev"], "dev"),
+  ],
 )
 def test_wrong_flags_of_evaluation(arguments, message, scratch, data):
   with pytest.raises(config_lib.FlagError, match=message):

@@ -5,15 +5,15 @@ import pathlib
 from absl import flags
 import pytest
 
-from experiments import config as config_lib
 from experiments import finetune_demo
-from experiments import finetune_flags
-from experiments import tasks
+from experiments.command_line import config as config_lib
+from experiments.command_line import finetune_flags
+from experiments.command_line import tasks
 from tests.experiments import demo_data
 from tests.experiments import finetune_data
 
 _FILES = sorted(
-    path for path in finetune_demo.FLAG_FILES.glob("*.flags") if path.stem != "common"
+  path for path in finetune_demo.FLAG_FILES.glob("*.flags") if path.stem != "common"
 )
 
 
@@ -32,24 +32,20 @@ def test_both_starts_have_the_same_budget(monkeypatch, tmp_path):
   monkeypatch.chdir(demo_data.ROOT)
   values = _demo(f"--checkpoint={tmp_path}", "--workdir=w", "--tasks=rmd17")
   scratch, tuned = (
-      finetune_demo._flags(values, "rmd17", start, tmp_path / start)
-      for start in (finetune_demo.SCRATCH, finetune_demo.FINE_TUNED)
+    finetune_demo._flags(values, "rmd17", start, tmp_path / start)
+    for start in (finetune_demo.SCRATCH, finetune_demo.FINE_TUNED)
   )
-  differences = {
-      name
-      for name in scratch
-      if scratch[name].value != tuned[name].value
-  }
+  differences = {name for name in scratch if scratch[name].value != tuned[name].value}
   assert differences == {"workdir", "checkpoint"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--checkpoint=nowhere", "--workdir=w", "--tasks=rmd17"], "pre-training demo"),
-        (["--workdir=w", "--tasks=rmd17"], "--checkpoint is required"),
-        (["--checkpoint=.", "--workdir=w", "--tasks=rmd18"], "no 'rmd18' among"),
-    ],
+  ("arguments", "message"),
+  [
+    (["--checkpoint=nowhere", "--workdir=w", "--tasks=rmd17"], "pre-training demo"),
+    (["--workdir=w", "--tasks=rmd17"], "--checkpoint is required"),
+    (["--checkpoint=.", "--workdir=w", "--tasks=rmd18"], "no 'rmd18' among"),
+  ],
 )
 def test_wrong_flags_say_what_to_do(arguments, message):
   with pytest.raises(config_lib.FlagError, match=message):

@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import pytest
 
-from experiments import config as config_lib
 from experiments import feeds
 from experiments import finetune
-from experiments import finetune_flags
-from experiments import tasks
-from jmp_hk import model as model_lib
-from jmp_hk import tasks as tasks_lib
+from experiments.command_line import config as config_lib
+from experiments.command_line import finetune_flags
+from experiments.command_line import tasks
+from jmp_hk.models import model as model_lib
+from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import config as train_config
 from jmp_hk.training import optimizer as optimizer_lib
 from tests.experiments import finetune_data
@@ -41,7 +41,7 @@ def _shapes(config, budget):
   """Shapes of variables and predictions on an example batch."""
   opened = feeds.datasets_lib.open_datasets(config.datasets, config.model.tasks)
   data = feeds.Data(opened, (), config.model.tasks, budget, config.pipeline, (0,))
-  batch = feeds.first_lane(data.empty_batch().batch)
+  batch = feeds.first_microbatch(data.empty_batch().batch)
   model = model_lib.build_model(config.model)
   variables = jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
   return variables, jax.eval_shape(model.apply, variables, None, batch)
@@ -54,14 +54,22 @@ def test_every_task_has_a_flag_file():
     counts[task.dataset] = counts.get(task.dataset, 0) + 1
   # One of MatBench's nine is not among the published forty.
   assert counts == {
-      "qm9": 12, "rmd17": 10, "md22": 7, "spice": 2, "matbench": 9, "qmof": 1
+    "qm9": 12,
+    "rmd17": 10,
+    "md22": 7,
+    "spice": 2,
+    "matbench": 9,
+    "qmof": 1,
   }
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
 def test_flag_files_build_model_head_and_optimizer(path, data, budget):
-  small = ("--model=tiny", "--model_override=num_blocks=1,atom_channels=8,"
-           "edge_channels=10,num_radial=6,num_spherical=3")
+  small = (
+    "--model=tiny",
+    "--model_override=num_blocks=1,atom_channels=8,"
+    "edge_channels=10,num_radial=6,num_spherical=3",
+  )
   config = _config(data, f"--task={path.stem}", *small)
   task = tasks.TASKS[path.stem]
   assert config.model.tasks == (task.config,)
@@ -80,8 +88,8 @@ def test_flag_files_build_model_head_and_optimizer(path, data, budget):
 
 
 @pytest.mark.parametrize(
-    ("task", "model", "blocks"),
-    [("rmd17_aspirin", "gemnet_oc_large", 6), ("matbench_phonons", "gemnet_oc_small", 4)],
+  ("task", "model", "blocks"),
+  [("rmd17_aspirin", "gemnet_oc_large", 6), ("matbench_phonons", "gemnet_oc_small", 4)],
 )
 def test_published_sizes_and_rates(task, model, blocks, data, budget):
   config = _config(data, f"--task={task}", f"--model={model}")
@@ -94,7 +102,9 @@ def test_published_sizes_and_rates(task, model, blocks, data, budget):
   optimizer_lib.make_optimizer(changed, variables.params)
   of = lambda path: optimizer_lib.group_factor(factors, path)
   assert of("atom_embedding/embeddings") == 0.3
-  expected = {4: (0.35, 0.4, 0.55, 0.625), 6: (0.55, 0.4, 0.3, 0.4, 0.55, 0.625)}[blocks]
+  expected = {4: (0.35, 0.4, 0.55, 0.625), 6: (0.55, 0.4, 0.3, 0.4, 0.55, 0.625)}[
+    blocks
+  ]
   for i, factor in enumerate(expected):
     assert of(f"backbone/int_blocks_{i}/dense_ca/w") == factor
     assert of(f"backbone/out_blocks_{i + 1}/dense_rbf/w") == factor
@@ -132,7 +142,7 @@ def test_command_line_counts_more_than_the_tasks_file(data):
 
 def test_folds_are_filled_in():
   values = finetune_data.parse(
-      "--task=matbench_jdft2d", "--fold=3", "--workdir=runs/jdft2d_{fold}"
+    "--task=matbench_jdft2d", "--fold=3", "--workdir=runs/jdft2d_{fold}"
   )
   directory = lambda name: finetune_flags.directory(values, name)
   assert directory("data") == "data_cache/matbench_jdft2d_fold3"
@@ -141,9 +151,13 @@ def test_folds_are_filled_in():
 
 def test_targets_of_ones_own(data):
   config = _config(
-      data, "--target=mu=scalar,reduction=mean,coefficient=2", "--target=kind=multiclass",
-      "--target=shift=vector", "--target=energy=energy,coefficient=0.5",
-      "--target=forces=conservative_forces,coefficient=10", "--name=all",
+    data,
+    "--target=mu=scalar,reduction=mean,coefficient=2",
+    "--target=kind=multiclass",
+    "--target=shift=vector",
+    "--target=energy=energy,coefficient=0.5",
+    "--target=forces=conservative_forces,coefficient=10",
+    "--name=all",
   )
   (task,) = config.model.tasks
   by_name = {target.name: target for target in task.targets}
@@ -157,21 +171,21 @@ def test_targets_of_ones_own(data):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "Say what to learn"),
-        (["--task=qm9_u0", "--target=mu=scalar"], "not both"),
-        (["--task=qm9_u00"], "no task 'qm9_u00'"),
-        (["--target=mu=number"], "does not read NAME=KIND"),
-        (["--target=mu=scalar,power=2"], "does not read NAME=KIND"),
-        (["--target=mu=energy"], "for the label 'energy'"),
-        (["--target=mu=scalar,reduction=median"], "median"),
-        (["--target=mu=scalar", "--target=mu=scalar"], "names a label twice"),
-        (["--target=dipole=scalar"], "no label 'dipole'"),
-        (["--target=mu=multiclass"], "holds no classes"),
-        (["--target=kind=binary"], "has 3 classes"),
-        (["--target=mu=scalar", "--checkpoint=nowhere"], "no checkpoint in nowhere"),
-    ],
+  ("arguments", "message"),
+  [
+    ([], "Say what to learn"),
+    (["--task=qm9_u0", "--target=mu=scalar"], "not both"),
+    (["--task=qm9_u00"], "no task 'qm9_u00'"),
+    (["--target=mu=number"], "does not read NAME=KIND"),
+    (["--target=mu=scalar,power=2"], "does not read NAME=KIND"),
+    (["--target=mu=energy"], "for the label 'energy'"),
+    (["--target=mu=scalar,reduction=median"], "median"),
+    (["--target=mu=scalar", "--target=mu=scalar"], "names a label twice"),
+    (["--target=dipole=scalar"], "no label 'dipole'"),
+    (["--target=mu=multiclass"], "holds no classes"),
+    (["--target=kind=binary"], "has 3 classes"),
+    (["--target=mu=scalar", "--checkpoint=nowhere"], "no checkpoint in nowhere"),
+  ],
 )
 def test_wrong_flags_say_what_to_do(arguments, message, data):
   with pytest.raises(config_lib.FlagError, match=message):

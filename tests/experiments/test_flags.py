@@ -7,16 +7,18 @@ import pathlib
 from absl import flags
 import pytest
 
-from experiments import config as config_lib
-from experiments import model_flags
 from experiments import pretrain
-from experiments import workdir as workdir_lib
-from jmp_hk import config_io
+from experiments.command_line import config as config_lib
+from experiments.command_line import model_flags
+from experiments.command_line import workdir as workdir_lib
 from jmp_hk import dataset_info_io
+from jmp_hk import serialization
 from jmp_hk.training import config as train_config
 from tests.experiments import demo_data
 
-_FLAG_FILES = sorted((demo_data.ROOT / "experiments" / "flags").glob("pretrain_*.flags"))
+_FLAG_FILES = sorted(
+  (demo_data.ROOT / "experiments" / "flags").glob("pretrain_*.flags")
+)
 
 
 def parse(*arguments: str) -> flags.FlagValues:
@@ -27,7 +29,9 @@ def parse(*arguments: str) -> flags.FlagValues:
   return values
 
 
-def _config(datasets, *arguments: str, workdir=pathlib.Path("w")) -> config_lib.RunConfig:
+def _config(
+  datasets, *arguments: str, workdir=pathlib.Path("w")
+) -> config_lib.RunConfig:
   values = parse(demo_data.dataset_flag(datasets), "--workdir=w", *arguments)
   return pretrain.make_config(values, workdir)
 
@@ -36,9 +40,10 @@ def _config(datasets, *arguments: str, workdir=pathlib.Path("w")) -> config_lib.
 def test_flag_files_describe_a_run(path, datasets):
   # The recipe's data are not here, so the same flags are read with other datasets.
   arguments = [
-      line for line in path.read_text().splitlines()
-      if line.startswith("--")
-      and not line.startswith(("--datasets", "--convert", "--force_coefficients"))
+    line
+    for line in path.read_text().splitlines()
+    if line.startswith("--")
+    and not line.startswith(("--datasets", "--convert", "--force_coefficients"))
   ]
   config = _config(datasets, *arguments, "--num_steps=100000")
   assert config.train.num_steps == 100000
@@ -49,7 +54,10 @@ def test_published_recipe_is_the_default(datasets):
   config = _config(datasets, "--num_steps=10000", "--model=gemnet_oc_large")
   optimizer = config.train.optimizer
   assert (optimizer.b1, optimizer.b2, optimizer.weight_decay) == (0.9, 0.95, 0.1)
-  assert (optimizer.clip, optimizer.clip_threshold) == (train_config.Clip.GLOBAL_NORM, 1.0)
+  assert (optimizer.clip, optimizer.clip_threshold) == (
+    train_config.Clip.GLOBAL_NORM,
+    1.0,
+  )
   schedule = optimizer.schedule
   assert (schedule.learning_rate, schedule.warmup_steps) == (3e-4, 2000)
   assert (schedule.warmup_factor, schedule.final_factor) == (0.2, 0.1)
@@ -65,12 +73,25 @@ def test_published_recipe_is_the_default(datasets):
 
 def test_ablations_arrive(datasets):
   config = _config(
-      datasets, "--num_steps=5000", "--temperature=inf", "--nostructure_wise_loss",
-      "--weight_decay=0", "--dropout=0.2", "--edge_dropout=0", "--ema_decay=0",
-      "--train_on_free_atoms_only", "--energy_coefficient=0",
-      "--force_coefficients=ani1x=2,7", "--batch_size=3", "--budget=num_atoms=512",
-      "--precision=float32", "--seed=5", "--num_lanes=4", "--clip=value",
-      "--frozen=atom_embedding", "--learning_rate_factors=int_blocks_0=0.5",
+    datasets,
+    "--num_steps=5000",
+    "--temperature=inf",
+    "--nostructure_wise_loss",
+    "--weight_decay=0",
+    "--dropout=0.2",
+    "--edge_dropout=0",
+    "--ema_decay=0",
+    "--train_on_free_atoms_only",
+    "--energy_coefficient=0",
+    "--force_coefficients=ani1x=2,7",
+    "--batch_size=3",
+    "--budget=num_atoms=512",
+    "--precision=float32",
+    "--seed=5",
+    "--num_microbatches=4",
+    "--clip=value",
+    "--frozen=atom_embedding",
+    "--learning_rate_factors=int_blocks_0=0.5",
   )
   assert math.isinf(config.pipeline.temperature)
   assert not config.loss.structure_wise and config.loss.free_atoms_only
@@ -84,17 +105,17 @@ def test_ablations_arrive(datasets):
   assert [t.loss_coefficient for t in config.model.tasks[1].targets] == [0.0, 2.0]
   assert config.budget.structures == 3 and config.budget.overrides == {"num_atoms": 512}
   assert config.train.seed == config.pipeline.seed == 5
-  assert config.train.num_lanes == config.pipeline.num_lanes == 4
+  assert config.train.num_microbatches == config.pipeline.num_microbatches == 4
 
 
 def test_steps_follow_from_epochs(datasets):
   # Two sizes, drawn in proportion to them: an epoch is one draw of every structure.
   config = _config(
-      datasets, "--temperature=1", "--num_epochs=3", "--batch_size=10", "--warmup_steps=1"
+    datasets, "--temperature=1", "--num_epochs=3", "--batch_size=10", "--warmup_steps=1"
   )
   total = sum(
-      json.loads((path / "dataset_info.json").read_text())["num_structures"]["train"]
-      for path in datasets.values()
+    json.loads((path / "dataset_info.json").read_text())["num_structures"]["train"]
+    for path in datasets.values()
   )
   assert config.train.num_steps == pytest.approx(3 * total / 10, abs=1)
 
@@ -102,21 +123,25 @@ def test_steps_follow_from_epochs(datasets):
 def test_config_round_trips_and_guards_its_directory(datasets, tmp_path):
   config = _config(datasets, "--num_steps=3000")
   config_lib.store(config, tmp_path)
-  assert config_io.load(config_lib.RunConfig, tmp_path / "config.json") == config
+  assert serialization.load(config_lib.RunConfig, tmp_path / "config.json") == config
   # How fast, and what is reported, may change.
   config_lib.store(
-      _config(datasets, "--num_steps=3000", "--log_every=7", "--num_workers=2"), tmp_path
+    _config(datasets, "--num_steps=3000", "--log_every=7", "--num_workers=2"), tmp_path
   )
   # What is computed may not.
   with pytest.raises(config_lib.FlagError, match=r"learning_rate: 0.0003 → 0.1"):
     config_lib.store(
-        _config(datasets, "--num_steps=3000", "--learning_rate=0.1"), tmp_path
+      _config(datasets, "--num_steps=3000", "--learning_rate=0.1"), tmp_path
     )
 
 
 def test_saved_flags_give_the_same_config(datasets, tmp_path):
-  arguments = ["--num_steps=3000", "--model_override=num_blocks=2,num_radial=9",
-               "--force_coefficients=ani1x=2,oc20=3", "--nostructure_wise_loss"]
+  arguments = [
+    "--num_steps=3000",
+    "--model_override=num_blocks=2,num_radial=9",
+    "--force_coefficients=ani1x=2,oc20=3",
+    "--nostructure_wise_loss",
+  ]
   values = parse(demo_data.dataset_flag(datasets), "--workdir=w", *arguments)
   path = workdir_lib.save_flags(tmp_path, values)
   assert "chex" not in path.read_text()  # Flags of libraries are no part of a run.
@@ -130,4 +155,3 @@ def test_coefficients_of_other_datasets_are_their_average_size(datasets):
   infos = {"mine": dataset_info_io.load(datasets["ani1x"])}
   (task,) = model_flags.make_tasks(values, infos)
   assert task.targets[1].loss_coefficient == pytest.approx(infos["mine"].average_atoms)
-

@@ -16,13 +16,13 @@ import ase.build
 import ase.io
 import numpy as np
 
-from experiments import config as config_lib
 from experiments import embed
 from experiments import export_torch
 from experiments import import_torch
 from experiments import predict
-from jmp_hk import inference
-from jmp_hk import preparation
+from experiments.command_line import config as config_lib
+from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.inference import preparation
 from jmp_hk.interop import recognise
 from jmp_hk.interop import torch_file
 from tests.jmp_hk.interop import checkpoints
@@ -63,7 +63,6 @@ def _workspace() -> tempfile.TemporaryDirectory:
 
 
 class RunnersTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.directory = pathlib.Path(_workspace().name)
@@ -71,8 +70,11 @@ class RunnersTest(parameterized.TestCase):
 
   def _predict(self, name="molecules.extxyz", **arguments):
     given = {
-        "checkpoint": self.directory / "model", "input": self.directory / name,
-        "output": self.output / "out.extxyz", "head": "ani1x", **arguments,
+      "checkpoint": self.directory / "model",
+      "input": self.directory / name,
+      "output": self.output / "out.extxyz",
+      "head": "ani1x",
+      **arguments,
     }
     _run(predict, **given)
     return ase.io.read(given["output"], ":")
@@ -80,7 +82,7 @@ class RunnersTest(parameterized.TestCase):
   def test_predict_keeps_order_and_says_what_energies_mean(self):
     structures = ase.io.read(self.directory / "molecules.extxyz", ":")
     results = self._predict()
-    expected = inference.load(self.directory / "model").predict(structures, "ani1x")
+    expected = predictor_lib.load(self.directory / "model").predict(structures, "ani1x")
     for before, after, value in zip(structures, results, expected, strict=True):
       self.assertEqual(after.info["origin"], before.info["origin"])
       self.assertTrue(after.info["energy_is_relative_to_references"])
@@ -100,18 +102,18 @@ class RunnersTest(parameterized.TestCase):
 
   def test_invalid_structures_stop_the_run_or_are_left_out(self):
     with self.assertRaisesRegex(
-        preparation.InvalidStructuresError, r"structure 4 \(Cu\).*elements Cu"
+      preparation.InvalidStructuresError, r"structure 4 \(Cu\).*elements Cu"
     ):
       self._predict("mixed.traj")
     self.assertFalse((self.output / "out.extxyz").exists())
     self.assertLen(self._predict("mixed.traj", skip_invalid=True), 4)
 
   @parameterized.parameters(
-      ({"head": "oc23"}, "--head=oc23.*oc20, oc22, ani1x, transition1x"),
-      ({"input": "missing.cif"}, "--input=missing.cif is no file"),
-      ({"output": "out.csv"}, "must end in .extxyz"),
-      ({"output": "missing/out.xyz"}, "folder does not exist"),
-      ({"checkpoint": "missing"}, "--checkpoint=missing"),
+    ({"head": "oc23"}, "--head=oc23.*oc20, oc22, ani1x, transition1x"),
+    ({"input": "missing.cif"}, "--input=missing.cif is no file"),
+    ({"output": "out.csv"}, "must end in .extxyz"),
+    ({"output": "missing/out.xyz"}, "folder does not exist"),
+    ({"checkpoint": "missing"}, "--checkpoint=missing"),
   )
   def test_wrong_flags_say_what_to_do(self, arguments, message):
     with self.assertRaisesRegex(config_lib.FlagError, message):
@@ -121,13 +123,17 @@ class RunnersTest(parameterized.TestCase):
     names = "ani1x", "transition1x"
     path = self.directory / "molecules.extxyz"
     _run(
-        embed, checkpoint=self.directory / "model", output=self.output / "embedding.npz",
-        datasets=",".join(f"{name}={path}" for name in names),
+      embed,
+      checkpoint=self.directory / "model",
+      output=self.output / "embedding.npz",
+      datasets=",".join(f"{name}={path}" for name in names),
     )
     with np.load(self.output / "embedding.npz") as data:
       self.assertEqual(data["nodes"].shape, (8, 20))
       self.assertEqual(data["edges"].shape, (8, 28))
-      self.assertEqual(data["dataset"].tolist(), [name for name in names for _ in range(4)])
+      self.assertEqual(
+        data["dataset"].tolist(), [name for name in names for _ in range(4)]
+      )
       np.testing.assert_allclose(data["nodes"][:4], data["nodes"][4:], rtol=1e-5)
     picture = (self.output / "embedding.png").read_bytes()
     self.assertStartsWith(picture, b"\x89PNG")
@@ -143,11 +149,11 @@ class RunnersTest(parameterized.TestCase):
         np.testing.assert_allclose(file.read(tensor), weights[name], rtol=1e-6)
 
   @parameterized.parameters(
-      ({"tasks": "oc20,oc22,ani1x,mine"}, "mine=DIR"),
-      ({"references": "oc20"}, "NAME=VALUE"),
-      ({"references": "other=file.npz"}, "no task 'other'"),
-      ({"input": "missing.pt"}, "--input=missing.pt"),
-      ({"output": "."}, "exists already"),
+    ({"tasks": "oc20,oc22,ani1x,mine"}, "mine=DIR"),
+    ({"references": "oc20"}, "NAME=VALUE"),
+    ({"references": "other=file.npz"}, "no task 'other'"),
+    ({"input": "missing.pt"}, "--input=missing.pt"),
+    ({"output": "."}, "exists already"),
   )
   def test_wrong_import_flags(self, arguments, message):
     given = {"input": self.directory / "jmp.pt", "output": self.output / "new"}
@@ -166,20 +172,23 @@ class RunnersTest(parameterized.TestCase):
       state[name] = constants[".".join(name.split(".")[-2:])].copy()
     torch_save.save({n: torch_save.Tensor(v) for n, v in state.items()}, path)
     program = (
-        "import sys\n"
-        "from absl import flags\n"
-        "from experiments import import_torch\n"
-        "import_torch.define_flags()\n"
-        "import_torch.run(flags.FLAGS(sys.argv) and flags.FLAGS)\n"
-        "print(open('/proc/self/status').read())\n"
+      "import sys\n"
+      "from absl import flags\n"
+      "from experiments import import_torch\n"
+      "import_torch.define_flags()\n"
+      "import_torch.run(flags.FLAGS(sys.argv) and flags.FLAGS)\n"
+      "print(open('/proc/self/status').read())\n"
     )
     command = [
-        sys.executable, "-c", program, f"--input={path}",
-        f"--output={self.output / 'model'}",
+      sys.executable,
+      "-c",
+      program,
+      f"--input={path}",
+      f"--output={self.output / 'model'}",
     ]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     output = subprocess.run(
-        command, cwd=_ROOT, env=environment, check=True, capture_output=True, text=True
+      command, cwd=_ROOT, env=environment, check=True, capture_output=True, text=True
     ).stdout
     peak = 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", output).group(1))
     ratio = peak / path.stat().st_size

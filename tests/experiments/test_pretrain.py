@@ -13,40 +13,54 @@ import jax
 import numpy as np
 import pytest
 
-from jmp_hk.training import model_directory
+from jmp_hk.checkpoints import model_directory
 from jmp_hk.training import plot
 from jmp_hk.training import writers
 from tests.experiments import demo_data
 
 _TIMING = ("seconds", "steps_per_second", "structures_per_second")
 _FLAGS = (
-    *demo_data.TINY_FLAGS, "--num_steps=12", "--num_lanes=2", "--log_every=1",
-    "--evaluate_every=6", "--checkpoint_every=3", "--edge_dropout=0.1", "--dropout=0.1",
-    "--keep_last=9",
+  *demo_data.TINY_FLAGS,
+  "--num_steps=12",
+  "--num_microbatches=2",
+  "--log_every=1",
+  "--evaluate_every=6",
+  "--checkpoint_every=3",
+  "--edge_dropout=0.1",
+  "--dropout=0.1",
+  "--keep_last=9",
 )
 
 
 def _command(workdir: pathlib.Path, datasets, *arguments: str) -> list[str]:
   return [
-      sys.executable, "-m", "experiments.pretrain", f"--workdir={workdir}",
-      demo_data.dataset_flag(datasets), *_FLAGS, *arguments,
+    sys.executable,
+    "-m",
+    "experiments.pretrain",
+    f"--workdir={workdir}",
+    demo_data.dataset_flag(datasets),
+    *_FLAGS,
+    *arguments,
   ]
 
 
 def _environment(devices: int = 1) -> dict[str, str]:
   flags = f"--xla_force_host_platform_device_count={devices}" if devices > 1 else ""
   return os.environ | {
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": flags,
-      "JAX_COMPILATION_CACHE_DIR": str(demo_data.ROOT / ".jax_cache"),
-      "JAX_LOG_COMPILES": "1",
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": flags,
+    "JAX_COMPILATION_CACHE_DIR": str(demo_data.ROOT / ".jax_cache"),
+    "JAX_LOG_COMPILES": "1",
   }
 
 
 def _run(workdir: pathlib.Path, datasets, *arguments: str, devices: int = 1) -> str:
   process = subprocess.run(
-      _command(workdir, datasets, *arguments), cwd=demo_data.ROOT, text=True,
-      capture_output=True, env=_environment(devices),
+    _command(workdir, datasets, *arguments),
+    cwd=demo_data.ROOT,
+    text=True,
+    capture_output=True,
+    env=_environment(devices),
   )
   assert process.returncode == 0, process.stderr
   return process.stdout + process.stderr
@@ -68,16 +82,24 @@ def test_a_run_leaves_everything_below_its_directory(whole):
   workdir, output = whole
   files = {path.name for path in workdir.iterdir()}
   assert {
-      "flags.txt", "config.json", "budget.json", writers.METRICS_FILE, plot.PLOT_FILE,
-      "results.json", writers.TENSORBOARD_DIRECTORY, model_directory.CHECKPOINTS,
+    "flags.txt",
+    "config.json",
+    "budget.json",
+    writers.METRICS_FILE,
+    plot.PLOT_FILE,
+    "results.json",
+    writers.TENSORBOARD_DIRECTORY,
+    model_directory.CHECKPOINTS,
   } <= files
   lines = _lines(workdir)
   assert [l["step"] for l in lines if l["kind"] == "train"] == list(range(1, 13))
   last = [l for l in lines if l["kind"] == "val"][-1]
   for name in ("oc20", "ani1x"):
     for metric in (
-        "energy_mae_mev", "energy_mae_mev_per_atom", "force_mae_mev_per_angstrom",
-        "force_cosine",
+      "energy_mae_mev",
+      "energy_mae_mev_per_atom",
+      "force_mae_mev_per_angstrom",
+      "force_cosine",
     ):
       assert np.isfinite(last[f"{name}/{metric}"])
   for text in ("structures/s", "ETA", "of the edge budget used", "(linear fit"):
@@ -97,11 +119,14 @@ def test_every_step_function_is_compiled_once(whole):
 
 
 def test_killed_at_any_moment_it_continues_as_if_nothing_had_happened(
-    whole, datasets, tmp_path
+  whole, datasets, tmp_path
 ):
   process = subprocess.Popen(
-      _command(tmp_path, datasets), cwd=demo_data.ROOT, env=_environment(),
-      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    _command(tmp_path, datasets),
+    cwd=demo_data.ROOT,
+    env=_environment(),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
   )
   while process.poll() is None and not any(l["step"] >= 8 for l in _lines(tmp_path)):
     time.sleep(0.005)
@@ -111,8 +136,8 @@ def test_killed_at_any_moment_it_continues_as_if_nothing_had_happened(
   # Data order, dropout, weights and their average: every number is the same.
   assert _lines(tmp_path) == _lines(whole[0])
   ours, theirs = (
-      model_directory.load_model_directory(path, step=12).variables
-      for path in (tmp_path, whole[0])
+    model_directory.load_model_directory(path, step=12).variables
+    for path in (tmp_path, whole[0])
   )
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 

@@ -8,8 +8,8 @@ import time
 from absl import flags
 import pytest
 
-from experiments import config as config_lib
 from experiments import pretrain
+from experiments.command_line import config as config_lib
 from tests.experiments import demo_data
 
 _SECONDS = 5.0
@@ -34,9 +34,11 @@ def _fail(*arguments: str) -> str:
   """Runs the program; returns its one line of complaint."""
   start = time.perf_counter()
   process = subprocess.run(
-      [sys.executable, "-m", "experiments.pretrain", *arguments],
-      cwd=demo_data.ROOT, capture_output=True, text=True,
-      env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    [sys.executable, "-m", "experiments.pretrain", *arguments],
+    cwd=demo_data.ROOT,
+    capture_output=True,
+    text=True,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
   )
   seconds = time.perf_counter() - start
   assert process.returncode == 1, process.stdout + process.stderr
@@ -50,16 +52,16 @@ def test_data_flags(datasets, tmp_path):
   workdir = f"--workdir={tmp_path / 'run'}"
   ani1x = datasets["ani1x"]
   for arguments, message in [
-      ([], "--workdir is required"),
-      ([workdir], "name converted datasets with --datasets"),
-      ([workdir, "--datasets=a=/no/where"], "/no/where of 'a' does not exist"),
-      ([workdir, f"--datasets=a={tmp_path}"], "dataset_info.json does not exist"),
-      ([workdir, f"--datasets=a={ani1x},a={ani1x}"], "more than once"),
-      ([workdir, f"--datasets={ani1x}"], "NAME=DIRECTORY[:WEIGHT]"),
-      ([workdir, f"--datasets=a={ani1x}:2,b={ani1x}"], "every dataset a weight or none"),
-      ([workdir, "--convert=a=oc20"], "NAME=CONVERTER:INPUT"),
-      ([workdir, "--convert=a=oc21:x"], "there is no converter 'oc21'; there are"),
-      ([workdir, "--convert=a=oc20:/no/where"], "/no/where of 'a' does not exist"),
+    ([], "--workdir is required"),
+    ([workdir], "name converted datasets with --datasets"),
+    ([workdir, "--datasets=a=/no/where"], "/no/where of 'a' does not exist"),
+    ([workdir, f"--datasets=a={tmp_path}"], "dataset_info.json does not exist"),
+    ([workdir, f"--datasets=a={ani1x},a={ani1x}"], "more than once"),
+    ([workdir, f"--datasets={ani1x}"], "NAME=DIRECTORY[:WEIGHT]"),
+    ([workdir, f"--datasets=a={ani1x}:2,b={ani1x}"], "every dataset a weight or none"),
+    ([workdir, "--convert=a=oc20"], "NAME=CONVERTER:INPUT"),
+    ([workdir, "--convert=a=oc21:x"], "there is no converter 'oc21'; there are"),
+    ([workdir, "--convert=a=oc20:/no/where"], "/no/where of 'a' does not exist"),
   ]:
     assert message in _complaint(*arguments), arguments
   # Nothing was written.
@@ -68,18 +70,20 @@ def test_data_flags(datasets, tmp_path):
 
 def test_other_flags(datasets, tmp_path):
   base = [
-      f"--workdir={tmp_path / 'run'}", demo_data.dataset_flag(datasets),
-      "--num_steps=100", "--warmup_steps=1",
+    f"--workdir={tmp_path / 'run'}",
+    demo_data.dataset_flag(datasets),
+    "--num_steps=100",
+    "--warmup_steps=1",
   ]
   for flag, message in [
-      ("--warmup_steps=100", "shorten the warm-up or train for longer"),
-      ("--force_coefficients=oc22=1", "names oc22, but the datasets are oc20, ani1x"),
-      ("--force_coefficients=many", "neither VALUE nor NAME=VALUE"),
-      ("--model_override=depth=3", "FIELD one of num_blocks"),
-      ("--model_override=num_blocks=few", "should be of type int"),
-      ("--budget=atoms=3", "FIELD one of num_graphs"),
-      ("--learning_rate_factors=head", "PATTERN=FACTOR"),
-      ("--ema_decay=1", "ema_decay must lie in [0, 1)"),
+    ("--warmup_steps=100", "shorten the warm-up or train for longer"),
+    ("--force_coefficients=oc22=1", "names oc22, but the datasets are oc20, ani1x"),
+    ("--force_coefficients=many", "neither VALUE nor NAME=VALUE"),
+    ("--model_override=depth=3", "FIELD one of num_blocks"),
+    ("--model_override=num_blocks=few", "should be of type int"),
+    ("--budget=atoms=3", "FIELD one of num_graphs"),
+    ("--learning_rate_factors=head", "PATTERN=FACTOR"),
+    ("--ema_decay=1", "ema_decay must lie in [0, 1)"),
   ]:
     assert message in _complaint(*base, flag), flag
   assert not (tmp_path / "run").exists()
@@ -88,29 +92,33 @@ def test_other_flags(datasets, tmp_path):
 def test_the_program_fails_fast_with_one_line(datasets, tmp_path):
   workdir = f"--workdir={tmp_path / 'run'}"
   for arguments, message in [
-      ([workdir, "--datasets=a=/no/where"], "/no/where of 'a' does not exist"),
-      ([workdir, demo_data.dataset_flag(datasets)], "shorten the warm-up"),
-      ([workdir, "extra"], "Unexpected arguments ['extra']"),
+    ([workdir, "--datasets=a=/no/where"], "/no/where of 'a' does not exist"),
+    ([workdir, demo_data.dataset_flag(datasets)], "shorten the warm-up"),
+    ([workdir, "extra"], "Unexpected arguments ['extra']"),
   ]:
     assert message in _fail(*arguments)
 
 
 def test_absl_names_wrong_flags_and_values():
   for flag, message in [
-      ("--model=huge", "gemnet_oc_small|gemnet_oc_large|tiny"),
-      ("--precison=float32", "Unknown command line flag 'precison'"),
+    ("--model=huge", "gemnet_oc_small|gemnet_oc_large|tiny"),
+    ("--precison=float32", "Unknown command line flag 'precison'"),
   ]:
     process = subprocess.run(
-        [sys.executable, "-m", "experiments.pretrain", flag],
-        cwd=demo_data.ROOT, capture_output=True, text=True,
+      [sys.executable, "-m", "experiments.pretrain", flag],
+      cwd=demo_data.ROOT,
+      capture_output=True,
+      text=True,
     )
     assert process.returncode != 0 and message in process.stderr
 
 
 def test_directory_of_another_run(datasets, tmp_path):
   arguments = [
-      f"--workdir={tmp_path}", demo_data.dataset_flag(datasets), *demo_data.TINY_FLAGS,
-      "--num_steps=10",
+    f"--workdir={tmp_path}",
+    demo_data.dataset_flag(datasets),
+    *demo_data.TINY_FLAGS,
+    "--num_steps=10",
   ]
   config_lib.store(pretrain.make_config(_parse(*arguments), tmp_path), tmp_path)
   message = _fail(*arguments, "--precision=bfloat16", "--temperature=1")

@@ -6,12 +6,12 @@ import pathlib
 
 import pytest
 
-from experiments import comparison
-from experiments import config as config_lib
 from experiments import report
-from experiments import run_result
-from experiments import tasks
-from jmp_hk import config_io
+from experiments.command_line import config as config_lib
+from experiments.command_line import tasks
+from experiments.reports import comparison
+from experiments.reports import result as result_lib
+from jmp_hk import serialization
 
 _METRIC = "forces_mae"
 
@@ -19,18 +19,28 @@ _METRIC = "forces_mae"
 def _write_run(directory, task, error, values, initial="", fold=0, devices=2):
   """A run directory as the runner leaves it; a validation every 1800 s."""
   declared = tasks.TASKS.get(task)
-  result = run_result.Result(
-      task=task, dataset=declared.dataset if declared else task,
-      unit=declared.unit if declared else "eV", model="", initial=initial, fold=fold,
-      num_structures=10, num_devices=devices, seconds=1800.0 * len(values),
-      steps=len(values), best_step=1, validation_metric=_METRIC,
-      validation=min(values), error=error, metrics={},
+  result = result_lib.Result(
+    task=task,
+    dataset=declared.dataset if declared else task,
+    unit=declared.unit if declared else "eV",
+    model="",
+    initial=initial,
+    fold=fold,
+    num_structures=10,
+    num_devices=devices,
+    seconds=1800.0 * len(values),
+    steps=len(values),
+    best_step=1,
+    validation_metric=_METRIC,
+    validation=min(values),
+    error=error,
+    metrics={},
   )
   directory.mkdir()
-  config_io.save(result, directory / run_result.FILE)
+  serialization.save(result, directory / result_lib.FILE)
   lines = [
-      {"step": i + 1, "kind": "val", "seconds": 1800.0 * (i + 1), _METRIC: value}
-      for i, value in enumerate(values)
+    {"step": i + 1, "kind": "val", "seconds": 1800.0 * (i + 1), _METRIC: value}
+    for i, value in enumerate(values)
   ]
   (directory / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
   return str(directory)
@@ -39,17 +49,19 @@ def _write_run(directory, task, error, values, initial="", fold=0, devices=2):
 @pytest.fixture(name="runs")
 def _runs(tmp_path):
   return [
-      _write_run(tmp_path / "a", "rmd17_aspirin", 20.0, [9, 7, 5, 6]),
-      _write_run(tmp_path / "b", "rmd17_aspirin", 5.0, [4, 3, 2], "pre"),
-      _write_run(tmp_path / "c", "rmd17_benzene", 1.0, [3, 2]),
-      _write_run(tmp_path / "d", "rmd17_benzene", 0.9, [5, 4], "pre"),
-      _write_run(tmp_path / "e", "qmof", 0.2, [4, 3]),
-      _write_run(tmp_path / "f", "qmof", 0.1, [3.5, 3], "pre"),
+    _write_run(tmp_path / "a", "rmd17_aspirin", 20.0, [9, 7, 5, 6]),
+    _write_run(tmp_path / "b", "rmd17_aspirin", 5.0, [4, 3, 2], "pre"),
+    _write_run(tmp_path / "c", "rmd17_benzene", 1.0, [3, 2]),
+    _write_run(tmp_path / "d", "rmd17_benzene", 0.9, [5, 4], "pre"),
+    _write_run(tmp_path / "e", "qmof", 0.2, [4, 3]),
+    _write_run(tmp_path / "f", "qmof", 0.1, [3.5, 3], "pre"),
   ]
 
 
 def test_improvements_are_averaged_over_tasks(runs):
-  comparisons = comparison.compare(comparison.load_run(pathlib.Path(run)) for run in runs)
+  comparisons = comparison.compare(
+    comparison.load_run(pathlib.Path(run)) for run in runs
+  )
   means = comparison.mean_improvements(comparisons)
   assert means["rmd17"] == pytest.approx((75 + 10) / 2)
   assert means["qmof"] == pytest.approx(50)
@@ -58,7 +70,9 @@ def test_improvements_are_averaged_over_tasks(runs):
 
 
 def test_device_hours_until_the_scratch_models_best(runs):
-  comparisons = comparison.compare(comparison.load_run(pathlib.Path(run)) for run in runs)
+  comparisons = comparison.compare(
+    comparison.load_run(pathlib.Path(run)) for run in runs
+  )
   aspirin, benzene, qmof = (c.hours_to_best for c in comparisons)
   # Scratch was best (5) at its third validation; fine-tuned was there at its first.
   # Two devices for half an hour each are one device-hour.
@@ -73,7 +87,9 @@ def test_report_is_written(runs, tmp_path):
   output = tmp_path / "report"
   text = report.run(runs, output)
   assert (output / "report.md").read_text(encoding="utf-8") == text
-  assert "| rmd17_aspirin | meV/Å | 20 | 5 | +75.0 % | 24.3 | 24.7 | 6.7 | 5.1 |" in text
+  assert (
+    "| rmd17_aspirin | meV/Å | 20 | 5 | +75.0 % | 24.3 | 24.7 | 6.7 | 5.1 |" in text
+  )
   assert "not reached" in text and "12×" in text
   rows = list(csv.DictReader((output / "report.csv").open(encoding="utf-8")))
   assert rows[0]["published_JMP-L"] == "5.1"
@@ -83,9 +99,11 @@ def test_report_is_written(runs, tmp_path):
 
 def test_folds_are_averaged_with_their_spread(tmp_path):
   runs = [
-      _write_run(tmp_path / f"{start}{fold}", "matbench_phonons", error, [1.0], start, fold)
-      for fold, error in enumerate((20.0, 24.0))
-      for start in ("", "pre")
+    _write_run(
+      tmp_path / f"{start}{fold}", "matbench_phonons", error, [1.0], start, fold
+    )
+    for fold, error in enumerate((20.0, 24.0))
+    for start in ("", "pre")
   ]
   text = report.run(runs, tmp_path / "report")
   assert "22 ± 2.8 (2 runs)" in text
@@ -114,8 +132,7 @@ def test_published_results_are_those_of_the_paper():
   for name, stated in published.overall_relative_improvement_percent.items():
     after, before = name.split(" over ")
     improvements = [
-        100 * (t.mae[before] - t.mae[after]) / t.mae[before]
-        for t in published.tasks.values()
+      100 * (t.mae[before] - t.mae[after]) / t.mae[before]
+      for t in published.tasks.values()
     ]
     assert sum(improvements) / 40 == pytest.approx(stated, abs=0.5)
-

@@ -17,11 +17,10 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class PublicSurfaceTest(absltest.TestCase):
-
   def test_the_examples_run(self):
     directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
     torch_save.save(
-        checkpoints.lightning(checkpoints.state_dict("tinyd")), directory / "jmp.pt"
+      checkpoints.lightning(checkpoints.state_dict("tinyd")), directory / "jmp.pt"
     )
     import_checkpoint.import_checkpoint(directory / "jmp.pt", directory / "model")
     examples = {"directory": str(directory / "model")}
@@ -36,11 +35,11 @@ class PublicSurfaceTest(absltest.TestCase):
 
   def test_importing_graphs_starts_no_jax(self):
     program = (
-        "import sys, jmp_hk, jmp_hk.graphs.build, jmp_hk.graphs.ladder\n"
-        "for name in ('tensorflow', 'torch', 'haiku', 'orbax', 'optax'):\n"
-        "  assert name not in sys.modules, name\n"
-        "bridge = sys.modules.get('jax._src.xla_bridge')\n"
-        "assert bridge is None or not bridge.backends_are_initialized()\n"
+      "import sys, jmp_hk, jmp_hk.graphs.build, jmp_hk.graphs.buckets\n"
+      "for name in ('tensorflow', 'torch', 'haiku', 'orbax', 'optax'):\n"
+      "  assert name not in sys.modules, name\n"
+      "bridge = sys.modules.get('jax._src.xla_bridge')\n"
+      "assert bridge is None or not bridge.backends_are_initialized()\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=_ROOT, check=True)
 

@@ -1,9 +1,11 @@
 """The GemNet-OC backbone (Gasteiger et al. 2022, arXiv 2204.02782)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import haiku as hk
 import jax
@@ -37,7 +39,7 @@ class OutputMLP(hk.Module):
   """Combines the features of all output blocks."""
 
   def __init__(
-      self, channels: int, num_residual: int, *, dropout: float = 0.0, name: str
+    self, channels: int, num_residual: int, *, dropout: float = 0.0, name: str
   ):
     super().__init__(name=name)
     self._channels = channels
@@ -47,7 +49,7 @@ class OutputMLP(hk.Module):
   def __call__(self, features: Sequence[jax.Array]) -> jax.Array:
     """Maps a list of [rows, channels] to one [rows, channels]."""
     x = layers.Dense(
-        self._channels, activation=True, dropout=self._dropout, name="out_mlp_0"
+      self._channels, activation=True, dropout=self._dropout, name="out_mlp_0"
     )(jnp.concatenate(features, axis=-1))
     for i in range(1, self._num_residual + 1):
       x = layers.Residual(dropout=self._dropout, name=f"out_mlp_{i}")(x)
@@ -62,7 +64,7 @@ class GemNetOC(hk.Module):
     self._config = config
 
   def __call__(
-      self, h: jax.Array, batch: batch_lib.Batch, *, is_training: bool
+    self, h: jax.Array, batch: batch_lib.Batch, *, is_training: bool
   ) -> Embeddings:
     """Computes embeddings.
 
@@ -89,14 +91,14 @@ class GemNetOC(hk.Module):
       outputs.append(_maybe_remat(block, config)(h, m, batch, geometry, bases))
     nodes, edges = zip(*outputs, strict=True)
     nodes = OutputMLP(config.atom_channels, config.num_global_output, name="out_mlp_E")(
-        nodes
+      nodes
     )
     if config.direct_vectors:
       edges = OutputMLP(
-          config.edge_channels,
-          config.num_global_output,
-          dropout=config.dropout,
-          name="out_mlp_F",
+        config.edge_channels,
+        config.num_global_output,
+        dropout=config.dropout,
+        name="out_mlp_F",
       )(edges)
     else:
       edges = None
@@ -104,7 +106,7 @@ class GemNetOC(hk.Module):
 
 
 def _maybe_remat(
-    block: Callable[..., Any], config: config_lib.GemNetOCConfig
+  block: Callable[..., Any], config: config_lib.GemNetOCConfig
 ) -> Callable[..., Any]:
   """The block, computed again in the backward pass where that is wanted.
 

@@ -29,7 +29,7 @@ def envelope(x: jax.Array, exponent: int) -> jax.Array:
 
 
 def radial_basis(
-    distances: jax.Array, mask: jax.Array, num_radial: int, cutoff: float, exponent: int
+  distances: jax.Array, mask: jax.Array, num_radial: int, cutoff: float, exponent: int
 ) -> jax.Array:
   """Gaussians on [0, cutoff] under the envelope.
 
@@ -70,9 +70,7 @@ def legendre(x: jax.Array, num_spherical: int, axis: int) -> jax.Array:
   for l in range(2, num_spherical):
     values.append(((2 * l - 1) * x * values[-1] - (l - 1) * values[-2]) / l)
   norms = legendre_norms(num_spherical)
-  return jnp.stack(
-      [values[l] * norms[l] for l in range(num_spherical)], axis=axis
-  )
+  return jnp.stack([values[l] * norms[l] for l in range(num_spherical)], axis=axis)
 
 
 def legendre_norms(num_spherical: int) -> list[float]:
@@ -90,7 +88,7 @@ def legendre_to_cosines(num_spherical: int) -> np.ndarray:
   for l, norm in enumerate(legendre_norms(num_spherical)):
     power_series = np.polynomial.legendre.leg2poly(np.eye(num_spherical)[l])
     chebyshev = np.polynomial.chebyshev.poly2cheb(power_series)
-    matrix[l, : len(chebyshev)] = norm * chebyshev[: num_spherical]
+    matrix[l, : len(chebyshev)] = norm * chebyshev[:num_spherical]
   return matrix
 
 
@@ -99,7 +97,7 @@ class BasisProjection(hk.Module):
 
   The parameter is [num_radial, channels, num_angular]; the published PyTorch
   tensor is the same memory labelled (num_radial, num_angular, channels), see
-  `jmp_hk.torch_names`.
+  `jmp_hk.interop.torch_names`.
   """
 
   def __init__(self, channels: int, num_angular: int, name: str | None = None):

@@ -30,12 +30,12 @@ class EdgesToAtoms(hk.Module):
 
   @hk.transparent
   def _to_atoms(
-      self,
-      m: jax.Array,
-      radial: jax.Array,
-      batch: batch_lib.Batch,
-      mask: jax.Array,
-      correction: float = 1.0,
+    self,
+    m: jax.Array,
+    radial: jax.Array,
+    batch: batch_lib.Batch,
+    mask: jax.Array,
+    correction: float = 1.0,
   ) -> jax.Array:
     """Maps [E, edge] to [N, atom].
 
@@ -50,21 +50,21 @@ class EdgesToAtoms(hk.Module):
     gated = m * layers.Dense(m.shape[-1], name="dense_rbf")(radial)
     gated = gated.astype(jnp.promote_types(gated.dtype, jnp.float32))
     x = correction * jax.ops.segment_sum(
-        gated,
-        batch.main.receivers,
-        batch.positions.shape[0],
-        indices_are_sorted=True,
+      gated,
+      batch.main.receivers,
+      batch.positions.shape[0],
+      indices_are_sorted=True,
     )
     x = scale_factor.ScaleFactor(name="scale_sum")(
-        x, rows=lambda: (x, batch.atom_mask), reference=lambda: (m, mask)
+      x, rows=lambda: (x, batch.atom_mask), reference=lambda: (m, mask)
     ).astype(m.dtype)
     first = 0
     if m.shape[-1] != config.atom_channels:
       x = layers.Dense(
-          config.atom_channels,
-          activation=True,
-          dropout=config.dropout,
-          name="layers_0",
+        config.atom_channels,
+        activation=True,
+        dropout=config.dropout,
+        name="layers_0",
       )(x)
       first = 1
     for i in range(first, first + config.num_atom):
@@ -87,14 +87,14 @@ class OutputBlock(EdgesToAtoms):
   """Per-atom and per-edge features that the final output MLPs combine."""
 
   def __call__(
-      self,
-      h: jax.Array,
-      m: jax.Array,
-      batch: batch_lib.Batch,
-      geometry: geometry_lib.Geometry,
-      bases: shared_bases.SharedBases,
-      *,
-      is_training: bool,
+    self,
+    h: jax.Array,
+    m: jax.Array,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    bases: shared_bases.SharedBases,
+    *,
+    is_training: bool,
   ) -> tuple[jax.Array, jax.Array | None]:
     """Maps [N, atom] and [E, edge] to the same shapes; no edges without vectors."""
     config, mask = self._config, geometry.main.mask
@@ -102,16 +102,16 @@ class OutputBlock(EdgesToAtoms):
     x = self._to_atoms(m, bases.output_radial, batch, mask, correction)
     x = layers.skip(x, h)
     x = layers.residual_stack(
-        x, config.num_output_after_atom, "seq_energy2", dropout=config.dropout
+      x, config.num_output_after_atom, "seq_energy2", dropout=config.dropout
     )
     if not config.direct_vectors:
       return x, None
     edges = layers.residual_stack(
-        m, config.num_atom, "seq_forces", dropout=config.dropout
+      m, config.num_atom, "seq_forces", dropout=config.dropout
     )
     gated = edges * layers.Dense(m.shape[-1], name="dense_rbf_F")(bases.output_radial)
     gated = scale_factor.ScaleFactor(name="scale_rbf_F")(
-        gated, rows=lambda: (gated, mask), reference=lambda: (edges, mask)
+      gated, rows=lambda: (gated, mask), reference=lambda: (edges, mask)
     )
     return x, gated
 
@@ -124,12 +124,12 @@ class InteractionBlock(hk.Module):
     self._config = config
 
   def __call__(
-      self,
-      h: jax.Array,
-      m: jax.Array,
-      batch: batch_lib.Batch,
-      geometry: geometry_lib.Geometry,
-      bases: shared_bases.SharedBases,
+    self,
+    h: jax.Array,
+    m: jax.Array,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    bases: shared_bases.SharedBases,
   ) -> tuple[jax.Array, jax.Array]:
     """Maps [N, atom] and [E, edge] embeddings to updated ones."""
     config, dropout = self._config, self._config.dropout
@@ -138,29 +138,29 @@ class InteractionBlock(hk.Module):
     x += interactions.TripletInteraction(config, name="trip_interaction")(m, *context)
     x += quadruplets.QuadrupletInteraction(config)(m, *context)
     x += interactions.AtomEdgeInteraction(config, name="atom_edge_interaction")(
-        h, *context
+      h, *context
     )
     x = layers.fusion_barrier(x * 0.5)
     h += interactions.EdgeAtomInteraction(config, name="edge_atom_interaction")(
-        m, *context
+      m, *context
     ) + interactions.AtomPairInteraction(config)(h, *context)
     h = layers.fusion_barrier(h * _SQRT_THIRD)
     x = layers.residual_stack(
-        x, config.num_before_skip, "layers_before_skip", dropout=dropout
+      x, config.num_before_skip, "layers_before_skip", dropout=dropout
     )
     m = layers.skip(m, x)
     m = layers.residual_stack(
-        m, config.num_after_skip, "layers_after_skip", dropout=dropout
+      m, config.num_after_skip, "layers_after_skip", dropout=dropout
     )
     h = layers.residual_stack(
-        h, config.num_atom_embedding, "atom_emb_layers", dropout=dropout
+      h, config.num_atom_embedding, "atom_emb_layers", dropout=dropout
     )
     update = AtomUpdate(config)(m, bases.update_radial, batch, geometry.main.mask)
     h = layers.skip(h, update)
     edges = edge_embedding.EdgeEmbedding(
-        m.shape[-1], dropout=dropout, name="concat_layer"
+      m.shape[-1], dropout=dropout, name="concat_layer"
     )(h, m, batch)
     edges = layers.residual_stack(
-        edges, config.num_concat, "residual_m", dropout=dropout
+      edges, config.num_concat, "residual_m", dropout=dropout
     )
     return h, layers.skip(m, edges)

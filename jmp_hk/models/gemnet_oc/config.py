@@ -84,41 +84,41 @@ class GemNetOCConfig:
 
 
 PRESETS = {
-    # JMP-S, 38.8 M backbone parameters with the force branch.
-    "gemnet_oc_small": GemNetOCConfig(),
-    # JMP-L, 216 M backbone parameters with the force branch.
-    "gemnet_oc_large": GemNetOCConfig(
-        num_blocks=6,
-        edge_channels=1024,
-        triplet_out_channels=128,
-        quad_in_channels=64,
-        radial_channels=32,
-        spherical_channels=64,
-        num_concat=4,
-    ),
-    # For tests and the demo: trains in minutes on two CPU cores.
-    "tiny": GemNetOCConfig(
-        num_blocks=2,
-        num_radial=32,
-        num_spherical=5,
-        atom_channels=48,
-        edge_channels=64,
-        triplet_in_channels=16,
-        triplet_out_channels=16,
-        quad_in_channels=8,
-        quad_out_channels=8,
-        pair_in_channels=16,
-        pair_out_channels=16,
-        radial_channels=8,
-        circular_channels=8,
-        spherical_channels=8,
-        num_before_skip=1,
-        num_after_skip=1,
-        num_atom=1,
-        num_output_after_atom=1,
-        num_atom_embedding=1,
-        num_global_output=1,
-    ),
+  # JMP-S, 38.8 M backbone parameters with the force branch.
+  "gemnet_oc_small": GemNetOCConfig(),
+  # JMP-L, 216 M backbone parameters with the force branch.
+  "gemnet_oc_large": GemNetOCConfig(
+    num_blocks=6,
+    edge_channels=1024,
+    triplet_out_channels=128,
+    quad_in_channels=64,
+    radial_channels=32,
+    spherical_channels=64,
+    num_concat=4,
+  ),
+  # For tests and the demo: trains in minutes on two CPU cores.
+  "tiny": GemNetOCConfig(
+    num_blocks=2,
+    num_radial=32,
+    num_spherical=5,
+    atom_channels=48,
+    edge_channels=64,
+    triplet_in_channels=16,
+    triplet_out_channels=16,
+    quad_in_channels=8,
+    quad_out_channels=8,
+    pair_in_channels=16,
+    pair_out_channels=16,
+    radial_channels=8,
+    circular_channels=8,
+    spherical_channels=8,
+    num_before_skip=1,
+    num_after_skip=1,
+    num_atom=1,
+    num_output_after_atom=1,
+    num_atom_embedding=1,
+    num_global_output=1,
+  ),
 }
 
 

@@ -16,7 +16,7 @@ class EdgeEmbedding(hk.Module):
     self._dropout = dropout
 
   def __call__(
-      self, h: jax.Array, edge_features: jax.Array, batch: batch_lib.Batch
+    self, h: jax.Array, edge_features: jax.Array, batch: batch_lib.Batch
   ) -> jax.Array:
     """act(W [h_s, h_t, features]).
 
@@ -36,7 +36,7 @@ class EdgeEmbedding(hk.Module):
     dense = SplitDense(self._channels, (atoms, atoms), inputs)
     source, target, edge = dense(h, h, edge_features)
     x = layers.scaled_silu(
-        source[batch.main.senders] + target[batch.main.receivers] + edge
+      source[batch.main.senders] + target[batch.main.receivers] + edge
     )
     if self._dropout:
       x = hk.dropout(hk.next_rng_key(), self._dropout, x)

@@ -46,9 +46,7 @@ def compute_edges(batch: batch_lib.Batch, graph: jraph.GraphsTuple) -> Edges:
   offsets = graph.edges["cell_offsets"].astype(cell.dtype)
   shift = jnp.einsum("ei,eij->ej", offsets, cell)
   mask = batch.atom_mask[graph.receivers]
-  vectors = (
-      batch.positions[graph.receivers] - batch.positions[graph.senders] - shift
-  )
+  vectors = batch.positions[graph.receivers] - batch.positions[graph.senders] - shift
   vectors = jnp.where(mask[:, None], vectors, 0)
   distances = safe_norm(vectors)
   nonzero = distances > 0
@@ -57,10 +55,10 @@ def compute_edges(batch: batch_lib.Batch, graph: jraph.GraphsTuple) -> Edges:
 
 
 def same_sources(
-    first: jraph.GraphsTuple,
-    first_table: jax.Array,
-    second: jraph.GraphsTuple,
-    second_table: jax.Array,
+  first: jraph.GraphsTuple,
+  first_table: jax.Array,
+  second: jraph.GraphsTuple,
+  second_table: jax.Array,
 ) -> jax.Array:
   """Whether edges into an atom start at the same image of the same atom.
 
@@ -81,10 +79,10 @@ def same_sources(
 
 
 def masked_legendre(
-    cosines: jax.Array, mask: jax.Array, num_spherical: int, axis: int
+  cosines: jax.Array, mask: jax.Array, num_spherical: int, axis: int
 ) -> jax.Array:
   """Y_l of cosines with l along a new axis, zero where masked."""
   values = bases.legendre(
-      jnp.where(mask, bases.clip_cosine(cosines), 0), num_spherical, axis
+    jnp.where(mask, bases.clip_cosine(cosines), 0), num_spherical, axis
   )
   return jnp.where(jnp.expand_dims(mask, axis), values, 0)

@@ -2,7 +2,7 @@
 
 Everything here is differentiable in positions and cell and is computed in the
 positions' precision. Nothing is as long as the number of triplets or quadruplets:
-angles live in per-atom neighbour tables.
+angles live in per-atom neighbor tables.
 """
 
 import chex
@@ -58,40 +58,40 @@ def compute_geometry(batch: batch_lib.Batch, num_spherical: int) -> Geometry:
     The geometry, in the precision of the positions.
   """
   main, a2a, a2ee2a, qint = (
-      edges_lib.compute_edges(batch, graph)
-      for graph in (batch.main, batch.a2a, batch.a2ee2a, batch.qint)
+    edges_lib.compute_edges(batch, graph)
+    for graph in (batch.main, batch.a2a, batch.a2ee2a, batch.qint)
   )
   valid = batch.main_table >= 0
   vectors = edges_lib.gather_rows(main.vectors, batch.main_table)
   width = batch.main_table.shape[1]
-  edge_edge_mask = (
-      valid[:, :, None] & valid[:, None, :] & ~jnp.eye(width, dtype=bool)
-  )
+  edge_edge_mask = valid[:, :, None] & valid[:, None, :] & ~jnp.eye(width, dtype=bool)
   edge_edge = edges_lib.masked_legendre(
-      jnp.einsum("nix,njx->nij", vectors, vectors), edge_edge_mask, num_spherical, 2
+    jnp.einsum("nix,njx->nij", vectors, vectors), edge_edge_mask, num_spherical, 2
   )
   edge_atom_mask = (
-      valid[:, :, None]
-      & (batch.a2ee2a_table >= 0)[:, None, :]
-      & ~edges_lib.same_sources(
-          batch.main, batch.main_table, batch.a2ee2a, batch.a2ee2a_table)
+    valid[:, :, None]
+    & (batch.a2ee2a_table >= 0)[:, None, :]
+    & ~edges_lib.same_sources(
+      batch.main, batch.main_table, batch.a2ee2a, batch.a2ee2a_table
+    )
   )
   atom_vectors = edges_lib.gather_rows(a2ee2a.vectors, batch.a2ee2a_table)
   edge_atom = edges_lib.masked_legendre(
-      jnp.einsum("nix,nox->nio", vectors, atom_vectors),
-      edge_atom_mask,
-      num_spherical,
-      2,
+    jnp.einsum("nix,nox->nio", vectors, atom_vectors),
+    edge_atom_mask,
+    num_spherical,
+    2,
   )
   return Geometry(
-      main=main,
-      a2a=a2a,
-      a2ee2a=a2ee2a,
-      qint=qint,
-      edge_edge=edge_edge,
-      edge_edge_mask=edge_edge_mask,
-      edge_atom=edge_atom,
-      edge_atom_mask=edge_atom_mask,
-      quadruplets=quadruplet_geometry.compute_quadruplet_geometry(
-          batch, main, qint, num_spherical),
+    main=main,
+    a2a=a2a,
+    a2ee2a=a2ee2a,
+    qint=qint,
+    edge_edge=edge_edge,
+    edge_edge_mask=edge_edge_mask,
+    edge_atom=edge_atom,
+    edge_atom_mask=edge_atom_mask,
+    quadruplets=quadruplet_geometry.compute_quadruplet_geometry(
+      batch, main, qint, num_spherical
+    ),
   )

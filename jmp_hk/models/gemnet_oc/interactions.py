@@ -18,14 +18,14 @@ gather_rows = edges_lib.gather_rows
 
 
 def gated_down_projection(
-    x: jax.Array,
-    radial: jax.Array,
-    mask: jax.Array,
-    channels: int,
-    *,
-    dense_name: str,
-    dropout: float,
-    gather: Callable[[jax.Array], jax.Array] = lambda x: x,
+  x: jax.Array,
+  radial: jax.Array,
+  mask: jax.Array,
+  channels: int,
+  *,
+  dense_name: str,
+  dropout: float,
+  gather: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> jax.Array:
   """Dense layer, product with a radial filter, projection to few channels.
 
@@ -45,22 +45,22 @@ def gated_down_projection(
   x = gather(x)
   gated = x * layers.Dense(x.shape[-1], name="mlp_rbf")(radial)
   gated = scale_factor.ScaleFactor(name="scale_rbf")(
-      gated, rows=lambda: (gated, mask), reference=lambda: (x, mask)
+    gated, rows=lambda: (gated, mask), reference=lambda: (x, mask)
   )
   return layers.Dense(
-      channels, activation=True, dropout=dropout, name="down_projection"
+    channels, activation=True, dropout=dropout, name="down_projection"
   )(gated)
 
 
 def symmetric_up_projection(
-    x: jax.Array, channels: int, reverse: jax.Array, dropout: float
+  x: jax.Array, channels: int, reverse: jax.Array, dropout: float
 ) -> jax.Array:
   """Sum of two projections, one of them of the reverse edge, over √2."""
   forward = layers.Dense(
-      channels, activation=True, dropout=dropout, name="up_projection_ca"
+    channels, activation=True, dropout=dropout, name="up_projection_ca"
   )(x)
   backward = layers.Dense(
-      channels, activation=True, dropout=dropout, name="up_projection_ac"
+    channels, activation=True, dropout=dropout, name="up_projection_ac"
   )(x)
   return layers.skip(forward, backward[reverse])
 
@@ -81,10 +81,10 @@ class _CircularInteraction(hk.Module):
   def _bilinear(self, sums, mask, reference):
     """[rows, cbf, c] to [rows, triplet_out], scaled."""
     x = layers.Dense(self._config.triplet_out_channels, name="mlp_cbf")(
-        sums.reshape(sums.shape[0], -1)
+      sums.reshape(sums.shape[0], -1)
     )
     return scale_factor.ScaleFactor(name="scale_cbf_sum")(
-        x, rows=lambda: (x, mask), reference=reference
+      x, rows=lambda: (x, mask), reference=reference
     )
 
   @hk.transparent
@@ -99,25 +99,27 @@ class TripletInteraction(_CircularInteraction):
   """Messages from edges b→a to edges c→a, b ≠ c."""
 
   def __call__(
-      self,
-      m: jax.Array,
-      batch: batch_lib.Batch,
-      geometry: geometry_lib.Geometry,
-      bases: shared_bases.SharedBases,
+    self,
+    m: jax.Array,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    bases: shared_bases.SharedBases,
   ) -> jax.Array:
     """Maps edge embeddings [E, edge] to an update [E, edge]."""
     config, mask = self._config, geometry.main.mask
     x = gated_down_projection(
-        m, bases.triplet_radial, mask, config.triplet_in_channels,
-        dense_name="dense_ba", dropout=config.dropout,
+      m,
+      bases.triplet_radial,
+      mask,
+      config.triplet_in_channels,
+      dense_name="dense_ba",
+      dropout=config.dropout,
     )
     inputs = gather_rows(x, batch.main_table)
     sums = self._to_edges(geometry.edge_edge, inputs, bases.triplet_circular, batch)
-    x = self._bilinear(
-        sums, mask, lambda: (inputs, geometry.edge_edge_mask.sum(1))
-    )
+    x = self._bilinear(sums, mask, lambda: (inputs, geometry.edge_edge_mask.sum(1)))
     return symmetric_up_projection(
-        x, config.edge_channels, batch.reverse_edge, config.dropout
+      x, config.edge_channels, batch.reverse_edge, config.dropout
     )
 
 
@@ -125,28 +127,32 @@ class AtomEdgeInteraction(_CircularInteraction):
   """Messages from atoms b, over a2ee2a edges b→a, to main edges c→a."""
 
   def __call__(
-      self,
-      h: jax.Array,
-      batch: batch_lib.Batch,
-      geometry: geometry_lib.Geometry,
-      bases: shared_bases.SharedBases,
+    self,
+    h: jax.Array,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    bases: shared_bases.SharedBases,
   ) -> jax.Array:
     """Maps atom embeddings [N, atom] to an update of edges [E, edge]."""
     config = self._config
     x = gated_down_projection(
-        h, bases.atom_edge_radial, geometry.a2ee2a.mask, config.triplet_in_channels,
-        dense_name="dense_ba", dropout=config.dropout,
-        gather=lambda x: x[batch.a2ee2a.senders],
+      h,
+      bases.atom_edge_radial,
+      geometry.a2ee2a.mask,
+      config.triplet_in_channels,
+      dense_name="dense_ba",
+      dropout=config.dropout,
+      gather=lambda x: x[batch.a2ee2a.senders],
     )
     inputs = gather_rows(x, batch.a2ee2a_table)
     sums = self._to_edges(geometry.edge_atom, inputs, bases.atom_edge_circular, batch)
     x = self._bilinear(
-        sums,
-        geometry.main.mask,
-        lambda: (inputs, geometry.edge_atom_mask.sum(1)),
+      sums,
+      geometry.main.mask,
+      lambda: (inputs, geometry.edge_atom_mask.sum(1)),
     )
     return symmetric_up_projection(
-        x, config.edge_channels, batch.reverse_edge, config.dropout
+      x, config.edge_channels, batch.reverse_edge, config.dropout
     )
 
 
@@ -154,29 +160,33 @@ class EdgeAtomInteraction(_CircularInteraction):
   """Messages from main edges b→a, over a2ee2a edges c→a, to the atom a."""
 
   def __call__(
-      self,
-      m: jax.Array,
-      batch: batch_lib.Batch,
-      geometry: geometry_lib.Geometry,
-      bases: shared_bases.SharedBases,
+    self,
+    m: jax.Array,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    bases: shared_bases.SharedBases,
   ) -> jax.Array:
     """Maps edge embeddings [E, edge] to an update of atoms [N, atom]."""
     config = self._config
     x = gated_down_projection(
-        m, bases.edge_atom_radial, geometry.main.mask, config.triplet_in_channels,
-        dense_name="dense_ba", dropout=config.dropout,
+      m,
+      bases.edge_atom_radial,
+      geometry.main.mask,
+      config.triplet_in_channels,
+      dense_name="dense_ba",
+      dropout=config.dropout,
     )
     inputs = gather_rows(x, batch.main_table)
     circular = bases.edge_atom_circular.astype(inputs.dtype)
     sums = jnp.einsum("nmj,njc->nmc", circular, inputs)
     x = self._bilinear(
-        sums, batch.atom_mask, lambda: (inputs, geometry.edge_atom_mask.sum(2))
+      sums, batch.atom_mask, lambda: (inputs, geometry.edge_atom_mask.sum(2))
     )
     return layers.Dense(
-        config.atom_channels,
-        activation=True,
-        dropout=config.dropout,
-        name="up_projection_ca",
+      config.atom_channels,
+      activation=True,
+      dropout=config.dropout,
+      name="up_projection_ca",
     )(x)
 
 
@@ -187,40 +197,38 @@ class AtomPairInteraction(hk.Module):
   periodic images are summed beforehand (`SharedBases.pair_radial`).
   """
 
-  def __init__(
-      self, config: config_lib.GemNetOCConfig, name: str = "atom_interaction"
-  ):
+  def __init__(self, config: config_lib.GemNetOCConfig, name: str = "atom_interaction"):
     super().__init__(name=name)
     self._config = config
 
   def __call__(
-      self,
-      h: jax.Array,
-      batch: batch_lib.Batch,
-      geometry: geometry_lib.Geometry,
-      bases: shared_bases.SharedBases,
+    self,
+    h: jax.Array,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    bases: shared_bases.SharedBases,
   ) -> jax.Array:
     """Maps atom embeddings [N, atom] to an update [N, atom]."""
     config = self._config
     x = layers.Dense(
-        config.pair_in_channels,
-        activation=True,
-        dropout=config.dropout,
-        name="down_projection",
+      config.pair_in_channels,
+      activation=True,
+      dropout=config.dropout,
+      name="down_projection",
     )(h)
     inputs = gather_rows(x, batch.a2a_senders)
     sums = jnp.einsum("npr,npc->nrc", bases.pair_radial.astype(x.dtype), inputs)
     y = layers.Dense(config.pair_out_channels, name="bilinear")(
-        sums.reshape(sums.shape[0], -1)
+      sums.reshape(sums.shape[0], -1)
     )
     y = scale_factor.ScaleFactor(name="scale_rbf_sum")(
-        y,
-        rows=lambda: (y, batch.atom_mask),
-        reference=lambda: (x[batch.a2a.senders], geometry.a2a.mask),
+      y,
+      rows=lambda: (y, batch.atom_mask),
+      reference=lambda: (x[batch.a2a.senders], geometry.a2a.mask),
     )
     return layers.Dense(
-        config.atom_channels,
-        activation=True,
-        dropout=config.dropout,
-        name="up_projection",
+      config.atom_channels,
+      activation=True,
+      dropout=config.dropout,
+      name="up_projection",
     )(y)

@@ -73,7 +73,7 @@ def _dense_init(shape, dtype):
 
 
 def get_weight(
-    name: str, shape: tuple[int, ...], dtype, init: hk.initializers.Initializer
+  name: str, shape: tuple[int, ...], dtype, init: hk.initializers.Initializer
 ) -> jax.Array:
   """A parameter that is stored in float32 or wider and used in `dtype`."""
   stored = jnp.promote_types(dtype, jnp.float32)
@@ -84,12 +84,12 @@ class Dense(hk.Module):
   """Linear layer without bias, then optionally scaled SiLU and dropout."""
 
   def __init__(
-      self,
-      channels: int,
-      *,
-      activation: bool = False,
-      dropout: float = 0.0,
-      name: str | None = None,
+    self,
+    channels: int,
+    *,
+    activation: bool = False,
+    dropout: float = 0.0,
+    name: str | None = None,
   ):
     """Builds the layer.
 
@@ -132,18 +132,17 @@ class Residual(hk.Module):
       y = x
       for i in range(2):
         y = Dense(
-            channels, activation=True, dropout=self._dropout, name=f"dense_mlp_{i}"
+          channels, activation=True, dropout=self._dropout, name=f"dense_mlp_{i}"
         )(y)
       return skip(x, y)
     weights = [
-        Dense(channels, name=f"dense_mlp_{i}").weight(channels, x.dtype)
-        for i in range(2)
+      Dense(channels, name=f"dense_mlp_{i}").weight(channels, x.dtype) for i in range(2)
     ]
     return fusion_barrier(_residual(x, *weights))
 
 
 def residual_stack(
-    x: jax.Array, count: int, name: str, *, dropout: float = 0.0
+  x: jax.Array, count: int, name: str, *, dropout: float = 0.0
 ) -> jax.Array:
   """Applies `count` residual layers named `name_0`, `name_1`, …"""
   for i in range(count):
@@ -160,7 +159,7 @@ def fusion_barrier(x: jax.Array) -> jax.Array:
   """Keeps XLA's CPU compiler from recomputing residual chains in every consumer.
 
   Its fusion pass otherwise duplicates the whole chain into each of them, at a cost
-  that grows with depth squared. It needs the compiler flag that `experiments.environment`
+  that grows with depth squared. It needs the compiler flag that `jmp_hk.runtime.configuration`
   sets. Other back ends do not need it.
   """
   if jax.default_backend() == "cpu":

@@ -1,6 +1,6 @@
 """Angles of quadruplets, factorised about their middle edge.
 
-Nothing is as long as the number of quadruplets: angles live in per-atom neighbour
+Nothing is as long as the number of quadruplets: angles live in per-atom neighbor
 tables, see `quadruplets`.
 """
 
@@ -47,7 +47,7 @@ class QuadrupletGeometry:
 
 
 def compute_quadruplet_geometry(
-    batch: batch_lib.Batch, main: Edges, qint: Edges, num_spherical: int
+  batch: batch_lib.Batch, main: Edges, qint: Edges, num_spherical: int
 ) -> QuadrupletGeometry:
   """Computes the angles of a batch's quadruplets.
 
@@ -60,13 +60,13 @@ def compute_quadruplet_geometry(
   cos_abd, input_weights, input_mask = _inputs(batch, main, qint, num_spherical)
   cos_cab, phases, collinear, output_mask = _outputs(batch, main, qint, num_spherical)
   return QuadrupletGeometry(
-      cos_abd=cos_abd,
-      input_weights=input_weights,
-      input_mask=input_mask,
-      cos_cab=cos_cab,
-      output_phases=phases,
-      collinear=collinear,
-      output_mask=output_mask,
+    cos_abd=cos_abd,
+    input_weights=input_weights,
+    input_mask=input_mask,
+    cos_cab=cos_cab,
+    output_phases=phases,
+    collinear=collinear,
+    output_mask=output_mask,
   )
 
 
@@ -92,7 +92,7 @@ def _frame(axis: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _azimuth_powers(
-    along_first: jax.Array, along_second: jax.Array, mask: jax.Array, order: int
+  along_first: jax.Array, along_second: jax.Array, mask: jax.Array, order: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """cos kα and sin kα for k = 0 … order - 1 of vectors in a plane.
 
@@ -129,18 +129,18 @@ def _inputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
   vectors = edges_lib.gather_rows(main.vectors, table)
   offsets = edges_lib.gather_rows(batch.main.edges["cell_offsets"], table)
   returns_to_a = (
-      edges_lib.gather_rows(batch.main.senders, table) == batch.qint.receivers[:, None]
+    edges_lib.gather_rows(batch.main.senders, table) == batch.qint.receivers[:, None]
   ) & ((offsets + batch.qint.edges["cell_offsets"][:, None]) == 0).all(-1)
   mask = (table >= 0) & qint.mask[:, None] & ~returns_to_a
   cosines, sines, collinear = _azimuth_powers(
-      jnp.einsum("qjx,qx->qj", vectors, first),
-      jnp.einsum("qjx,qx->qj", vectors, second),
-      mask,
-      order,
+    jnp.einsum("qjx,qx->qj", vectors, first),
+    jnp.einsum("qjx,qx->qj", vectors, second),
+    mask,
+    order,
   )
   weights = jnp.concatenate([cosines, collinear[None], sines[1:]])
   cos_abd = edges_lib.masked_legendre(
-      jnp.einsum("qjx,qx->qj", vectors, qint.vectors), mask, order, 1
+    jnp.einsum("qjx,qx->qj", vectors, qint.vectors), mask, order, 1
   )
   return cos_abd, weights.transpose(1, 0, 2), mask
 
@@ -154,13 +154,13 @@ def _outputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
   same = edges_lib.same_sources(batch.main, edges, batch.qint, axes)
   mask = (edges >= 0)[:, :, None] & (axes >= 0)[:, None, :] & ~same
   cosines, sines, collinear = _azimuth_powers(
-      jnp.einsum("nix,nqx->niq", main_vectors, first),
-      jnp.einsum("nix,nqx->niq", main_vectors, second),
-      mask,
-      order,
+    jnp.einsum("nix,nqx->niq", main_vectors, first),
+    jnp.einsum("nix,nqx->niq", main_vectors, second),
+    mask,
+    order,
   )
   phases = jnp.stack([cosines, sines]).transpose(2, 1, 3, 0, 4)
   cos_cab = edges_lib.masked_legendre(
-      jnp.einsum("nix,nqx->niq", main_vectors, axis_vectors), mask, order, -1
+    jnp.einsum("nix,nqx->niq", main_vectors, axis_vectors), mask, order, -1
   )
   return cos_cab, phases, collinear, mask

@@ -1,4 +1,4 @@
-"""Quadruplet interaction in O(edges × neighbours), without a list of quadruplets.
+"""Quadruplet interaction in O(edges × neighbors), without a list of quadruplets.
 
 For a main edge c→a the published interaction sums over q = (b→a) and f = (d→b)
 
@@ -28,38 +28,40 @@ gather_rows = edges_lib.gather_rows
 class QuadrupletInteraction(hk.Module):
   """Messages from edges d→b to edges c→a over the edges b→a of the qint graph."""
 
-  def __init__(
-      self, config: config_lib.GemNetOCConfig, name: str = "quad_interaction"
-  ):
+  def __init__(self, config: config_lib.GemNetOCConfig, name: str = "quad_interaction"):
     super().__init__(name=name)
     self._config = config
 
   def __call__(
-      self,
-      m: jax.Array,
-      batch: batch_lib.Batch,
-      geometry: geometry_lib.Geometry,
-      bases: shared_bases.SharedBases,
+    self,
+    m: jax.Array,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    bases: shared_bases.SharedBases,
   ) -> jax.Array:
     """Maps edge embeddings [E, edge] to an update [E, edge]."""
     config = self._config
     x = interactions.gated_down_projection(
-        m, bases.quad_radial, geometry.main.mask, config.quad_in_channels,
-        dense_name="dense_db", dropout=config.dropout,
+      m,
+      bases.quad_radial,
+      geometry.main.mask,
+      config.quad_in_channels,
+      dense_name="dense_db",
+      dropout=config.dropout,
     )
     messages = self._messages(x, batch, geometry, bases)
     sums = _sum_quadruplets(messages, batch, geometry, bases)
     x = jnp.einsum("ems,esc->emc", bases.quad_spherical.astype(x.dtype), sums)
     x = layers.Dense(config.quad_out_channels, name="mlp_sbf")(
-        x.reshape(x.shape[0], -1)
+      x.reshape(x.shape[0], -1)
     )
     x = scale_factor.ScaleFactor(name="scale_sbf_sum")(
-        x,
-        rows=lambda: (x, geometry.main.mask),
-        reference=lambda: (messages, _multiplicity(batch, geometry)),
+      x,
+      rows=lambda: (x, geometry.main.mask),
+      reference=lambda: (messages, _multiplicity(batch, geometry)),
     )
     return interactions.symmetric_up_projection(
-        x, config.edge_channels, batch.reverse_edge, config.dropout
+      x, config.edge_channels, batch.reverse_edge, config.dropout
     )
 
   @hk.transparent
@@ -70,15 +72,15 @@ class QuadrupletInteraction(hk.Module):
     gated = inputs * layers.Dense(x.shape[-1], name="mlp_cbf")(circular)
     mask = geometry.quadruplets.input_mask
     return scale_factor.ScaleFactor(name="scale_cbf")(
-        gated, rows=lambda: (gated, mask), reference=lambda: (inputs, mask)
+      gated, rows=lambda: (gated, mask), reference=lambda: (inputs, mask)
     )
 
 
 def _sum_quadruplets(
-    messages: jax.Array,
-    batch: batch_lib.Batch,
-    geometry: geometry_lib.Geometry,
-    bases: shared_bases.SharedBases,
+  messages: jax.Array,
+  batch: batch_lib.Batch,
+  geometry: geometry_lib.Geometry,
+  bases: shared_bases.SharedBases,
 ) -> jax.Array:
   """Sums messages over q and f for every main edge.
 
@@ -94,7 +96,7 @@ def _sum_quadruplets(
   order = geometry.quadruplets.cos_abd.shape[1]
   dtype = messages.dtype
   fourier = jnp.einsum(
-      "qkj,qjc->qkc", geometry.quadruplets.input_weights.astype(dtype), messages
+    "qkj,qjc->qkc", geometry.quadruplets.input_weights.astype(dtype), messages
   )
   # Per order the sums that go with cos kα_c and sin kα_c (sin 0 is zero, so what
   # stands beside it is of no matter); last those for cos θ = 0, see
@@ -113,9 +115,9 @@ def _sum_quadruplets(
   perpendicular = sums[:, order] - excluded_collinear
   cosines = jnp.asarray(shared_bases.perpendicular_cosines(order), dtype)
   sums = (
-      sums[:, :order]
-      + cosines[:, None, None] * perpendicular[:, None]
-      - excluded[:, None]
+    sums[:, :order]
+    + cosines[:, None, None] * perpendicular[:, None]
+    - excluded[:, None]
   )
   return sums.reshape(sums.shape[0], order**2, -1)
 
@@ -139,8 +141,8 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
   # Near the threshold the atom may count as collinear seen from b but not from a.
   order = quads.cos_abd.shape[1]
   collinear = jnp.maximum(
-      quads.collinear[receivers, slots],
-      quads.input_weights[:, order].reshape(-1)[position],
+    quads.collinear[receivers, slots],
+    quads.input_weights[:, order].reshape(-1)[position],
   ).astype(messages.dtype)[..., None]
   regular = jnp.einsum("ewl,ewc->elc", cos_cab * (1 - collinear), terms)
   perpendicular = jnp.einsum("ewl,ewc->elc", cos_cab * collinear, terms)
@@ -152,16 +154,16 @@ def _multiplicity(batch, geometry) -> jax.Array:
   quads = geometry.quadruplets
   num_edges, width = quads.input_mask.shape
   counts = jax.ops.segment_sum(
-      quads.output_mask.sum(1).reshape(-1),
-      jnp.where(batch.qint_table < 0, num_edges, batch.qint_table).reshape(-1),
-      num_edges + 1,
+    quads.output_mask.sum(1).reshape(-1),
+    jnp.where(batch.qint_table < 0, num_edges, batch.qint_table).reshape(-1),
+    num_edges + 1,
   )[:num_edges]
   excluded = (batch.quad_exclusion >= 0) & quads.output_mask
   edges = jnp.broadcast_to(batch.qint_table[:, None], batch.quad_exclusion.shape)
   slots = jnp.where(excluded, edges * width + batch.quad_exclusion, num_edges * width)
   removed = jax.ops.segment_sum(
-      excluded.astype(counts.dtype).reshape(-1),
-      slots.reshape(-1),
-      num_edges * width + 1,
+    excluded.astype(counts.dtype).reshape(-1),
+    slots.reshape(-1),
+    num_edges * width + 1,
   )[:-1].reshape(num_edges, width)
   return jnp.where(quads.input_mask, counts[:, None] - removed, 0)

@@ -1,12 +1,12 @@
 """Fitted scalars that keep the variance of every branch near one.
 
 A factor is stored as Haiku state, not as a parameter: it is fitted on data once
-(`jmp_hk.scale_fitting`) and never trained. Zero means "not fitted" and multiplies
+(`jmp_hk.models.gemnet_oc.scale_fitting`) and never trained. Zero means "not fitted" and multiplies
 by one (fact 26 of the published implementation).
 """
 
-import contextlib
 from collections.abc import Callable
+import contextlib
 from typing import NamedTuple
 
 import haiku as hk
@@ -76,13 +76,13 @@ class ScaleFactor(hk.Module):
       `x` times the factor.
     """
     factor = hk.get_state(
-        "scale_factor", (), jnp.promote_types(x.dtype, jnp.float32), init=jnp.zeros
+      "scale_factor", (), jnp.promote_types(x.dtype, jnp.float32), init=jnp.zeros
     )
     if _observers:
       values, weights = rows()
       _observers[-1][self.module_name] = Observation(
-          reference_variance=_column_variance(*reference()),
-          variance=_column_variance(values, weights),
-          num_rows=weights.sum(),
+        reference_variance=_column_variance(*reference()),
+        variance=_column_variance(values, weights),
+        num_rows=weights.sum(),
       )
     return x * jnp.where(factor == 0, 1, factor).astype(x.dtype)

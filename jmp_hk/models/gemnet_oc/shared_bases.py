@@ -61,7 +61,7 @@ class BasisEmbeddings(hk.Module):
     self._config = config
 
   def __call__(
-      self, h: jax.Array, batch: batch_lib.Batch, geometry: geometry_lib.Geometry
+    self, h: jax.Array, batch: batch_lib.Batch, geometry: geometry_lib.Geometry
   ) -> tuple[SharedBases, jax.Array]:
     """Evaluates all bases of a batch.
 
@@ -81,41 +81,41 @@ class BasisEmbeddings(hk.Module):
       return layers.Dense(config.radial_channels, name=name)(radial)
 
     m = edge_embedding.EdgeEmbedding(config.edge_channels, name="edge_emb")(
-        h, main.astype(h.dtype), batch
+      h, main.astype(h.dtype), batch
     )
     m = jnp.where(geometry.main.mask[:, None], m, 0)
     bases = SharedBases(
-        triplet_radial=project(main, "mlp_rbf_tint"),
-        triplet_circular=self._circular(main, "mlp_cbf_tint"),
-        quad_radial=project(main, "mlp_rbf_qint"),
-        quad_circular=self._quad_circular(geometry),
-        quad_spherical=self._quad_spherical(main),
-        quad_output=quad_output_weights(geometry.quadruplets),
-        atom_edge_radial=project(a2ee2a, "mlp_rbf_aeint"),
-        atom_edge_circular=self._circular(main, "mlp_cbf_aeint"),
-        edge_atom_radial=project(main, "mlp_rbf_eaint"),
-        edge_atom_circular=self._edge_atom(batch, geometry, a2ee2a),
-        pair_radial=self._pair_radial(batch, geometry),
-        update_radial=project(main, "mlp_rbf_h"),
-        output_radial=project(main, "mlp_rbf_out"),
+      triplet_radial=project(main, "mlp_rbf_tint"),
+      triplet_circular=self._circular(main, "mlp_cbf_tint"),
+      quad_radial=project(main, "mlp_rbf_qint"),
+      quad_circular=self._quad_circular(geometry),
+      quad_spherical=self._quad_spherical(main),
+      quad_output=quad_output_weights(geometry.quadruplets),
+      atom_edge_radial=project(a2ee2a, "mlp_rbf_aeint"),
+      atom_edge_circular=self._circular(main, "mlp_cbf_aeint"),
+      edge_atom_radial=project(main, "mlp_rbf_eaint"),
+      edge_atom_circular=self._edge_atom(batch, geometry, a2ee2a),
+      pair_radial=self._pair_radial(batch, geometry),
+      update_radial=project(main, "mlp_rbf_h"),
+      output_radial=project(main, "mlp_rbf_out"),
     )
     return bases, m
 
   @hk.transparent
   def _radial(self, edges: edges_lib.Edges) -> jax.Array:
     return bases.radial_basis(
-        edges.distances,
-        edges.mask,
-        self._config.num_radial,
-        self._config.radial_cutoff,
-        self._config.envelope_exponent,
+      edges.distances,
+      edges.mask,
+      self._config.num_radial,
+      self._config.radial_cutoff,
+      self._config.envelope_exponent,
     )
 
   @hk.transparent
   def _circular(self, radial: jax.Array, name: str) -> jax.Array:
     config = self._config
     return bases.BasisProjection(
-        config.circular_channels, config.num_spherical, name=name
+      config.circular_channels, config.num_spherical, name=name
     )(radial)
 
   @hk.transparent
@@ -137,10 +137,10 @@ class BasisEmbeddings(hk.Module):
 
   @hk.transparent
   def _edge_atom(
-      self,
-      batch: batch_lib.Batch,
-      geometry: geometry_lib.Geometry,
-      radial: jax.Array,
+    self,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    radial: jax.Array,
   ) -> jax.Array:
     weights = self._circular(radial, "mlp_cbf_eaint")
     weights = edges_lib.gather_rows(weights, batch.a2ee2a_table)
@@ -148,10 +148,10 @@ class BasisEmbeddings(hk.Module):
 
   @hk.transparent
   def _pair_radial(
-      self, batch: batch_lib.Batch, geometry: geometry_lib.Geometry
+    self, batch: batch_lib.Batch, geometry: geometry_lib.Geometry
   ) -> jax.Array:
     projected = layers.Dense(self._config.radial_channels, name="mlp_rbf_aint")(
-        self._radial(geometry.a2a)
+      self._radial(geometry.a2a)
     )
     projected = projected.astype(jnp.promote_types(projected.dtype, jnp.float32))
     num_atoms, width = batch.a2a_senders.shape
@@ -172,9 +172,7 @@ def quad_output_weights(quads: quadruplet_geometry.QuadrupletGeometry) -> jax.Ar
   """
   cos_cab = quads.cos_cab.transpose(0, 1, 3, 2)  # [N, K, L, W]
   num_atoms, width, order, axes = cos_cab.shape
-  perpendicular = jnp.stack(
-      [jnp.ones_like(quads.collinear), quads.collinear], axis=2
-  )
+  perpendicular = jnp.stack([jnp.ones_like(quads.collinear), quads.collinear], axis=2)
   phases = jnp.concatenate([quads.output_phases, perpendicular[:, None]], axis=1)
   weights = cos_cab[:, None, :, :, None] * phases[:, :, :, None]
   return weights.reshape(num_atoms, order + 1, width * order, 2 * axes)

@@ -20,7 +20,7 @@ def num_uses(module: str, config: config_lib.GemNetOCConfig) -> int:
 
 
 def divide_shared_gradients(
-    gradients: hk.MutableParams, config: config_lib.GemNetOCConfig
+  gradients: hk.MutableParams, config: config_lib.GemNetOCConfig
 ) -> hk.MutableParams:
   """Divides the gradients of the twelve shared basis projections.
 
@@ -32,6 +32,6 @@ def divide_shared_gradients(
     The tree with shared gradients divided by their number of uses.
   """
   return {
-      module: jax.tree.map(lambda g, n=num_uses(module, config): g / n, leaves)
-      for module, leaves in gradients.items()
+    module: jax.tree.map(lambda g, n=num_uses(module, config): g / n, leaves)
+    for module, leaves in gradients.items()
   }

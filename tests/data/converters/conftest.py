@@ -2,7 +2,9 @@
 
 import pytest
 
-from data import conversion, records, schema
+from data import conversion
+from data import records
+from data import schema
 from data.converters import registry
 
 
@@ -15,12 +17,12 @@ def convert(tmp_path):
     converter = registry.make(dataset, source, split, options)
     info = conversion.convert(converter, output, progress=False)
     found = {
-        name: [
-            schema.decode(record)
-            for path in records.list_shards(output, name)
-            for record in records.read_shard(path)
-        ]
-        for name in info.num_structures
+      name: [
+        schema.decode(record)
+        for path in records.list_shards(output, name)
+        for record in records.read_shard(path)
+      ]
+      for name in info.num_structures
     }
     assert {k: len(v) for k, v in found.items()} == info.num_structures
     return found, info

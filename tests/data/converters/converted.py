@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from data import conversion, records, schema
+from data import conversion
+from data import records
+from data import schema
 from data.converters import registry
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
@@ -14,7 +16,7 @@ Splits = dict[str, list[structure_lib.Structure]]
 
 
 def convert(
-    name: str, source: pathlib.Path, output: pathlib.Path, **options: Any
+  name: str, source: pathlib.Path, output: pathlib.Path, **options: Any
 ) -> tuple[dataset_info.DatasetInfo, Splits]:
   """Converts `source` into `output`.
 
@@ -24,12 +26,12 @@ def convert(
   converter = registry.make(name, source, options=options)
   info = conversion.convert(converter, output, progress=False)
   splits = {
-      split: [
-          schema.decode(record)
-          for shard in records.list_shards(output, split)
-          for record in records.read_shard(shard)
-      ]
-      for split in records.list_splits(output)
+    split: [
+      schema.decode(record)
+      for shard in records.list_shards(output, split)
+      for record in records.read_shard(shard)
+    ]
+    for split in records.list_splits(output)
   }
   return info, splits
 
@@ -43,7 +45,7 @@ def plan(name: str, source: pathlib.Path, **options: Any) -> dict[str, list[Any]
 
 
 def hydrogen_bonds(
-    structures: list[structure_lib.Structure],
+  structures: list[structure_lib.Structure],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Lengths (Å) of all bonds to hydrogen, and the force (eV/Å) on it away from them.
 

@@ -1,14 +1,15 @@
 """`--dataset=ase`: label keys, units, splits, tags of OC20 trajectories."""
 
 import ase
+from ase import constraints
 import ase.build
+from ase.calculators import singlepoint
 import ase.io
 import numpy as np
 import pytest
-from ase import constraints
-from ase.calculators import singlepoint
 
-from data.converters import ase_readable, base
+from data.converters import ase_readable
+from data.converters import base
 from jmp_hk import structure as structure_lib
 from tests import shared_files
 
@@ -17,7 +18,8 @@ def _atoms(seed, n=4):
   rng = np.random.default_rng(seed)
   atoms = ase.Atoms("H" * n, positions=rng.normal(size=(n, 3)) + 2)
   atoms.calc = singlepoint.SinglePointCalculator(
-      atoms, energy=float(rng.normal()), forces=rng.normal(size=(n, 3)))
+    atoms, energy=float(rng.normal()), forces=rng.normal(size=(n, 3))
+  )
   atoms.info["gap"] = float(rng.normal())
   atoms.info["kind"] = seed % 3
   atoms.arrays["magmom"] = rng.normal(size=(n, 3))
@@ -50,15 +52,23 @@ def test_label_keys_units_and_targets(convert, tmp_path):
     atoms.info["E_dft"], atoms.arrays["grad"] = 2.0, np.full((4, 3), 1.0)
   ase.io.write(path, frames)
   found, info = convert(
-      "ase", path, "train", energy_key="E_dft", forces_key="grad", energy_unit="kcal/mol",
-      forces_unit="Hartree/Bohr", targets="gap:structure:eV,kind:class,magmom:atoms",
-      cutoff="7.5")
+    "ase",
+    path,
+    "train",
+    energy_key="E_dft",
+    forces_key="grad",
+    energy_unit="kcal/mol",
+    forces_unit="Hartree/Bohr",
+    targets="gap:structure:eV,kind:class,magmom:atoms",
+    cutoff="7.5",
+  )
   for structure, atoms in zip(found["train"], frames, strict=True):
     assert structure.energy == pytest.approx(2 * 0.0433641, rel=1e-5)
     np.testing.assert_allclose(structure.forces, 51.42207, rtol=1e-6)
     assert structure.targets["gap"] == pytest.approx(atoms.info["gap"])
     np.testing.assert_allclose(
-        structure.targets["magmom"], atoms.arrays["magmom"], atol=1e-6)
+      structure.targets["magmom"], atoms.arrays["magmom"], atol=1e-6
+    )
   gaps = [a.info["gap"] for a in frames]
   assert info.targets["gap"].mean == pytest.approx(np.mean(gaps))
   assert info.targets["gap"].std == pytest.approx(np.std(gaps))
@@ -78,8 +88,9 @@ def test_random_fractions(convert, tmp_path, split_by):
   (tmp_path / "raw").mkdir()
   for k in range(10):
     ase.io.write(tmp_path / "raw" / f"{k}.xyz", [_atoms(k), _atoms(k + 100)])
-  found, info = convert("ase", tmp_path / "raw" / "*.xyz", split_by=split_by,
-                        split_fractions="0.7,0.2,0.1")
+  found, info = convert(
+    "ase", tmp_path / "raw" / "*.xyz", split_by=split_by, split_fractions="0.7,0.2,0.1"
+  )
   assert info.num_structures == {"train": 14, "val": 4, "test": 2}
   ids = {k: {s.record_id for s in v} for k, v in found.items()}
   assert len(set.union(*ids.values())) == 20
@@ -101,8 +112,10 @@ def test_errors_say_what_to_do(convert, tmp_path):
   ase.io.write(path, [_atoms(0)])
   with pytest.raises(base.PlanError, match="--split=train"):
     convert("ase", path)
-  with pytest.raises(structure_lib.InvalidStructureError, match="mine.xyz:0: expected the "
-                     "label 'E', found .*'energy'"):
+  with pytest.raises(
+    structure_lib.InvalidStructureError,
+    match="mine.xyz:0: expected the label 'E', found .*'energy'",
+  ):
     convert("ase", path, "train", energy_key="E")
   with pytest.raises(base.PlanError, match="--forces_unit=N must"):
     convert("ase", path, "train", forces_unit="N")
@@ -118,7 +131,9 @@ def test_errors_say_what_to_do(convert, tmp_path):
 def test_empty_trajectory(convert, tmp_path):
   path = tmp_path / "mine.traj"
   ase.io.write(path, _atoms(0), append=True)  # ASE writes a file without frames
-  with pytest.raises(base.RawDataError, match="mine.traj: expected records, found none"):
+  with pytest.raises(
+    base.RawDataError, match="mine.traj: expected records, found none"
+  ):
     convert("ase", path, "train")
 
 

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from data.converters import base, json_stream
+from data.converters import base
+from data.converters import json_stream
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])

@@ -8,35 +8,42 @@ import numpy as np
 import pytest
 from sklearn import model_selection
 
-from data.converters import base, matbench
+from data.converters import base
+from data.converters import matbench
 from tests import shared_files
 from tests.data.converters import converted
 
 # (train, val, test) and mean, std of the training split in every fold, computed from
 # the targets of the official release.
 PUBLISHED = {
-    "jdft2d": [
-        (457, 51, 128, 120.022913, 151.454430), (458, 51, 127, 114.655304, 143.823207),
-        (458, 51, 127, 104.841528, 114.063101), (458, 51, 127, 117.312636, 148.915189),
-        (458, 51, 127, 112.085951, 123.835640),
-    ],
-    "phonons": [
-        (910, 102, 253, 583.245289, 492.196060), (910, 102, 253, 577.612879, 501.645783),
-        (910, 102, 253, 577.198918, 475.190319), (910, 102, 253, 591.447044, 508.849765),
-        (910, 102, 253, 580.440605, 513.665307),
-    ],
-    "perovskites": [
-        (13627, 1515, 3786, 1.472427, 0.744979), (13627, 1515, 3786, 1.470909, 0.738712),
-        (13627, 1515, 3786, 1.472227, 0.740258), (13628, 1515, 3785, 1.469991, 0.744985),
-        (13628, 1515, 3785, 1.468682, 0.742566),
-    ],
+  "jdft2d": [
+    (457, 51, 128, 120.022913, 151.454430),
+    (458, 51, 127, 114.655304, 143.823207),
+    (458, 51, 127, 104.841528, 114.063101),
+    (458, 51, 127, 117.312636, 148.915189),
+    (458, 51, 127, 112.085951, 123.835640),
+  ],
+  "phonons": [
+    (910, 102, 253, 583.245289, 492.196060),
+    (910, 102, 253, 577.612879, 501.645783),
+    (910, 102, 253, 577.198918, 475.190319),
+    (910, 102, 253, 591.447044, 508.849765),
+    (910, 102, 253, 580.440605, 513.665307),
+  ],
+  "perovskites": [
+    (13627, 1515, 3786, 1.472427, 0.744979),
+    (13627, 1515, 3786, 1.470909, 0.738712),
+    (13627, 1515, 3786, 1.472227, 0.740258),
+    (13628, 1515, 3785, 1.469991, 0.744985),
+    (13628, 1515, 3785, 1.468682, 0.742566),
+  ],
 }
 SIZES = {
-    "dielectric": [(3429, 382, 953)] * 4 + [(3430, 382, 952)],
-    "log_gvrh": [(7910, 879, 2198)] * 2 + [(7911, 879, 2197)] * 3,
-    "log_kvrh": [(7910, 879, 2198)] * 2 + [(7911, 879, 2197)] * 3,
-    "mp_gap": [(76401, 8489, 21223)] * 3 + [(76401, 8490, 21222)] * 2,
-    "mp_e_form": [(95580, 10621, 26551)] * 2 + [(95581, 10621, 26550)] * 3,
+  "dielectric": [(3429, 382, 953)] * 4 + [(3430, 382, 952)],
+  "log_gvrh": [(7910, 879, 2198)] * 2 + [(7911, 879, 2197)] * 3,
+  "log_kvrh": [(7910, 879, 2198)] * 2 + [(7911, 879, 2197)] * 3,
+  "mp_gap": [(76401, 8489, 21223)] * 3 + [(76401, 8490, 21222)] * 2,
+  "mp_e_form": [(95580, 10621, 26551)] * 2 + [(95581, 10621, 26550)] * 3,
 }
 
 
@@ -45,26 +52,28 @@ def _crystal(row, element="Na"):
   matrix = [[a, 0.0, 0.0], [0.5, a, 0.0], [0.0, 0.0, a]]
   abc = [[0.0, 0.0, 0.0], [0.5, 0.25, 0.5]]
   return {
-      "@module": "pymatgen.core.structure", "@class": "Structure", "charge": None,
-      "lattice": {"matrix": matrix, "a": a, "b": a, "c": a, "volume": a**3},
-      "sites": [
-          {
-              "species": [{"element": symbol, "occu": 1}],
-              "abc": x,
-              "xyz": (np.array(x) @ matrix).tolist(),
-              "label": f"{symbol}1",
-              "properties": {},
-          }
-          for symbol, x in zip((element, "Cl"), abc)
-      ],
+    "@module": "pymatgen.core.structure",
+    "@class": "Structure",
+    "charge": None,
+    "lattice": {"matrix": matrix, "a": a, "b": a, "c": a, "volume": a**3},
+    "sites": [
+      {
+        "species": [{"element": symbol, "occu": 1}],
+        "abc": x,
+        "xyz": (np.array(x) @ matrix).tolist(),
+        "label": f"{symbol}1",
+        "properties": {},
+      }
+      for symbol, x in zip((element, "Cl"), abc)
+    ],
   }
 
 
 def _raw(task, values, index=None, **changes):
   return {
-      "index": list(range(len(values))) if index is None else index,
-      "columns": ["structure", matbench.TASKS[task].column],
-      "data": [[_crystal(i), value] for i, value in enumerate(values)],
+    "index": list(range(len(values))) if index is None else index,
+    "columns": ["structure", matbench.TASKS[task].column],
+    "data": [[_crystal(i), value] for i, value in enumerate(values)],
   } | changes
 
 
@@ -100,8 +109,8 @@ def test_folds_are_scikit_learns():
 
 def test_fold_of_jdft2d_is_pinned():
   digests = {
-      name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:16]
-      for name, rows in matbench.split(636, 0).items()
+    name: hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:16]
+    for name, rows in matbench.split(636, 0).items()
   }
   assert digests["test"] == "0106cb9919b96f62"
   assert digests["train"] == "66b0b69d2fba3552"
@@ -120,7 +129,7 @@ def test_converts_a_task(tmp_path):
       crystal = _crystal(row)
       np.testing.assert_allclose(structure.cell, crystal["lattice"]["matrix"])
       np.testing.assert_allclose(
-          structure.positions, [s["xyz"] for s in crystal["sites"]], rtol=1e-6
+        structure.positions, [s["xyz"] for s in crystal["sites"]], rtol=1e-6
       )
       np.testing.assert_array_equal(structure.atomic_numbers, [11, 17])
       assert structure.pbc.all() and (structure.tags == 2).all()
@@ -132,7 +141,7 @@ def test_converts_a_task(tmp_path):
   assert info.name == "matbench_log_gvrh"
   assert info.provenance["notes"]["fold"] == 2
   assert info.graph.cutoff == 12.0
-  assert info.graph.max_neighbours_by_size == ((200, 10), (300, 5))
+  assert info.graph.max_neighbors_by_size == ((200, 10), (300, 5))
 
 
 def test_classes_have_stratified_folds(tmp_path):
@@ -165,7 +174,7 @@ def test_positions_from_fractions_and_missing_numbers_become_errors(tmp_path):
   _, splits = converted.convert("matbench", path, tmp_path / "a")
   found = {_rows([s])[0]: s for s in sum(splits.values(), [])}
   np.testing.assert_allclose(
-      found[3].positions, [s["xyz"] for s in _crystal(3)["sites"]], rtol=1e-6
+    found[3].positions, [s["xyz"] for s in _crystal(3)["sites"]], rtol=1e-6
   )
   raw["data"][5][1] = float("nan")  # as Python's json writes it, which is not JSON
   path = _write(tmp_path, "mp_gap", raw)
@@ -175,7 +184,8 @@ def test_positions_from_fractions_and_missing_numbers_become_errors(tmp_path):
 
 def _disorder(crystal):
   crystal["sites"][0]["species"] = [
-      {"element": "Na", "occu": 0.5}, {"element": "K", "occu": 0.5}
+    {"element": "Na", "occu": 0.5},
+    {"element": "K", "occu": 0.5},
   ]
 
 
@@ -188,12 +198,12 @@ def _no_lattice(crystal):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (_disorder, "site 0 is disordered"),
-        (_unknown_element, "unknown element 'Zz'"),
-        (_no_lattice, "not a pymatgen Structure"),
-    ],
+  ("change", "message"),
+  [
+    (_disorder, "site 0 is disordered"),
+    (_unknown_element, "unknown element 'Zz'"),
+    (_no_lattice, "not a pymatgen Structure"),
+  ],
 )
 def test_malformed_crystal_names_its_row(tmp_path, change, message):
   raw = _raw("mp_gap", [0.5] * 20)
@@ -226,12 +236,12 @@ def test_truncated_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("matbench_jdft2d.json.gz", {"fold": 5}, "--fold=5"),
-        ("matbench_steels.json.gz", {}, "is not one of the tasks"),
-        ("matbench_jdft2d.json.gz", {"task": "phonons"}, "expected the columns"),
-    ],
+  ("name", "options", "message"),
+  [
+    ("matbench_jdft2d.json.gz", {"fold": 5}, "--fold=5"),
+    ("matbench_steels.json.gz", {}, "is not one of the tasks"),
+    ("matbench_jdft2d.json.gz", {"task": "phonons"}, "expected the columns"),
+  ],
 )
 def test_impossible_options(tmp_path, name, options, message):
   path = _write(tmp_path, "", _raw("jdft2d", [1.0] * 20), name)
@@ -266,8 +276,8 @@ def test_real_perovskites_have_the_published_statistics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"),
-    [("dielectric_subset863", 863), ("mp_e_form_subset35", 35), ("mp_gap_subset14", 14)],
+  ("name", "count"),
+  [("dielectric_subset863", 863), ("mp_e_form_subset35", 35), ("mp_gap_subset14", 14)],
 )
 def test_real_parts_of_large_tasks(name, count, tmp_path):
   path = shared_files.shared_file("samples", "matbench", f"matbench_{name}.json.gz")

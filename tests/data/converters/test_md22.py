@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data.converters import base, md22
+from data.converters import base
+from data.converters import md22
 from data.converters import splits as splits_lib
 from tests import shared_files
 from tests.data.converters import converted
@@ -14,34 +15,44 @@ KCAL = 23.061
 def _arrays(count):
   rng = np.random.default_rng(0)
   return {
-      "type": np.array(b"d"),
-      "name": np.array("AT-AT"),
-      "theory": np.array("PBE+MBD, 500K"),
-      "z": np.array([8, 1, 1], np.int64),
-      "R": rng.normal(size=(count, 3, 3)),
-      "E": rng.normal(size=(count, 1)) - 48_000.0,
-      "F": 20.0 * rng.normal(size=(count, 3, 3)),
-      "e_unit": np.array("kcal/mol"),
-      "r_unit": np.array("Ang"),
-      "perms": np.array([[0, 1, 2], [0, 2, 1]]),
-      "md5": np.array(b"0"),
+    "type": np.array(b"d"),
+    "name": np.array("AT-AT"),
+    "theory": np.array("PBE+MBD, 500K"),
+    "z": np.array([8, 1, 1], np.int64),
+    "R": rng.normal(size=(count, 3, 3)),
+    "E": rng.normal(size=(count, 1)) - 48_000.0,
+    "F": 20.0 * rng.normal(size=(count, 3, 3)),
+    "e_unit": np.array("kcal/mol"),
+    "r_unit": np.array("Ang"),
+    "perms": np.array([[0, 1, 2], [0, 2, 1]]),
+    "md5": np.array(b"0"),
   }
 
 
 def _write_xyz(path, arrays):
   lines = []
   for positions, energy, forces in zip(arrays["R"], arrays["E"], arrays["F"]):
-    lines += ["3", f"Energy={float(energy[0])!r} Properties=species:S:1:pos:R:3:forces:R:3"]
+    lines += [
+      "3",
+      f"Energy={float(energy[0])!r} Properties=species:S:1:pos:R:3:forces:R:3",
+    ]
     for symbol, x, f in zip("OHH", positions, forces):
       lines.append(" ".join([symbol, *map(repr, map(float, (*x, *f)))]) + "  ")
   path.write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize(("molecule", "sizes"), [
-    ("Ac-Ala3-NHMe", (5700, 300)), ("DHA", (7600, 400)), ("stachyose", (7600, 400)),
-    ("AT-AT", (2850, 150)), ("AT-AT-CG-CG", (1900, 100)),
-    ("buckyball-catcher", (570, 30)), ("double-walled_nanotube", (760, 40)),
-])
+@pytest.mark.parametrize(
+  ("molecule", "sizes"),
+  [
+    ("Ac-Ala3-NHMe", (5700, 300)),
+    ("DHA", (7600, 400)),
+    ("stachyose", (7600, 400)),
+    ("AT-AT", (2850, 150)),
+    ("AT-AT-CG-CG", (1900, 100)),
+    ("buckyball-catcher", (570, 30)),
+    ("double-walled_nanotube", (760, 40)),
+  ],
+)
 def test_published_sizes(molecule, sizes):
   assert md22.published_sizes(molecule) == sizes
 
@@ -55,11 +66,16 @@ def test_split_order():
   np.testing.assert_array_equal(split["test"], order[600:])
 
 
-@pytest.mark.parametrize(("name", "molecule"), [
-    ("md22_AT-AT-CG-CG", "AT-AT-CG-CG"), ("md22_AT-AT", "AT-AT"),
+@pytest.mark.parametrize(
+  ("name", "molecule"),
+  [
+    ("md22_AT-AT-CG-CG", "AT-AT-CG-CG"),
+    ("md22_AT-AT", "AT-AT"),
     ("md22_double-walled_nanotube", "double-walled_nanotube"),
-    ("md22_Ac-Ala3-NHMe_5frames", "Ac-Ala3-NHMe"), ("water", ""),
-])
+    ("md22_Ac-Ala3-NHMe_5frames", "Ac-Ala3-NHMe"),
+    ("water", ""),
+  ],
+)
 def test_molecule_from_file_name(name, molecule):
   assert md22.molecule_of(name) == molecule
 
@@ -77,18 +93,18 @@ def test_converts_both_distributions(tmp_path, suffix):
   order = np.arange(700)
   np.random.RandomState(42).shuffle(order)
   assert [s.record_id for s in splits["val"]] == [
-      f"{path.name}:{i}" for i in sorted(order[570:600])
+    f"{path.name}:{i}" for i in sorted(order[570:600])
   ]
   for structure in splits["test"]:
     frame = int(structure.record_id.rsplit(":", 1)[1])
     assert structure.energy == arrays["E"][frame, 0] / KCAL
     np.testing.assert_allclose(
-        structure.forces, arrays["F"][frame] / KCAL, rtol=1e-6, atol=1e-7
+      structure.forces, arrays["F"][frame] / KCAL, rtol=1e-6, atol=1e-7
     )
     np.testing.assert_allclose(structure.positions, arrays["R"][frame], rtol=1e-6)
     np.testing.assert_array_equal(structure.atomic_numbers, [8, 1, 1])
   assert info.name == "md22_buckyball_catcher"
-  assert (info.graph.cutoff, info.graph.max_neighbours) == (12.0, 30)
+  assert (info.graph.cutoff, info.graph.max_neighbors) == (12.0, 30)
 
 
 def test_unknown_molecule_needs_sizes(tmp_path):
@@ -98,7 +114,9 @@ def test_unknown_molecule_needs_sizes(tmp_path):
     converted.plan("md22", path)
   plan = converted.plan("md22", path, train_size=10, val_size=2)
   assert {k: sum(map(len, v)) for k, v in plan.items()} == {
-      "train": 10, "val": 2, "test": 8
+    "train": 10,
+    "val": 2,
+    "test": 8,
   }
 
 
@@ -139,12 +157,12 @@ def test_real_samples_agree(tmp_path):
   found = {}
   for name in ("md22_Ac-Ala3-NHMe_5frames.xyz", "md22_Ac-Ala3-NHMe_mini_derived.npz"):
     info, splits = converted.convert(
-        "md22", folder / name, tmp_path / name, train_size=3, val_size=1
+      "md22", folder / name, tmp_path / name, train_size=3, val_size=1
     )
     assert dict(info.num_structures) == {"train": 3, "val": 1, "test": 1}
     assert info.name == "md22_ac_ala3_nhme"
     found[name] = {
-        s.record_id.rsplit(":")[1]: s for split in splits.values() for s in split
+      s.record_id.rsplit(":")[1]: s for split in splits.values() for s in split
     }
   for a, b in zip(*(sorted(x.items()) for x in found.values())):
     assert a[0] == b[0] and a[1].num_atoms == 42
@@ -156,6 +174,6 @@ def test_real_samples_agree(tmp_path):
   assert first.energy == pytest.approx(-620726.002662 / KCAL, abs=1e-9)
   assert first.energy == pytest.approx(-26913.953, abs=5.0)
   lengths, pushes = converted.hydrogen_bonds(
-      list(found["md22_Ac-Ala3-NHMe_5frames.xyz"].values())
+    list(found["md22_Ac-Ala3-NHMe_5frames.xyz"].values())
   )
   assert -40 < np.polyfit(lengths, pushes, 1)[0] < -8  # eV/Å², attractive

@@ -4,7 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
-from data.converters import ani1x, base, hdf5, pickled
+from data.converters import ani1x
+from data.converters import base
+from data.converters import hdf5
+from data.converters import pickled
 from jmp_hk import structure as structure_lib
 from tests import shared_files
 from tests.data import raw_files
@@ -44,8 +47,8 @@ def test_ani1x_splits_whole_formulas_and_counts_what_it_filters(convert, tmp_pat
     for reason, count in facts["filtered"].items():
       filtered[reason] = filtered.get(reason, 0) + count
   assert filtered == {
-      "wb97x_dz not computed (NaN in the release)": 2,
-      "molecule of fewer than 4 atoms": 7,
+    "wb97x_dz not computed (NaN in the release)": 2,
+    "molecule of fewer than 4 atoms": 7,
   }
 
 
@@ -69,7 +72,8 @@ def test_ani1x_real_sample_equals_h5py(convert):
         np.testing.assert_array_equal(structure.positions, group["coordinates"][row])
         np.testing.assert_array_equal(structure.atomic_numbers, group["atomic_numbers"])
         np.testing.assert_allclose(
-            structure.forces, group["wb97x_dz.forces"][row] * _HARTREE, rtol=1e-6)
+          structure.forces, group["wb97x_dz.forces"][row] * _HARTREE, rtol=1e-6
+        )
         count += 1
   assert count == 8 == sum(info.num_structures.values())
 
@@ -84,14 +88,18 @@ def test_transition1x_splits_and_end_points(convert, tmp_path):
     for row, structure in enumerate(found["val"]):
       assert structure.energy == group["wB97x_6-31G(d).energy"][row]
       np.testing.assert_array_equal(
-          structure.forces, group["wB97x_6-31G(d).forces"][row].astype(np.float32))
+        structure.forces, group["wB97x_6-31G(d).forces"][row].astype(np.float32)
+      )
       np.testing.assert_array_equal(
-          structure.positions, group["positions"][row].astype(np.float32))
+        structure.positions, group["positions"][row].astype(np.float32)
+      )
   assert info.force_scale == 0.3591422140598297
 
 
 def test_transition1x_real_sample_equals_h5py_and_published_records(convert):
-  path = shared_files.shared_file("samples", "transition1x", "Transition1x_mini_derived.h5")
+  path = shared_files.shared_file(
+    "samples", "transition1x", "Transition1x_mini_derived.h5"
+  )
   found, info = convert("transition1x", path)
   assert info.num_structures == {"train": 16, "val": 8, "test": 8}
   with h5py.File(path) as file:
@@ -99,18 +107,25 @@ def test_transition1x_real_sample_equals_h5py_and_published_records(convert):
       _, group, row = structure.record_id.split(":")
       assert structure.energy == file[group]["wB97x_6-31G(d).energy"][int(row)]
       np.testing.assert_array_equal(
-          structure.positions, file[group]["positions"][int(row)].astype(np.float32))
+        structure.positions, file[group]["positions"][int(row)].astype(np.float32)
+      )
   published = shared_files.shared_file(
-      "samples", "transition1x", "trans1x_pickle16_train.pkl")
+    "samples", "transition1x", "trans1x_pickle16_train.pkl"
+  )
   records = [pickled.attributes(r) for r in pickled.load(published.read_bytes())]
   energies = sorted(float(np.reshape(r["y"], ())) for r in records)
-  np.testing.assert_allclose(sorted(s.energy for s in found["train"]), energies, rtol=1e-7)
+  np.testing.assert_allclose(
+    sorted(s.energy for s in found["train"]), energies, rtol=1e-7
+  )
 
 
 def test_wrong_keys_are_named(convert, tmp_path):
   path = raw_files.write_ani1x(
-      tmp_path / "a.h5", raw_files.ani1x_groups(2, 3), skip_keys=["wb97x_dz.energy"])
-  with pytest.raises(base.RawDataError, match=r"a\.h5/C1H3: expected the key 'wb97x_dz.en"):
+    tmp_path / "a.h5", raw_files.ani1x_groups(2, 3), skip_keys=["wb97x_dz.energy"]
+  )
+  with pytest.raises(
+    base.RawDataError, match=r"a\.h5/C1H3: expected the key 'wb97x_dz.en"
+  ):
     convert("ani1x", path)
   raw_files.write_ani1x(path, raw_files.ani1x_groups(2, 3), skip_keys=["coordinates"])
   with pytest.raises(base.RawDataError, match="expected the key 'coordinates', found"):
@@ -129,11 +144,16 @@ def test_truncated_file_and_mismatched_lengths(convert, tmp_path):
   with h5py.File(path, "a") as file:
     del file["val/C2H4/rxn0001/atomic_numbers"]
     file["val/C2H4/rxn0001/atomic_numbers"] = np.array([6, 1], np.uint8)
-  with pytest.raises(structure_lib.InvalidStructureError, match="rxn0001:0: expected pos"):
+  with pytest.raises(
+    structure_lib.InvalidStructureError, match="rxn0001:0: expected pos"
+  ):
     convert("transition1x", path)
 
 
 def test_units_cut_large_groups():
   units = hdf5.pack_units("train", "f", [("a", 5), ("b", 3), ("c", 9)], size=6)
   assert [u.payload for u in units] == [
-      [["a", 0, 5], ["b", 0, 1]], [["b", 1, 3], ["c", 0, 4]], [["c", 4, 9]]]
+    [["a", 0, 5], ["b", 0, 1]],
+    [["b", 1, 3], ["c", 0, 4]],
+    [["c", 4, 9]],
+  ]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data.converters import base, npz_rows
+from data.converters import base
+from data.converters import npz_rows
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -12,10 +13,10 @@ def test_rows_equal_numpys(tmp_path, monkeypatch, save, chunk):
   monkeypatch.setattr(npz_rows, "_CHUNK_BYTES", chunk)
   rng = np.random.default_rng(0)
   arrays = {
-      "a": rng.normal(size=(50, 4, 3)),
-      "b": rng.integers(0, 9, 50),
-      "c": rng.normal(size=(50, 1)).astype(np.float32),
-      "unused": np.zeros(7),
+    "a": rng.normal(size=(50, 4, 3)),
+    "b": rng.integers(0, 9, 50),
+    "c": rng.normal(size=(50, 1)).astype(np.float32),
+    "unused": np.zeros(7),
   }
   path = tmp_path / "x.npz"
   save(path, **arrays)

@@ -3,12 +3,13 @@
 import io
 import lzma
 
+from ase import constraints
 import ase.io
 import numpy as np
 import pytest
-from ase import constraints
 
-from data.converters import base, extxyz
+from data.converters import base
+from data.converters import extxyz
 from tests import shared_files
 from tests.data import raw_files
 
@@ -42,7 +43,7 @@ def test_self_made_files_equal_ase(convert, tmp_path):
   for structure, expected in zip(found["train"], atoms, strict=True):
     _assert_equals_ase(structure, expected)
   assert found["train"][4].record_id == "1.extxyz.xz:1:random1,frame1"
-  assert info.graph.cutoff == 12.0 and info.graph.max_neighbours == 30
+  assert info.graph.cutoff == 12.0 and info.graph.max_neighbors == 30
   # Forces on fixed atoms are kept as they are.
   assert any(s.fixed.any() and s.forces[s.fixed].any() for s in found["train"])
 
@@ -60,7 +61,8 @@ def test_real_sample_equals_ase(convert):
 
 def test_shards_follow_the_numbers_of_the_pairs(convert, tmp_path):
   source = raw_files.write_oc20(
-      tmp_path / "raw", {k: [raw_files.oc20_frame(k)] for k in (10, 2, 1)})
+    tmp_path / "raw", {k: [raw_files.oc20_frame(k)] for k in (10, 2, 1)}
+  )
   found, _ = convert("oc20", source, "val")
   assert [s.record_id.split(".")[0] for s in found["val"]] == ["1", "2", "10"]
 
@@ -76,9 +78,9 @@ def test_release_folders_name_the_splits(convert, tmp_path):
 
 def test_column_order_comes_from_properties():
   text = (
-      b"2\nProperties=tags:I:1:forces:R:3:species:S:1:pos:R:3:move_mask:L:1 "
-      b'energy=-1.5 Lattice="1 0 0 0 1 0 0 0 1" note="a = b"\n'
-      b"2 1 2 3 H 4 5 6 T\n1 7 8 9 Pt 1e1 -1.1E-1 12 F\n"
+    b"2\nProperties=tags:I:1:forces:R:3:species:S:1:pos:R:3:move_mask:L:1 "
+    b'energy=-1.5 Lattice="1 0 0 0 1 0 0 0 1" note="a = b"\n'
+    b"2 1 2 3 H 4 5 6 T\n1 7 8 9 Pt 1e1 -1.1E-1 12 F\n"
   )
   (frame,) = extxyz.read_frames(io.BufferedReader(io.BytesIO(text)))
   assert frame.column("species", ()).tolist() == [1, 78]
@@ -88,12 +90,15 @@ def test_column_order_comes_from_properties():
   assert frame.info["note"] == "a = b" and frame.numbers("energy", 1) == [-1.5]
 
 
-@pytest.mark.parametrize("text, reason", [
+@pytest.mark.parametrize(
+  "text, reason",
+  [
     (b"x\n", "number of atoms"),
     (b"3\nProperties=species:S:1\nH\nH\n", "truncated"),
     (b"3\n", "truncated"),
     (b"1\nProperties=species:S:1\nH\n\n5\n", "empty line"),
-])
+  ],
+)
 def test_unreadable_file(text, reason):
   with pytest.raises(extxyz.FileError, match=reason):
     list(extxyz.read_frames(io.BufferedReader(io.BytesIO(text))))

@@ -8,7 +8,8 @@ import lmdb
 import numpy as np
 import pytest
 
-from data.converters import base, pickled
+from data.converters import base
+from data.converters import pickled
 from jmp_hk import structure as structure_lib
 from tests import shared_files
 from tests.data import raw_files
@@ -17,7 +18,9 @@ from tests.data import raw_files
 def _assert_equals(structure, record):
   np.testing.assert_array_equal(structure.positions, record["pos"])
   np.testing.assert_array_equal(structure.atomic_numbers, record["atomic_numbers"])
-  np.testing.assert_array_equal(structure.cell, np.float64(record["cell"]).reshape(3, 3))
+  np.testing.assert_array_equal(
+    structure.cell, np.float64(record["cell"]).reshape(3, 3)
+  )
   np.testing.assert_array_equal(structure.forces, record["force"])
   np.testing.assert_array_equal(structure.tags, record["tags"])
   np.testing.assert_array_equal(structure.fixed, record["fixed"] == 1)
@@ -27,8 +30,10 @@ def _assert_equals(structure, record):
 def test_self_made_release(convert, tmp_path):
   splits = {"train": range(5), "val_id": range(5, 7)}
   for split, seeds in splits.items():
-    raw_files.write_oc22(tmp_path / "s2ef-total" / split / "data.0000.lmdb",
-                         [raw_files.oc22_record(k) for k in seeds])
+    raw_files.write_oc22(
+      tmp_path / "s2ef-total" / split / "data.0000.lmdb",
+      [raw_files.oc22_record(k) for k in seeds],
+    )
   found, info = convert("oc22", tmp_path / "s2ef-total")
   for split, seeds in splits.items():
     for structure, seed in zip(found[split], seeds, strict=True):
@@ -48,14 +53,17 @@ def test_real_sample_equals_the_pickled_list(convert, split):
   assert len(records) == 16
 
 
-@pytest.mark.parametrize("change, reason", [
+@pytest.mark.parametrize(
+  "change, reason",
+  [
     ({"y": float("nan")}, "finite energy"),
     ({"force": None}, "key force or forces"),
     ({"pos": np.zeros((4, 3), np.float32)}, "positions of shape"),
     ({"atomic_numbers": np.array([8, 8, 8, 8, 8, 119], np.float32)}, "found 119"),
     ({"atomic_numbers": np.array([8, 8, 8, 8, 8, 1.5], np.float32)}, "fractions"),
     ({"cell": np.zeros((1, 3, 3), np.float32)}, "zero volume"),
-])
+  ],
+)
 def test_bad_record_is_named(convert, tmp_path, change, reason):
   records = [raw_files.oc22_record(0), raw_files.oc22_record(1) | change]
   source = raw_files.write_oc22(tmp_path / "data.0000.lmdb", records)
@@ -66,10 +74,15 @@ def test_bad_record_is_named(convert, tmp_path, change, reason):
 
 def test_missing_key_and_corrupt_value(convert, tmp_path):
   source = raw_files.write_oc22(tmp_path / "a.lmdb", [raw_files.oc22_record(0)] * 3)
-  with lmdb.open(str(source), subdir=False) as env, env.begin(write=True) as transaction:
+  with (
+    lmdb.open(str(source), subdir=False) as env,
+    env.begin(write=True) as transaction,
+  ):
     transaction.put(b"1", transaction.get(b"1")[:-30])
     transaction.delete(b"2")
-  with pytest.raises(structure_lib.InvalidStructureError, match="a.lmdb:1: not a readable"):
+  with pytest.raises(
+    structure_lib.InvalidStructureError, match="a.lmdb:1: not a readable"
+  ):
     convert("oc22", source, "train")
 
 
@@ -87,7 +100,6 @@ def test_pickles_run_no_code(tmp_path):
   victim = tmp_path / "victim"
 
   class Attack:
-
     def __reduce__(self):
       return open, (str(victim), "w")
 
@@ -100,9 +112,9 @@ def test_reading_imports_no_torch(tmp_path):
   path = tmp_path / "record.pkl"
   path.write_bytes(raw_files.pickle_data(raw_files.oc22_record(0)))
   code = (
-      "import sys; from data.converters import pickled; "
-      f"print(pickled.load_record(open({str(path)!r}, 'rb').read())['pos'].shape); "
-      "assert not {'torch', 'torch_geometric', 'tensorflow', 'jax'} & set(sys.modules)"
+    "import sys; from data.converters import pickled; "
+    f"print(pickled.load_record(open({str(path)!r}, 'rb').read())['pos'].shape); "
+    "assert not {'torch', 'torch_geometric', 'tensorflow', 'jax'} & set(sys.modules)"
   )
   out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
   assert out.stdout.split() == [b"(6,", b"3)"]

@@ -7,23 +7,24 @@ import tarfile
 import numpy as np
 import pytest
 
-from data.converters import base, qm9
+from data.converters import base
+from data.converters import qm9
 from tests import shared_files
 from tests.data.converters import converted
 
 # The original file of methane, as released (trailing tabs, "0." numbers).
 METHANE = (
-    "5\n"
-    "gdb 1\t157.7118\t157.70997\t157.70699\t0.\t13.21\t-0.3877\t0.1171\t0.5048\t"
-    "35.3641\t0.044749\t-40.47893\t-40.476062\t-40.475117\t-40.498597\t6.469\t\n"
-    "C\t-0.0126981359\t 1.0858041578\t 0.0080009958\t-0.535689\n"
-    "H\t 0.002150416\t-0.0060313176\t 0.0019761204\t 0.133921\n"
-    "H\t 1.0117308433\t 1.4637511618\t 0.0002765748\t 0.133922\n"
-    "H\t-0.540815069\t 1.4475266138\t-0.8766437152\t 0.133923\n"
-    "H\t-0.5238136345\t 1.4379326443\t 0.9063972942\t 0.133923\n"
-    "1341.307\t1341.3284\t1341.365\t1562.6731\t1562.7453\t3038.3205\t3151.6034\n"
-    "C\tC\t\n"
-    "InChI=1S/CH4/h1H4\tInChI=1S/CH4/h1H4\n"
+  "5\n"
+  "gdb 1\t157.7118\t157.70997\t157.70699\t0.\t13.21\t-0.3877\t0.1171\t0.5048\t"
+  "35.3641\t0.044749\t-40.47893\t-40.476062\t-40.475117\t-40.498597\t6.469\t\n"
+  "C\t-0.0126981359\t 1.0858041578\t 0.0080009958\t-0.535689\n"
+  "H\t 0.002150416\t-0.0060313176\t 0.0019761204\t 0.133921\n"
+  "H\t 1.0117308433\t 1.4637511618\t 0.0002765748\t 0.133922\n"
+  "H\t-0.540815069\t 1.4475266138\t-0.8766437152\t 0.133923\n"
+  "H\t-0.5238136345\t 1.4379326443\t 0.9063972942\t 0.133923\n"
+  "1341.307\t1341.3284\t1341.365\t1562.6731\t1562.7453\t3038.3205\t3151.6034\n"
+  "C\tC\t\n"
+  "InChI=1S/CH4/h1H4\tInChI=1S/CH4/h1H4\n"
 )
 LIST = """
 
@@ -61,15 +62,22 @@ def test_units_of_methane():
   molecule = qm9.parse(METHANE, "x")
   np.testing.assert_array_equal(molecule.atomic_numbers, [6, 1, 1, 1, 1])
   np.testing.assert_array_equal(
-      molecule.positions[0], [-0.0126981359, 1.0858041578, 0.0080009958]
+    molecule.positions[0], [-0.0126981359, 1.0858041578, 0.0080009958]
   )
   hartree = 27.211386246
   expected = {
-      "mu": 0.0, "alpha": 13.21, "eps_HOMO": -0.3877 * hartree,
-      "eps_LUMO": 0.1171 * hartree, "delta_eps": 0.5048 * hartree,
-      "R_2_Abs": 35.3641, "ZPVE": 0.044749 * hartree, "U_0": -40.47893 * hartree,
-      "U": -40.476062 * hartree, "H": -40.475117 * hartree, "G": -40.498597 * hartree,
-      "c_v": 6.469,
+    "mu": 0.0,
+    "alpha": 13.21,
+    "eps_HOMO": -0.3877 * hartree,
+    "eps_LUMO": 0.1171 * hartree,
+    "delta_eps": 0.5048 * hartree,
+    "R_2_Abs": 35.3641,
+    "ZPVE": 0.044749 * hartree,
+    "U_0": -40.47893 * hartree,
+    "U": -40.476062 * hartree,
+    "H": -40.475117 * hartree,
+    "G": -40.498597 * hartree,
+    "c_v": 6.469,
   }
   assert {k: float(v) for k, v in molecule.targets.items()} == expected
 
@@ -85,7 +93,9 @@ def test_mathematica_exponents_read_as_powers_of_ten():
 def test_split_has_the_published_sizes_and_order():
   split = qm9.split(np.arange(qm9.NUM_CHARACTERIZED))
   assert {k: len(v) for k, v in split.items()} == {
-      "train": 110_831, "val": 10_000, "test": 10_000
+    "train": 110_831,
+    "val": 10_000,
+    "test": 10_000,
   }
   order = np.arange(qm9.NUM_CHARACTERIZED)
   np.random.RandomState(42).shuffle(order)
@@ -96,11 +106,15 @@ def test_split_has_the_published_sizes_and_order():
 
 def test_split_of_few_molecules_keeps_the_proportions():
   assert {k: len(v) for k, v in qm9.split(np.arange(2000)).items()} == {
-      "train": 1696, "val": 152, "test": 152
+    "train": 1696,
+    "val": 152,
+    "test": 152,
   }
   # At least one molecule each for validation and test.
   assert {k: len(v) for k, v in qm9.split(np.arange(10)).items()} == {
-      "train": 8, "val": 1, "test": 1
+    "train": 8,
+    "val": 1,
+    "test": 1,
   }
 
 
@@ -115,11 +129,12 @@ def test_converts_an_archive(archive, tmp_path):
   info, splits = converted.convert("qm9", archive, tmp_path / "out")
   assert dict(info.num_structures) == {"train": 16, "val": 1, "test": 1}
   ids = {s.record_id for split in splits.values() for s in split}
-  # Numbers are 1-based: 3 and 11 are out, their neighbours are in.
+  # Numbers are 1-based: 3 and 11 are out, their neighbors are in.
   assert ids == {f"dsgdb9nsd_{i:06d}.xyz" for i in range(1, 21) if i not in (3, 11)}
   assert info.provenance["splits"]["train"]["filtered"] == {"uncharacterized": 2}
   assert {s["name"] for s in info.provenance["splits"]["train"]["sources"]} == {
-      "dsgdb9nsd.xyz.tar.bz2", "uncharacterized.txt"
+    "dsgdb9nsd.xyz.tar.bz2",
+    "uncharacterized.txt",
   }
   # Order: numbers ascending, shuffled, cut.
   kept = np.array([i for i in range(1, 21) if i not in (3, 11)])
@@ -127,14 +142,12 @@ def test_converts_an_archive(archive, tmp_path):
   np.random.RandomState(42).shuffle(order)
   assert splits["test"][0].record_id == f"dsgdb9nsd_{kept[order][-1]:06d}.xyz"
   assert info.graph.cutoff == 8.0
-  assert info.graph.max_neighbours == 30
+  assert info.graph.max_neighbors == 30
   assert info.units["c_v"] == "cal/(mol K)"
 
 
 def test_only_extensive_energies_have_references(archive, tmp_path):
-  info, _ = converted.convert(
-      "qm9", archive, tmp_path / "out", uncharacterized="none"
-  )
+  info, _ = converted.convert("qm9", archive, tmp_path / "out", uncharacterized="none")
   with_references = {k for k, v in info.targets.items() if v.references}
   assert with_references == {"ZPVE", "U_0", "U", "H", "G", "c_v"}
   # The spatial extent is predicted as it is.
@@ -160,13 +173,13 @@ def test_truncated_archive_is_an_error(archive):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("\t6.469", "", "15 properties"),
-        ("C\t-0.012", "Q\t-0.012", "unknown elements"),
-        ("\t 0.133921", "", "5 rows"),
-        ("0.044749", "zero", "could not convert"),
-    ],
+  ("old", "new", "message"),
+  [
+    ("\t6.469", "", "15 properties"),
+    ("C\t-0.012", "Q\t-0.012", "unknown elements"),
+    ("\t 0.133921", "", "5 rows"),
+    ("0.044749", "zero", "could not convert"),
+  ],
 )
 def test_malformed_molecule_names_its_file(tmp_path, old, new, message):
   path = tmp_path / "some.tar.bz2"
@@ -194,7 +207,7 @@ def test_real_first_ten(tmp_path):
 
 def test_real_sample_has_jmp_statistics(tmp_path):
   path = shared_files.shared_file(
-      "samples", "qm9", "dsgdb9nsd_sample2000_derived.tar.bz2"
+    "samples", "qm9", "dsgdb9nsd_sample2000_derived.tar.bz2"
   )
   raw = np.load(shared_files.shared_file("samples", "qm9", "qm9_sample2000.npz"))
   info, splits = converted.convert("qm9", path, tmp_path)
@@ -210,9 +223,13 @@ def test_real_sample_has_jmp_statistics(tmp_path):
     assert structure.targets["c_v"] == pytest.approx(raw["Cv"][row])
   # JMP's published statistics of the whole set, within the spread of 1,696 molecules.
   for name, mean, std in [
-      ("mu", 2.6746, 1.5055), ("eps_HOMO", -6.5348, 0.5970),
-      ("eps_LUMO", 0.3238, 1.2736), ("delta_eps", 6.8586, 1.2831),
-      ("ZPVE", 0.0, 0.0490), ("U_0", 0.0, 1.0966), ("c_v", 0.0, 2.2180),
+    ("mu", 2.6746, 1.5055),
+    ("eps_HOMO", -6.5348, 0.5970),
+    ("eps_LUMO", 0.3238, 1.2736),
+    ("delta_eps", 6.8586, 1.2831),
+    ("ZPVE", 0.0, 0.0490),
+    ("U_0", 0.0, 1.0966),
+    ("c_v", 0.0, 2.2180),
   ]:
     found = info.targets[name]
     assert found.mean == pytest.approx(mean, abs=0.07 * std), name

@@ -5,21 +5,22 @@ import json
 import numpy as np
 import pytest
 
-from data.converters import base, qmof
+from data.converters import base
+from data.converters import qmof
 from tests import shared_files
 from tests.data.converters import converted
 
 
 def _label(i):
   return {
-      "qmof_id": f"qmof-{i:07x}",
-      "name": f"MOF{i}",
-      "info": {"formula": "ZnO2D", "natoms": 4, "pld": float("nan")},
-      "inputs": {"pbe": {"spin": True}},
-      "outputs": {
-          "pbe": {"energy_total": -30.0 - i, "bandgap": 0.1 * i, "cbm": 1.0},
-          "hle17": {"bandgap": None},
-      },
+    "qmof_id": f"qmof-{i:07x}",
+    "name": f"MOF{i}",
+    "info": {"formula": "ZnO2D", "natoms": 4, "pld": float("nan")},
+    "inputs": {"pbe": {"spin": True}},
+    "outputs": {
+      "pbe": {"energy_total": -30.0 - i, "bandgap": 0.1 * i, "cbm": 1.0},
+      "hle17": {"bandgap": None},
+    },
   }
 
 
@@ -27,22 +28,24 @@ def _structure(i):
   a = 8.0 + 0.1 * i
   symbols = ["Zn", "O", "O", "D"]
   return {
-      "qmof_id": f"qmof-{i:07x}",
-      "name": f"MOF{i}",
-      "structure": {
-          "@module": "pymatgen.core.structure", "@class": "Structure", "charge": None,
-          "lattice": {"matrix": [[a, 0, 0], [0, a, 0], [0.5, 0, a]], "a": a},
-          "sites": [
-              {
-                  "species": [{"element": symbol, "occu": 1}],
-                  "abc": [0.2 * k, 0.0, 0.0],
-                  "xyz": [0.2 * k * a, 0, 0],
-                  "label": f"{symbol}{k}",  # not an element
-                  "properties": {"pbe_magmom": float("nan") if k else 0.0},
-              }
-              for k, symbol in enumerate(symbols)
-          ],
-      },
+    "qmof_id": f"qmof-{i:07x}",
+    "name": f"MOF{i}",
+    "structure": {
+      "@module": "pymatgen.core.structure",
+      "@class": "Structure",
+      "charge": None,
+      "lattice": {"matrix": [[a, 0, 0], [0, a, 0], [0.5, 0, a]], "a": a},
+      "sites": [
+        {
+          "species": [{"element": symbol, "occu": 1}],
+          "abc": [0.2 * k, 0.0, 0.0],
+          "xyz": [0.2 * k * a, 0, 0],
+          "label": f"{symbol}{k}",  # not an element
+          "properties": {"pbe_magmom": float("nan") if k else 0.0},
+        }
+        for k, symbol in enumerate(symbols)
+      ],
+    },
   }
 
 
@@ -57,15 +60,15 @@ def _write(folder, labels, structures):
 def _release(tmp_path):
   raw = tmp_path / "raw"
   raw.mkdir()
-  return _write(
-      raw, [_label(i) for i in range(25)], [_structure(i) for i in range(25)]
-  )
+  return _write(raw, [_label(i) for i in range(25)], [_structure(i) for i in range(25)])
 
 
 def test_split():
   split = qmof.split(20_375)
   assert {k: len(v) for k, v in split.items()} == {
-      "train": 16_300, "val": 2_038, "test": 2_037
+    "train": 16_300,
+    "val": 2_038,
+    "test": 2_037,
   }
   order = np.arange(20_375)
   np.random.RandomState(42).shuffle(order)
@@ -78,7 +81,7 @@ def test_converts_the_release_folder(release, tmp_path):
   expected = qmof.split(25)
   for split, structures in splits.items():
     assert [s.record_id for s in structures] == [
-        f"qmof-{i:07x}" for i in sorted(expected[split])
+      f"qmof-{i:07x}" for i in sorted(expected[split])
     ]
     for i, structure in zip(sorted(expected[split]), structures):
       assert structure.targets["bandgap"] == pytest.approx(0.1 * i)
@@ -90,7 +93,7 @@ def test_converts_the_release_folder(release, tmp_path):
   assert info.targets["bandgap"].std == pytest.approx(train.std())
   assert info.targets["bandgap"].unit == "eV"
   assert info.graph.cutoff == 19.0
-  assert info.graph.max_neighbours_by_size == ((200, 10), (300, 5))
+  assert info.graph.max_neighbors_by_size == ((200, 10), (300, 5))
 
 
 def test_either_file_may_be_named(release):
@@ -127,8 +130,8 @@ def test_truncated_structure_file(release, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [(None, "found none"), ("wide", "outputs.pbe.bandgap")],
+  ("value", "message"),
+  [(None, "found none"), ("wide", "outputs.pbe.bandgap")],
 )
 def test_bad_band_gap_names_the_entry(release, tmp_path, value, message):
   labels = [_label(i) for i in range(25)]

@@ -6,7 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from data.converters import base, rmd17
+from data.converters import base
+from data.converters import rmd17
 from data.converters import splits as splits_lib
 from tests import shared_files
 from tests.data.converters import converted
@@ -31,13 +32,13 @@ def _oscillator(count, rng):
   forces[:, 1, 2] = -300.0 * (distance - 1.1)
   forces[:, 0, 2] = -forces[:, 1, 2]
   return {
-      "nuclear_charges": np.array([6, 8], np.uint8),
-      "coords": coords,
-      "energies": 150.0 * (distance - 1.1) ** 2 - 70_000.0,
-      "forces": forces,
-      "old_indices": np.arange(count, dtype=np.float64),
-      "old_energies": np.zeros(count),
-      "old_forces": np.zeros_like(forces),
+    "nuclear_charges": np.array([6, 8], np.uint8),
+    "coords": coords,
+    "energies": 150.0 * (distance - 1.1) ** 2 - 70_000.0,
+    "forces": forces,
+    "old_indices": np.arange(count, dtype=np.float64),
+    "old_energies": np.zeros(count),
+    "old_forces": np.zeros_like(forces),
   }
 
 
@@ -59,10 +60,14 @@ def _release(tmp_path):
 def test_jmp_split_of_the_release_is_pinned():
   split = splits_lib.rest_is_test(100_000, rmd17.TRAIN_SIZE, rmd17.VAL_SIZE)
   assert {k: len(v) for k, v in split.items()} == {
-      "train": 950, "val": 50, "test": 99_000
+    "train": 950,
+    "val": 50,
+    "test": 99_000,
   }
   assert {k: _digest(v) for k, v in split.items()} == {
-      "train": "1f689d40773059c8", "val": "9cd86294bfa48992", "test": "34cac695c2a0583c"
+    "train": "1f689d40773059c8",
+    "val": "9cd86294bfa48992",
+    "test": "34cac695c2a0583c",
   }
 
 
@@ -78,10 +83,10 @@ def test_converts_in_ev_with_jmp_factor(release, tmp_path):
     frame = int(structure.record_id.rsplit(":", 1)[1])
     assert structure.energy == raw["energies"][frame] / KCAL  # float64, exactly
     np.testing.assert_array_equal(
-        structure.forces, (raw["forces"][frame] / KCAL).astype(np.float32)
+      structure.forces, (raw["forces"][frame] / KCAL).astype(np.float32)
     )
     assert not structure.pbc.any() and (structure.tags == 2).all()
-  assert (info.graph.cutoff, info.graph.max_neighbours) == (7.0, 100)
+  assert (info.graph.cutoff, info.graph.max_neighbors) == (7.0, 100)
   assert info.name == "rmd17_oxide"
   assert info.provenance["notes"]["molecule"] == "oxide"
 
@@ -104,7 +109,9 @@ def test_forces_point_downhill(release, tmp_path):
 
 
 def test_official_split(release, tmp_path):
-  _, splits = converted.convert("rmd17", release, tmp_path / "out", splits="official:02")
+  _, splits = converted.convert(
+    "rmd17", release, tmp_path / "out", splits="official:02"
+  )
   folder = release.parent.parent / "splits"
   train = np.loadtxt(folder / "index_train_02.csv", dtype=int)
   test = np.loadtxt(folder / "index_test_02.csv", dtype=int)
@@ -120,7 +127,9 @@ def test_split_files_are_sources(release, tmp_path):
   info, _ = converted.convert("rmd17", root, tmp_path / "out", splits="official:2")
   names = {s["name"] for s in info.provenance["splits"]["val"]["sources"]}
   assert names == {
-      "npz_data/rmd17_oxide.npz", "splits/index_train_02.csv", "splits/index_test_02.csv"
+    "npz_data/rmd17_oxide.npz",
+    "splits/index_train_02.csv",
+    "splits/index_test_02.csv",
   }
 
 
@@ -141,7 +150,7 @@ def test_too_few_frames_ask_for_sizes(tmp_path):
   with pytest.raises(base.PlanError, match="100 frames are too few.*--train_size"):
     converted.plan("rmd17", path)
   info, _ = converted.convert(
-      "rmd17", path, tmp_path / "out", train_size="80", val_size="10"
+    "rmd17", path, tmp_path / "out", train_size="80", val_size="10"
   )
   assert dict(info.num_structures) == {"train": 80, "val": 10, "test": 10}
 
@@ -152,18 +161,20 @@ def test_folder_with_several_molecules_needs_a_name(release):
   with pytest.raises(base.PlanError, match="--molecule"):
     converted.plan("rmd17", folder)
   assert set(converted.plan("rmd17", folder, molecule="other")) == {
-      "train", "val", "test"
+    "train",
+    "val",
+    "test",
   }
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"splits": "official:07"}, "official:01 to official:05"),
-        ({"splits": "official:03"}, "no index_train_03.csv"),
-        ({"splits": "official:02", "splits_dir": "/nowhere"}, "/nowhere"),
-        ({"molecule": "aspirin"}, "one with|no file called"),
-    ],
+  ("options", "message"),
+  [
+    ({"splits": "official:07"}, "official:01 to official:05"),
+    ({"splits": "official:03"}, "no index_train_03.csv"),
+    ({"splits": "official:02", "splits_dir": "/nowhere"}, "/nowhere"),
+    ({"molecule": "aspirin"}, "one with|no file called"),
+  ],
 )
 def test_impossible_options(release, options, message):
   source = release.parent if "molecule" in options else release
@@ -172,12 +183,12 @@ def test_impossible_options(release, options, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1\n2\n1200\n", "below 1200"),
-        ("1\n1\n", "distinct"),
-        ("one\n", "not a list of"),
-    ],
+  ("text", "message"),
+  [
+    ("1\n2\n1200\n", "below 1200"),
+    ("1\n1\n", "distinct"),
+    ("one\n", "not a list of"),
+  ],
 )
 def test_bad_split_file(release, text, message):
   path = release.parent.parent / "splits/index_test_02.csv"
@@ -195,12 +206,12 @@ def test_frame_in_training_and_test_is_an_error(release):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"forces": None}, "no array 'forces'"),
-        ({"nuclear_charges": np.array([6], np.uint8)}, "expected 'coords' of shape"),
-        ({"energies": np.zeros(3)}, "expected 'energies' of shape"),
-    ],
+  ("change", "message"),
+  [
+    ({"forces": None}, "no array 'forces'"),
+    ({"nuclear_charges": np.array([6], np.uint8)}, "expected 'coords' of shape"),
+    ({"energies": np.zeros(3)}, "expected 'energies' of shape"),
+  ],
 )
 def test_wrong_arrays(tmp_path, change, message):
   arrays = _oscillator(1200, np.random.default_rng(0)) | change
@@ -257,14 +268,24 @@ def test_real_defective_sample_is_refused():
     converted.plan("rmd17", path)
 
 
-@pytest.mark.parametrize("molecule", [
-    "aspirin", "azobenzene", "benzene", "malonaldehyde", "naphthalene", "paracetamol",
-    "salicylic", "toluene", "uracil",
-])
+@pytest.mark.parametrize(
+  "molecule",
+  [
+    "aspirin",
+    "azobenzene",
+    "benzene",
+    "malonaldehyde",
+    "naphthalene",
+    "paracetamol",
+    "salicylic",
+    "toluene",
+    "uracil",
+  ],
+)
 def test_real_first_hundred_frames(molecule, tmp_path):
   folder = shared_files.shared_file("samples", "rmd17", "npz_data_100")
   info, splits = converted.convert(
-      "rmd17", folder, tmp_path, molecule=molecule, train_size=80, val_size=10
+    "rmd17", folder, tmp_path, molecule=molecule, train_size=80, val_size=10
   )
   assert dict(info.num_structures) == {"train": 80, "val": 10, "test": 10}
   raw = np.load(folder / f"rmd17_{molecule}.npz")
@@ -274,5 +295,5 @@ def test_real_first_hundred_frames(molecule, tmp_path):
     np.testing.assert_allclose(structure.positions, raw["coords"][frame], atol=1e-6)
     assert structure.energy == raw["energies"][frame] / KCAL
     np.testing.assert_allclose(
-        structure.forces, raw["forces"][frame] / KCAL, rtol=1e-6, atol=1e-6
+      structure.forces, raw["forces"][frame] / KCAL, rtol=1e-6, atol=1e-6
     )

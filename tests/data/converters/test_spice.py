@@ -6,7 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data.converters import base, spice
+from data.converters import base
+from data.converters import spice
 from tests import shared_files
 from tests.data.converters import converted
 
@@ -28,10 +29,10 @@ def _add_molecule(file, name, count, subset, numbers=(1, 9)):
   group = file.create_group(name)
   group["atomic_numbers"] = np.array(numbers, np.int16)
   for key, value, unit in (
-      ("conformations", positions, "bohr"),
-      ("dft_total_energy", formation - 100.0, "hartree"),
-      ("dft_total_gradient", gradient, "hartree/bohr"),
-      ("formation_energy", formation, "hartree"),
+    ("conformations", positions, "bohr"),
+    ("dft_total_energy", formation - 100.0, "hartree"),
+    ("dft_total_gradient", gradient, "hartree/bohr"),
+    ("formation_energy", formation, "hartree"),
   ):
     group[key] = value
     group[key].attrs["units"] = unit
@@ -64,7 +65,7 @@ def test_published_sizes():
 
 def test_converts_a_subset(release, tmp_path):
   info, splits = converted.convert(
-      "spice", release, tmp_path / "out", subset="dipeptides"
+    "spice", release, tmp_path / "out", subset="dipeptides"
   )
   # 15 + 25 + 10 conformers of any version of the subset, molecules in order.
   assert dict(info.num_structures) == {"train": 40, "val": 5, "test": 5}
@@ -72,12 +73,16 @@ def test_converts_a_subset(release, tmp_path):
   conformers += [("d", k) for k in range(10)]
   order = np.arange(50)
   np.random.RandomState(42).shuffle(order)
-  for split, part in (("train", order[:40]), ("val", order[40:45]), ("test", order[45:])):
+  for split, part in (
+    ("train", order[:40]),
+    ("val", order[40:45]),
+    ("test", order[45:]),
+  ):
     assert [s.record_id for s in splits[split]] == [
-        "SPICE-1.1.4.hdf5:{}:{}".format(*conformers[k]) for k in sorted(part)
+      "SPICE-1.1.4.hdf5:{}:{}".format(*conformers[k]) for k in sorted(part)
     ]
   assert info.name == "spice_dipeptides"
-  assert (info.graph.cutoff, info.graph.max_neighbours) == (12.0, 30)
+  assert (info.graph.cutoff, info.graph.max_neighbors) == (12.0, 30)
 
 
 def test_units_and_sign(release, tmp_path):
@@ -88,15 +93,15 @@ def test_units_and_sign(release, tmp_path):
       group, row = file[name], int(row)
       assert structure.energy == group["dft_total_energy"][row] * HARTREE
       assert structure.targets["formation_energy"] == pytest.approx(
-          group["formation_energy"][row] * HARTREE, rel=1e-12
+        group["formation_energy"][row] * HARTREE, rel=1e-12
       )
       np.testing.assert_allclose(
-          structure.positions, group["conformations"][row] * BOHR, rtol=1e-6
+        structure.positions, group["conformations"][row] * BOHR, rtol=1e-6
       )
       np.testing.assert_allclose(
-          structure.forces,
-          -group["dft_total_gradient"][row] * (HARTREE / BOHR),
-          rtol=1e-6,
+        structure.forces,
+        -group["dft_total_gradient"][row] * (HARTREE / BOHR),
+        rtol=1e-6,
       )
       # Stretched bonds pull back: forces, not gradients.
       stretch = structure.positions[1, 0] - structure.positions[0, 0] - 1.9 * BOHR
@@ -109,8 +114,8 @@ def test_any_prefix_is_a_subset(release):
 
 
 @pytest.mark.parametrize(
-    ("subset", "message"),
-    [("", "needs --subset"), ("solvated_amino_acids", "SPICE DES370K")],
+  ("subset", "message"),
+  [("", "needs --subset"), ("solvated_amino_acids", "SPICE DES370K")],
 )
 def test_wrong_subset(release, subset, message):
   with pytest.raises(base.PlanError, match=message):
@@ -164,5 +169,7 @@ def test_real_molecule_in_the_dipeptide_subset(tmp_path):
     file["103147721/subset"][0] = DIPEPTIDES
   plan = converted.plan("spice", copy, subset="dipeptides")
   assert {k: sum(map(len, v)) for k, v in plan.items()} == {
-      "train": 40, "val": 5, "test": 5
+    "train": 40,
+    "val": 5,
+    "test": 5,
   }

@@ -1,15 +1,4 @@
-import pytest
+"""The converted datasets of the pipeline's tests."""
 
-from tests.data.pipeline import corpus
-
-
-@pytest.fixture(scope="session")
-def corpus_directory(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("corpus")
-  corpus.make(directory)
-  return directory
-
-
-@pytest.fixture(scope="session")
-def datasets(corpus_directory):
-  return corpus.open_all(corpus_directory)
+from tests.pipeline_fixtures import corpus_directory  # noqa: F401
+from tests.pipeline_fixtures import datasets  # noqa: F401

@@ -14,19 +14,19 @@ TASKS = ("oc20", "oc22", "ani1x", "transition1x")
 
 
 def make_structure(
-    positions, numbers=None, cell=None, pbc=False, tags=None, record_id="test:0"
+  positions, numbers=None, cell=None, pbc=False, tags=None, record_id="test:0"
 ) -> structure_lib.Structure:
   """A structure with defaults for everything but positions."""
   positions = np.asarray(positions)
   n = len(positions)
   return structure_lib.Structure(
-      positions=positions,
-      atomic_numbers=np.full(n, 6, np.int32) if numbers is None else numbers,
-      cell=np.zeros((3, 3)) if cell is None else np.asarray(cell),
-      pbc=np.broadcast_to(np.asarray(pbc, bool), (3,)).copy(),
-      tags=np.full(n, 2, np.int32) if tags is None else np.asarray(tags, np.int32),
-      fixed=np.zeros(n, bool),
-      record_id=record_id,
+    positions=positions,
+    atomic_numbers=np.full(n, 6, np.int32) if numbers is None else numbers,
+    cell=np.zeros((3, 3)) if cell is None else np.asarray(cell),
+    pbc=np.broadcast_to(np.asarray(pbc, bool), (3,)).copy(),
+    tags=np.full(n, 2, np.int32) if tags is None else np.asarray(tags, np.int32),
+    fixed=np.zeros(n, bool),
+    record_id=record_id,
   )
 
 
@@ -42,13 +42,13 @@ def golden_structures(name: str):
     atoms = slice(first, first + n)
     periodic = bool(data["in/pbc_used"][index].any())
     structure = structure_lib.Structure(
-        positions=data["in/pos"][atoms],
-        atomic_numbers=data["in/atomic_numbers"][atoms],
-        cell=data["in/cell"][index],
-        pbc=data["in/pbc_used"][index],
-        tags=data["in/tags"][atoms].astype(np.int32),
-        fixed=data["in/fixed"][atoms],
-        record_id=f"{name}:{index}",
+      positions=data["in/pos"][atoms],
+      atomic_numbers=data["in/atomic_numbers"][atoms],
+      cell=data["in/cell"][index],
+      pbc=data["in/pbc_used"][index],
+      tags=data["in/tags"][atoms].astype(np.int32),
+      fixed=data["in/fixed"][atoms],
+      record_id=f"{name}:{index}",
     )
     config = graph_config.GraphConfig(cutoff=12.0 if periodic else 8.0)
     result.append((structure, config, first))
@@ -79,7 +79,7 @@ def brute_force_edges(structure, cutoff: float) -> dict[tuple[int, ...], float]:
   pbc = np.asarray(structure.pbc, bool)
   basis = cell.copy()
   if pbc.any() and not pbc.all():
-    basis[~pbc] = np.linalg.svd(cell[pbc])[2][pbc.sum():]
+    basis[~pbc] = np.linalg.svd(cell[pbc])[2][pbc.sum() :]
   reach = [0, 0, 0]
   if pbc.any():
     inverse = np.linalg.inv(basis)
@@ -119,18 +119,22 @@ def random_structure(seed: int, n: int, pbc, unwrap: int = 0, zero: bool = False
   if zero:
     cell[~pbc] = 0.0
   return make_structure(
-      positions + shift @ cell,
-      numbers=rng.integers(1, 20, n).astype(np.int32),
-      cell=cell,
-      pbc=pbc,
-      tags=rng.integers(0, 3, n),
+    positions + shift @ cell,
+    numbers=rng.integers(1, 20, n).astype(np.int32),
+    cell=cell,
+    pbc=pbc,
+    tags=rng.integers(0, 3, n),
   )
 
 
 def check_structure_graphs(graphs: build.StructureGraphs) -> None:
   """Checks reverse edges, pairs, slots and exclusions by looking each one up."""
-  main = [tuple(r) for r in np.column_stack(
-      [graphs.main.senders, graphs.main.receivers, graphs.main.offsets]).tolist()]
+  main = [
+    tuple(r)
+    for r in np.column_stack(
+      [graphs.main.senders, graphs.main.receivers, graphs.main.offsets]
+    ).tolist()
+  ]
   for edges in (graphs.main, graphs.a2a, graphs.a2ee2a, graphs.qint):
     assert (np.diff(edges.receivers) >= 0).all()
   assert [main[i] for i in graphs.reverse_edge] == [reverse(e) for e in main]
@@ -146,8 +150,8 @@ def check_structure_graphs(graphs: build.StructureGraphs) -> None:
   assert graphs.quad_exclusion.shape == (len(main), width)
   for (c, a, *offset), row in zip(main, graphs.quad_exclusion):
     expected = [
-        slot_of.get((c, b, *map(int, np.array(offset) - offset_b)), -1)
-        for b, offset_b in qint_into.get(a, [])
+      slot_of.get((c, b, *map(int, np.array(offset) - offset_b)), -1)
+      for b, offset_b in qint_into.get(a, [])
     ]
     assert row.tolist() == expected + [-1] * (width - len(expected))
   senders_of = {}
@@ -156,7 +160,8 @@ def check_structure_graphs(graphs: build.StructureGraphs) -> None:
   for s, t, slot in zip(graphs.a2a.senders, graphs.a2a.receivers, graphs.a2a_slot):
     assert senders_of[int(t)][slot] == s
   assert {(int(s), int(t)) for s, t in graphs.a2a_pairs} == {
-      (int(s), int(t)) for s, t in zip(graphs.a2a.senders, graphs.a2a.receivers)}
+    (int(s), int(t)) for s, t in zip(graphs.a2a.senders, graphs.a2a.receivers)
+  }
 
 
 def batch_edges(batch: batch_lib.Batch, name: str) -> list[tuple[int, ...]]:

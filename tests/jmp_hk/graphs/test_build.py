@@ -1,9 +1,9 @@
 import dataclasses
 
 import hypothesis
+from hypothesis import strategies as st
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import build
@@ -38,20 +38,20 @@ def test_tiny_loss_main_is_the_symmetrised_raw_graph():
 
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(
-    seed=st.integers(0, 10**6),
-    n=st.integers(1, 7),
-    pbc=st.tuples(st.booleans(), st.booleans(), st.booleans()),
-    unwrap=st.integers(0, 3),
-    zero=st.booleans(),
-    cap=st.sampled_from([3, 10, 30]),
+  seed=st.integers(0, 10**6),
+  n=st.integers(1, 7),
+  pbc=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+  unwrap=st.integers(0, 3),
+  zero=st.booleans(),
+  cap=st.sampled_from([3, 10, 30]),
 )
 def test_random_structures_equal_brute_force(seed, n, pbc, unwrap, zero, cap):
   structure = helpers.random_structure(seed, n, pbc, unwrap, zero)
-  config = graph_config.GraphConfig(cutoff=5.0, max_neighbours=cap)
+  config = graph_config.GraphConfig(cutoff=5.0, max_neighbors=cap)
   edges = helpers.brute_force_edges(structure, 5.0)
   graphs = build.build_graphs(structure, config)
   helpers.check_structure_graphs(graphs)
-  caps = build.neighbour_caps(config, n)
+  caps = build.neighbor_limits(config, n)
   assert caps.main == cap
   assert (caps.a2ee2a, caps.qint) == (int(cap * 20 / 30), int(cap * 8 / 30))
   if len(edges) <= caps.a2a:
@@ -70,7 +70,8 @@ def test_selection_by_rank_equals_brute_force():
   assert helpers.edge_set(graphs.a2ee2a) == helpers.nearest(edges, 20)
   tags = structure.tags
   assert helpers.edge_set(graphs.qint) == {
-      e for e in helpers.nearest(edges, 8) if tags[e[0]] > 0 or tags[e[1]] > 0}
+    e for e in helpers.nearest(edges, 8) if tags[e[0]] > 0 or tags[e[1]] > 0
+  }
   helpers.check_structure_graphs(graphs)
 
 
@@ -82,7 +83,8 @@ def test_moving_atoms_by_lattice_vectors_changes_nothing(symmetrize):
     structure = helpers.golden_structures(name)[0][0][0]
     shift = rng.integers(-3, 4, (structure.num_atoms, 3))
     moved = dataclasses.replace(
-        structure, positions=structure.positions + shift @ structure.cell)
+      structure, positions=structure.positions + shift @ structure.cell
+    )
     before, after = (build.build_graphs(s, config) for s in (structure, moved))
     helpers.check_structure_graphs(after)
     for graph in GRAPHS:
@@ -94,9 +96,12 @@ def test_moving_atoms_by_lattice_vectors_changes_nothing(symmetrize):
 
 def _permuted(structure, order):
   return dataclasses.replace(
-      structure, positions=structure.positions[order],
-      atomic_numbers=structure.atomic_numbers[order], tags=structure.tags[order],
-      fixed=structure.fixed[order])
+    structure,
+    positions=structure.positions[order],
+    atomic_numbers=structure.atomic_numbers[order],
+    tags=structure.tags[order],
+    fixed=structure.fixed[order],
+  )
 
 
 def _renamed(edges, order):
@@ -123,11 +128,15 @@ def test_perfect_crystals_do_not_depend_on_precision(symmetrize):
   # a = 4 Å whole shells lie exactly on the cutoff of 12 Å.
   for lattice in (4.0, 4.05, 3.61):
     cell = lattice * np.eye(3)
-    positions = np.array([[0, 0, 0], [0, .5, .5], [.5, 0, .5], [.5, .5, 0]]) * lattice
+    positions = (
+      np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * lattice
+    )
     exact = helpers.make_structure(positions, cell=cell, pbc=True)
     single = helpers.make_structure(
-        (positions + 3 * lattice).astype(np.float32), cell=cell.astype(np.float32),
-        pbc=True)
+      (positions + 3 * lattice).astype(np.float32),
+      cell=cell.astype(np.float32),
+      pbc=True,
+    )
     config = dataclasses.replace(CONFIG, symmetrize=symmetrize)
     results = [build.build_graphs(s, config) for s in (exact, single)]
     for graph in GRAPHS:
@@ -142,17 +151,23 @@ def test_perfect_crystals_do_not_depend_on_precision(symmetrize):
 def test_ties_are_ordered_by_source_then_offset():
   # Simple cubic, one atom: six self images tie for the first places.
   structure = helpers.make_structure([[0.1, 0.2, 0.3]], cell=3 * np.eye(3), pbc=True)
-  config = graph_config.GraphConfig(cutoff=4.0, max_neighbours=2, symmetrize="union")
+  config = graph_config.GraphConfig(cutoff=4.0, max_neighbors=2, symmetrize="union")
   graphs = build.build_graphs(structure, config)
   assert helpers.edge_set(graphs.a2ee2a) == {(0, 0, -1, 0, 0)}
-  config = graph_config.GraphConfig(cutoff=4.0, max_neighbours=30)
+  config = graph_config.GraphConfig(cutoff=4.0, max_neighbors=30)
   graphs = build.build_graphs(structure, config)
   assert graphs.qint.offsets[:6].tolist() == [
-      [-1, 0, 0], [0, -1, 0], [0, 0, -1], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
-  # A ring: both neighbours of an atom are equally far up to less than the tolerance.
+    [-1, 0, 0],
+    [0, -1, 0],
+    [0, 0, -1],
+    [0, 0, 1],
+    [0, 1, 0],
+    [1, 0, 0],
+  ]
+  # A ring: both neighbors of an atom are equally far up to less than the tolerance.
   positions = np.array([[0, 0, 0], [1.00004, 0, 0], [-1, 0, 0]])
   ring = helpers.make_structure(positions)
-  config = graph_config.GraphConfig(cutoff=8.0, max_neighbours=4)
+  config = graph_config.GraphConfig(cutoff=8.0, max_neighbors=4)
   graphs = build.build_graphs(ring, config)
   assert (1, 0, 0, 0, 0) in helpers.edge_set(graphs.qint)  # source 1 before source 2
   positions[1, 0] += 1e-3
@@ -167,7 +182,8 @@ def test_no_edges_single_atoms_and_no_qint_edges():
     assert all(not len(getattr(graphs, graph)) for graph in GRAPHS)
     helpers.check_structure_graphs(graphs)
   crystal = build.build_graphs(
-      helpers.make_structure([[0.0, 0, 0]], cell=np.eye(3) * 2.5, pbc=True), CONFIG)
+    helpers.make_structure([[0.0, 0, 0]], cell=np.eye(3) * 2.5, pbc=True), CONFIG
+  )
   # 26 in full shells, then the first four of six at 5 Å, three of them forward.
   assert len(crystal.main) == 2 * (13 + 3) and len(crystal.a2a_pairs) == 1
   helpers.check_structure_graphs(crystal)
@@ -189,14 +205,15 @@ def test_cutoff_is_strict_only_without_periodicity():
 def test_a2a_cap_and_caps_by_size():
   rng = np.random.default_rng(0)
   structure = helpers.make_structure(rng.uniform(0, 6, (50, 3)))
-  config = graph_config.GraphConfig(cutoff=20.0, max_neighbours=1)
+  config = graph_config.GraphConfig(cutoff=20.0, max_neighbors=1)
   graphs = build.build_graphs(structure, config)
-  assert build.neighbour_caps(config, 50).a2a == 33
+  assert build.neighbor_limits(config, 50).a2a == 33
   assert (np.bincount(graphs.a2a.receivers) == 33).all()
   assert helpers.edge_set(graphs.a2a) == helpers.nearest(
-      helpers.brute_force_edges(structure, 20.0), 33)
-  by_size = dataclasses.replace(CONFIG, max_neighbours_by_size=((40, 20), (100, 10)))
-  caps = [build.neighbour_caps(by_size, n).main for n in (40, 41, 100, 101)]
+    helpers.brute_force_edges(structure, 20.0), 33
+  )
+  by_size = dataclasses.replace(CONFIG, max_neighbors_by_size=((40, 20), (100, 10)))
+  caps = [build.neighbor_limits(by_size, n).main for n in (40, 41, 100, 101)]
   assert caps == [30, 20, 20, 10]
 
 
@@ -204,7 +221,8 @@ def test_edge_dropout_comes_before_selection_and_follows_the_seed():
   structure = helpers.golden_structures("tinyd_slab")[0][0][0]
   full = build.build_graphs(structure, CONFIG)
   drop = lambda seed: build.build_graphs(
-      structure, CONFIG, edge_dropout=0.1, rng=np.random.default_rng(seed))
+    structure, CONFIG, edge_dropout=0.1, rng=np.random.default_rng(seed)
+  )
   first, again, other = drop(1), drop(1), drop(2)
   assert helpers.edge_set(first.main) == helpers.edge_set(again.main)
   assert helpers.edge_set(first.a2a) != helpers.edge_set(other.a2a)
@@ -214,8 +232,9 @@ def test_edge_dropout_comes_before_selection_and_follows_the_seed():
   assert helpers.edge_set(first.a2ee2a) <= helpers.edge_set(first.a2a)
   helpers.check_structure_graphs(first)
   union = dataclasses.replace(CONFIG, symmetrize="union")
-  helpers.check_structure_graphs(build.build_graphs(
-      structure, union, edge_dropout=0.5, rng=np.random.default_rng(0)))
+  helpers.check_structure_graphs(
+    build.build_graphs(structure, union, edge_dropout=0.5, rng=np.random.default_rng(0))
+  )
 
 
 def test_bad_input_is_named():

@@ -21,8 +21,8 @@ def _items():
   for index, (structure, config, _) in enumerate(structures):
     rng = np.random.default_rng(index)
     targets = {
-        "energy": np.float32(index + 0.5),
-        "forces": rng.normal(size=(structure.num_atoms, 3)),
+      "energy": np.float32(index + 0.5),
+      "forces": rng.normal(size=(structure.num_atoms, 3)),
     }
     if index == 2:
       targets |= {"label": np.int64(3), "strain": np.arange(6.0)}
@@ -53,15 +53,18 @@ def test_every_structure_is_found_back_in_the_batch():
     n = item.graphs.structure.num_atoms
     atoms = slice(first, first + n)
     np.testing.assert_array_equal(
-        batch.positions[atoms], item.graphs.structure.positions)
+      batch.positions[atoms], item.graphs.structure.positions
+    )
     assert (batch.node_graph[atoms] == graph).all() and batch.atom_mask[atoms].all()
     np.testing.assert_array_equal(
-        batch.targets["forces"][atoms], item.targets["forces"])
+      batch.targets["forces"][atoms], item.targets["forces"]
+    )
     assert batch.targets["energy"][graph] == item.targets["energy"]
     for name in ("main", "a2a", "a2ee2a", "qint"):
       edges = helpers.batch_edges(batch, name)
-      mine = {(s - first, t - first, *o)
-              for s, t, *o in edges if first <= t < first + n}
+      mine = {
+        (s - first, t - first, *o) for s, t, *o in edges if first <= t < first + n
+      }
       assert mine == helpers.edge_set(getattr(item.graphs, name))
       assert getattr(batch, name).n_edge[graph] == len(mine)
     first += n
@@ -88,8 +91,13 @@ def test_padding_follows_jraph_and_points_nowhere():
   real = batch.main.n_edge[:5].sum()
   assert (batch.reverse_edge[real:] == np.arange(real, real + 7)).all()
   assert not batch.positions[n:].any() and not batch.main_slot[real:].any()
-  for table in (batch.main_table, batch.a2ee2a_table, batch.qint_table,
-                batch.a2a_senders, batch.quad_exclusion):
+  for table in (
+    batch.main_table,
+    batch.a2ee2a_table,
+    batch.qint_table,
+    batch.a2a_senders,
+    batch.quad_exclusion,
+  ):
     assert (table[n:] == -1).all()
   assert batch.positions.dtype == np.float32 and batch.cell.dtype == np.float32
   integers = [a for a in jax.tree.leaves(batch) if np.issubdtype(a.dtype, np.integer)]
@@ -135,17 +143,17 @@ def test_more_padding_changes_no_real_entry():
     assert helpers.batch_edges(small, name) == helpers.batch_edges(large, name)
   n, main_width, qint_width = small.quad_exclusion.shape
   np.testing.assert_array_equal(
-      small.quad_exclusion[:-5],
-      large.quad_exclusion[:n - 5, :main_width, :qint_width])
+    small.quad_exclusion[:-5], large.quad_exclusion[: n - 5, :main_width, :qint_width]
+  )
 
 
 def test_empty_batch_and_target_specs():
   items = _items()
   budget = _budget(items)
   specs = {
-      "energy": packing.TargetSpec(per_atom=False),
-      "forces": packing.TargetSpec(per_atom=True, shape=(3,)),
-      "label": packing.TargetSpec(per_atom=False, integer=True),
+    "energy": packing.TargetSpec(per_atom=False),
+    "forces": packing.TargetSpec(per_atom=True, shape=(3,)),
+    "label": packing.TargetSpec(per_atom=False, integer=True),
   }
   empty = packing.pack([], budget, targets=specs)
   full = packing.pack(items, budget, targets=specs)

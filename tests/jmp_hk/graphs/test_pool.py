@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import budget_search
 from jmp_hk.graphs import pool as pool_lib
-from jmp_hk.graphs import tuning
 
 SMALL = budget_lib.Budget(6, 60, 600, 600, 600, 600, 50, 50, 20, 8)
 
@@ -51,9 +51,10 @@ def test_batches_are_full_and_nothing_is_lost(slabs, structures):
   batches = [draws for draws, _ in _batches(stream, budget)]
   assert sorted(sum(batches, [])) == list(range(len(stream)))
   used = [
-      budget_lib.utilisation([stream[d] for d in draws], budget) for draws in batches]
+    budget_lib.utilisation([stream[d] for d in draws], budget) for draws in batches
+  ]
   assert all(max(u.values()) <= 1 for u in used)
-  steady = used[:-70 // structures - 1]
+  steady = used[: -70 // structures - 1]
   assert np.mean([u["num_main"] for u in steady]) > 0.92
 
 
@@ -74,7 +75,7 @@ def test_resuming_gives_the_same_batches(stop):
   whole = list(_batches(stream, budget))
   _, (position, draws) = whole[stop]
   resumed = list(_batches(stream, budget, start=position, pool_draws=draws))
-  assert resumed == whole[stop + 1:]
+  assert resumed == whole[stop + 1 :]
 
 
 def test_structure_that_never_fits_is_named():
@@ -105,9 +106,9 @@ def test_tuned_budgets_are_filled_even_by_equal_structures(slabs, structures):
   config = budget_lib.BudgetConfig(structures)
   if slabs in (0.0, 1.0):
     sample, chances = [sample[int(slabs == 0.0)]], np.ones(1)
-  budget = tuning.choose_tuned_budget(sample, config, chances)
-  assert budget == tuning.choose_tuned_budget(sample, config, chances)
-  assert tuning.mean_use(sample, chances, budget) > 0.92
+  budget = budget_search.choose_tuned_budget(sample, config, chances)
+  assert budget == budget_search.choose_tuned_budget(sample, config, chances)
+  assert budget_search.mean_use(sample, chances, budget) > 0.92
   mean = sum(chance * sizes.num_main for chance, sizes in zip(chances, sample))
   single = max(sizes.num_main for sizes in sample) * config.single_headroom
   assert budget.num_main <= max(1.5 * structures * mean, single) + 32
@@ -115,4 +116,4 @@ def test_tuned_budgets_are_filled_even_by_equal_structures(slabs, structures):
 
 def test_overrides_are_kept_by_tuning():
   config = budget_lib.BudgetConfig(4, overrides={"num_main": 9000})
-  assert tuning.choose_tuned_budget(_stream(50, 0.5), config).num_main == 9000
+  assert budget_search.choose_tuned_budget(_stream(50, 0.5), config).num_main == 9000

@@ -9,7 +9,9 @@ from jmp_hk.interop import recognise
 from tests.jmp_hk.interop import torch_save
 from tests.jmp_hk.parity import golden_case
 
-_NO_AVERAGE = re.compile(r"rbf\.(offset|temps)$|scale_factor$|seq_energy_pre|^task_steps")
+_NO_AVERAGE = re.compile(
+  r"rbf\.(offset|temps)$|scale_factor$|seq_energy_pre|^task_steps"
+)
 
 
 def state_dict(kind: str) -> dict[str, np.ndarray]:
@@ -38,22 +40,23 @@ def lightning(state, average=None):
     average: the moving average by name, or None.
   """
   named = collections.OrderedDict(
-      (name, torch_save.Tensor(value)) for name, value in state.items()
+    (name, torch_save.Tensor(value)) for name, value in state.items()
   )
   optimizer = {"state": {0: {"step": torch_save.Tensor(np.array(7.0, np.float32))}}}
   if average is not None:
     optimizer["ema"] = tuple(
-        torch_save.Tensor(average[name]) for name in averaged_names(state)
+      torch_save.Tensor(average[name]) for name in averaged_names(state)
     )
   config = torch_save.Object(
-      torch_save.Global("jmp.tasks.pretrain.module", "PretrainConfig"), (),
-      {"backbone": torch_save.Object(torch_save.Global("jmp.models", "BackboneConfig"))},
+    torch_save.Global("jmp.tasks.pretrain.module", "PretrainConfig"),
+    (),
+    {"backbone": torch_save.Object(torch_save.Global("jmp.models", "BackboneConfig"))},
   )
   return {
-      "epoch": 2,
-      "pytorch-lightning_version": "2.1.2",
-      "state_dict": named,
-      "optimizer_states": [optimizer],
-      "hyper_parameters": config,
-      "callbacks": {"ModelCheckpoint": {"best_model_path": "x.ckpt"}},
+    "epoch": 2,
+    "pytorch-lightning_version": "2.1.2",
+    "state_dict": named,
+    "optimizer_states": [optimizer],
+    "hyper_parameters": config,
+    "callbacks": {"ModelCheckpoint": {"best_model_path": "x.ckpt"}},
   }

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from jmp_hk import published
-from jmp_hk import torch_names
+from jmp_hk.checkpoints import model_directory
 from jmp_hk.interop import export_checkpoint
 from jmp_hk.interop import import_checkpoint
 from jmp_hk.interop import recognise
 from jmp_hk.interop import torch_file
+from jmp_hk.interop import torch_names
 from jmp_hk.interop import weights
-from jmp_hk.training import model_directory
 from tests import shared_files
 from tests.jmp_hk.interop import checkpoints
 from tests.jmp_hk.interop import torch_save
@@ -36,7 +36,6 @@ def _assert_equal(ours, theirs):
 
 
 class ImportTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
@@ -105,8 +104,9 @@ class ImportTest(parameterized.TestCase):
     self._import(root)
     loaded = model_directory.load_model_directory(self.output)
     jax.tree.map(
-        lambda ours, exact: np.testing.assert_allclose(ours, exact, rtol=1e-2, atol=1e-3),
-        loaded.variables.params, _trees(state)[0],
+      lambda ours, exact: np.testing.assert_allclose(ours, exact, rtol=1e-2, atol=1e-3),
+      loaded.variables.params,
+      _trees(state)[0],
     )
     leaf = jax.tree.leaves(loaded.variables.params)[0]
     self.assertEqual(leaf.dtype, np.float32)
@@ -123,18 +123,21 @@ class ImportTest(parameterized.TestCase):
       self._import(checkpoints.lightning(state))
     message = str(context.exception)
     for part in (
-        "4 tensors", f"{_WEIGHT} has shape", f"instead of {shape}",
-        "backbone.new_layer.weight (2, 2) is unknown", "head.weight (3,) is unknown",
-        f"{missing} () is missing",
+      "4 tensors",
+      f"{_WEIGHT} has shape",
+      f"instead of {shape}",
+      "backbone.new_layer.weight (2, 2) is unknown",
+      "head.weight (3,) is unknown",
+      f"{missing} () is missing",
     ):
       self.assertIn(part, message)
     self.assertEqual(list(self.directory.iterdir()), [self.path])
 
   @parameterized.parameters(
-      (torch_save.Object(torch_save.Global("torch", "Sparse")), "torch.Sparse"),
-      (torch_save.Global("os", "system"), "os.system"),
-      (1.0, "float"),
-      (torch_save.Tensor(np.zeros((28, 28), np.int64)), "int64"),
+    (torch_save.Object(torch_save.Global("torch", "Sparse")), "torch.Sparse"),
+    (torch_save.Global("os", "system"), "os.system"),
+    (1.0, "float"),
+    (torch_save.Tensor(np.zeros((28, 28), np.int64)), "int64"),
   )
   def test_a_weight_that_is_no_plain_tensor_is_an_error(self, value, reason):
     root = checkpoints.lightning(checkpoints.state_dict("tinyd"))
@@ -162,8 +165,9 @@ class ImportTest(parameterized.TestCase):
 
   def test_another_number_of_heads_needs_names(self):
     state = {
-        name: value for name, value in checkpoints.state_dict("tinyd").items()
-        if not name.startswith(("output.out_energy.3.", "output.out_forces.3."))
+      name: value
+      for name, value in checkpoints.state_dict("tinyd").items()
+      if not name.startswith(("output.out_energy.3.", "output.out_forces.3."))
     }
     with self.assertRaisesRegex(recognise.RecognitionError, "3 datasets.*--tasks"):
       self._import(checkpoints.lightning(state))
@@ -219,7 +223,6 @@ class ImportTest(parameterized.TestCase):
 
 
 class ExportTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
@@ -229,12 +232,13 @@ class ExportTest(parameterized.TestCase):
   def test_names_and_shapes_are_those_of_the_reference(self, kind):
     variables = golden_case.variables(kind, np.float32)
     export_checkpoint.export_checkpoint(
-        golden_case.pretrain_config(kind), variables, self.path
+      golden_case.pretrain_config(kind), variables, self.path
     )
     expected = {
-        name: tuple(shape) for name, shape in json.loads(
-            shared_files.golden_file(f"{kind}_weight_shapes.json").read_text()
-        ).items()
+      name: tuple(shape)
+      for name, shape in json.loads(
+        shared_files.golden_file(f"{kind}_weight_shapes.json").read_text()
+      ).items()
     }
     aliases = {recognise.alias_of(name): name for name in expected}
     aliases.pop(None)

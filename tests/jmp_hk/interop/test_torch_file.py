@@ -28,7 +28,6 @@ class _Malicious:
 
 
 class TorchFileTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
@@ -51,14 +50,18 @@ class TorchFileTest(parameterized.TestCase):
     stored = (values.view(np.uint32) >> 16).astype(np.uint16)
     result = self._read({"x": torch_save.Tensor(stored, "bfloat16")})
     np.testing.assert_array_equal(
-        result["x"], (stored.astype(np.uint32) << 16).view(np.float32)
+      result["x"], (stored.astype(np.uint32) << 16).view(np.float32)
     )
     self.assertEqual(result["x"].dtype, np.float32)
 
   def test_views_share_a_storage_and_keep_their_strides(self):
     array = np.arange(24, dtype=np.float32).reshape(4, 6)
-    views = {"whole": array, "transposed": array.T, "part": array[1:3, ::2],
-             "column": array[:, 4]}
+    views = {
+      "whole": array,
+      "transposed": array.T,
+      "part": array[1:3, ::2],
+      "column": array[:, 4],
+    }
     root = {name: torch_save.Tensor(view) for name, view in views.items()}
     result = self._read(root)
     for name, view in views.items():
@@ -67,7 +70,10 @@ class TorchFileTest(parameterized.TestCase):
       self.assertLen([n for n in archive.namelist() if "/data/" in n], 1)
 
   def test_scalars_and_empty_tensors(self):
-    arrays = {"scalar": np.array(2.5, np.float32), "empty": np.zeros((0, 3), np.float32)}
+    arrays = {
+      "scalar": np.array(2.5, np.float32),
+      "empty": np.zeros((0, 3), np.float32),
+    }
     result = self._read({name: torch_save.Tensor(x) for name, x in arrays.items()})
     for name, array in arrays.items():
       np.testing.assert_array_equal(result[name], array)
@@ -86,13 +92,14 @@ class TorchFileTest(parameterized.TestCase):
   def test_parameters_are_their_tensors(self):
     array = np.ones(3, np.float32)
     np.testing.assert_array_equal(
-        self._read({"x": torch_save.parameter(array)})["x"], array
+      self._read({"x": torch_save.parameter(array)})["x"], array
     )
 
   def test_unknown_classes_are_inert(self):
     config = torch_save.Object(
-        torch_save.Global("jmp.tasks.pretrain", "PretrainConfig"), (1, "a"),
-        {"nested": torch_save.Object(torch_save.Global("pathlib", "PosixPath"), ("x",))},
+      torch_save.Global("jmp.tasks.pretrain", "PretrainConfig"),
+      (1, "a"),
+      {"nested": torch_save.Object(torch_save.Global("pathlib", "PosixPath"), ("x",))},
     )
     state = collections.OrderedDict(x=torch_save.Tensor(np.ones(1, np.float32)))
     torch_save.save({"hyper_parameters": config, "state_dict": state}, self.path)
@@ -115,7 +122,9 @@ class TorchFileTest(parameterized.TestCase):
 
   def test_another_archive_says_so(self):
     np.savez(self.directory / "other.npz", x=np.ones(3))
-    with self.assertRaisesRegex(torch_file.TorchFileError, "torch.save did not write it"):
+    with self.assertRaisesRegex(
+      torch_file.TorchFileError, "torch.save did not write it"
+    ):
       torch_file.TorchFile(self.directory / "other.npz")
 
   def test_a_corrupt_storage_says_so(self):
@@ -130,8 +139,12 @@ class TorchFileTest(parameterized.TestCase):
         file.read(file.root["x"])
 
   @parameterized.parameters(
-      ((0, (5,), (1,)),), ((2, (3,), (1,)),), ((0, (2, 2), (3, 1)),),
-      ((-1, (2,), (1,)),), ((0, (2,), (-1,)),), ((0, (2,), (1, 1)),),
+    ((0, (5,), (1,)),),
+    ((2, (3,), (1,)),),
+    ((0, (2, 2), (3, 1)),),
+    ((-1, (2,), (1,)),),
+    ((0, (2,), (-1,)),),
+    ((0, (2,), (1, 1)),),
   )
   def test_a_tensor_outside_its_storage_is_an_error(self, view):
     offset, shape, strides = view
@@ -143,17 +156,20 @@ class TorchFileTest(parameterized.TestCase):
 
     with zipfile.ZipFile(self.path, "w") as archive:
       with archive.open("archive/data.pkl", "w") as entry:
-        Pickler(entry, untyped=False).dump({"x": torch_save.Object(
-            torch_save.Global("torch._utils", "_rebuild_tensor_v2"),
-            ("the storage", offset, shape, strides, False, {}),
-        )})
+        Pickler(entry, untyped=False).dump(
+          {
+            "x": torch_save.Object(
+              torch_save.Global("torch._utils", "_rebuild_tensor_v2"),
+              ("the storage", offset, shape, strides, False, {}),
+            )
+          }
+        )
       archive.writestr("archive/data/0", np.zeros(4, np.float32).tobytes())
     with self.assertRaisesRegex(torch_file.TorchFileError, "storage|shape"):
       torch_file.TorchFile(self.path)
 
 
 class SecurityTest(parameterized.TestCase):
-
   def setUp(self):
     super().setUp()
     self.directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
@@ -178,9 +194,13 @@ class SecurityTest(parameterized.TestCase):
     self.assertIsInstance(root["state_dict"], restricted_pickle.Inert)
 
   @parameterized.parameters(
-      ("builtins", "exec"), ("builtins", "getattr"), ("subprocess", "check_output"),
-      ("jmp_hk.interop.torch_file", "np"), ("torch.storage", "_load_from_bytes"),
-      ("numpy.core.multiarray", "_reconstruct"), ("collections", "OrderedDict.fromkeys"),
+    ("builtins", "exec"),
+    ("builtins", "getattr"),
+    ("subprocess", "check_output"),
+    ("jmp_hk.interop.torch_file", "np"),
+    ("torch.storage", "_load_from_bytes"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("collections", "OrderedDict.fromkeys"),
   )
   def test_no_name_outside_the_list_is_reached(self, module, name):
     data = b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"X\x01\x00\x00\x00x\x85R."
@@ -189,20 +209,21 @@ class SecurityTest(parameterized.TestCase):
   def test_no_module_is_imported(self):
     (self.directory / "evil_module.py").write_text(f"open({str(self.mark)!r}, 'w')\n")
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from jmp_hk.interop import restricted_pickle\n"
-        "restricted_pickle.loads(b'cevil_module\\nx\\n.', {})\n"
-        "assert 'evil_module' not in sys.modules\n"
+      "import sys; sys.path.insert(0, sys.argv[1])\n"
+      "from jmp_hk.interop import restricted_pickle\n"
+      "restricted_pickle.loads(b'cevil_module\\nx\\n.', {})\n"
+      "assert 'evil_module' not in sys.modules\n"
     )
     subprocess.run(
-        [os.sys.executable, "-c", program, str(self.directory)], check=True,
-        cwd=pathlib.Path(__file__).parents[3],
+      [os.sys.executable, "-c", program, str(self.directory)],
+      check=True,
+      cwd=pathlib.Path(__file__).parents[3],
     )
     self.assertFalse(self.mark.exists())
 
   @parameterized.parameters(
-      b"N}X\x05\x00\x00\x00_callNs\x86b.",  # A state with slots.
-      b"}X\x05\x00\x00\x00_callNsb.",  # A state with attributes.
+    b"N}X\x05\x00\x00\x00_callNs\x86b.",  # A state with slots.
+    b"}X\x05\x00\x00\x00_callNsb.",  # A state with attributes.
   )
   def test_a_pickle_cannot_change_a_known_function(self, change):
     with self.assertRaisesRegex(torch_file.TorchFileError, "change"):
@@ -210,11 +231,13 @@ class SecurityTest(parameterized.TestCase):
 
   def test_a_pickle_cannot_change_a_type_of_numbers(self):
     with self.assertRaises(torch_file.TorchFileError):
-      self._open(b"\x80\x02ctorch\nFloatStorage\n}X\x04\x00\x00\x00nameX\x01\x00\x00\x00ssb.")
+      self._open(
+        b"\x80\x02ctorch\nFloatStorage\n}X\x04\x00\x00\x00nameX\x01\x00\x00\x00ssb."
+      )
 
   def test_attributes_of_dictionaries_are_dropped(self):
     root = self._open(
-        b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsNsb."
+      b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsNsb."
     )
     self.assertEqual(list(root.items()), [])
 

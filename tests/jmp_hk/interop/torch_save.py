@@ -7,14 +7,18 @@ import collections
 import dataclasses
 import io
 import pickle
-import zipfile
 from typing import Any
+import zipfile
 
 import numpy as np
 
 _STORAGE = {
-    "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage",
-    "bfloat16": "BFloat16Storage", "int64": "LongStorage", "bool": "BoolStorage",
+  "float64": "DoubleStorage",
+  "float32": "FloatStorage",
+  "float16": "HalfStorage",
+  "bfloat16": "BFloat16Storage",
+  "int64": "LongStorage",
+  "bool": "BoolStorage",
 }
 
 
@@ -108,7 +112,12 @@ class _Pickler(pickle._Pickler):  # pylint: disable=protected-access
     storage, flat = self.storages[id(owner)]
     start = array.__array_interface__["data"][0] - flat.__array_interface__["data"][0]
     size = array.itemsize
-    view = (storage, start // size, array.shape, tuple(s // size for s in array.strides))
+    view = (
+      storage,
+      start // size,
+      array.shape,
+      tuple(s // size for s in array.strides),
+    )
     hooks = collections.OrderedDict()
     if self._untyped:
       rebuild = Global("torch._utils", "_rebuild_tensor_v3")
@@ -144,6 +153,6 @@ def save(root: Any, path, *, byteorder: str = "little", untyped: bool = False) -
 def parameter(array: np.ndarray) -> Object:
   """A tensor wrapped as `torch.nn.Parameter`."""
   return Object(
-      Global("torch._utils", "_rebuild_parameter"),
-      (Tensor(array), True, collections.OrderedDict()),
+    Global("torch._utils", "_rebuild_parameter"),
+    (Tensor(array), True, collections.OrderedDict()),
   )

@@ -8,17 +8,17 @@ import haiku as hk
 import jax
 import numpy as np
 
-from jmp_hk import model as model_lib
 from jmp_hk import structure as structure_lib
-from jmp_hk import tasks as tasks_lib
-from jmp_hk import torch_names
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
-from jmp_hk.graphs import neighbours
+from jmp_hk.graphs import neighbors as neighbors
 from jmp_hk.graphs import packing
+from jmp_hk.interop import torch_names
+from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.targets import config as tasks_lib
 from tests import shared_files
 from tests.jmp_hk.parity import formula_init
 
@@ -26,23 +26,46 @@ TASKS = ("oc20", "oc22", "ani1x", "transition1x")
 FORCE_SCALES = (73.0, 80.0, 15.0, 14.0)
 
 BACKBONES = {
-    "tiny": gemnet_config.GemNetOCConfig(
-        num_blocks=2, num_radial=16, num_spherical=4, atom_channels=32,
-        edge_channels=64, triplet_in_channels=8, triplet_out_channels=8,
-        quad_in_channels=4, quad_out_channels=4, pair_in_channels=8,
-        pair_out_channels=8, radial_channels=8, circular_channels=8,
-        spherical_channels=8,
-    ),
-    "tinyd": gemnet_config.GemNetOCConfig(
-        num_blocks=2, num_radial=12, num_spherical=5, atom_channels=20,
-        edge_channels=28, triplet_in_channels=6, triplet_out_channels=10,
-        quad_in_channels=4, quad_out_channels=3, pair_in_channels=7,
-        pair_out_channels=9, radial_channels=8, circular_channels=11,
-        spherical_channels=13, num_before_skip=1, num_after_skip=2, num_concat=3,
-        num_atom=2, num_output_after_atom=1, num_atom_embedding=1,
-    ),
-    "base": gemnet_config.preset("gemnet_oc_small"),
-    "large": gemnet_config.preset("gemnet_oc_large"),
+  "tiny": gemnet_config.GemNetOCConfig(
+    num_blocks=2,
+    num_radial=16,
+    num_spherical=4,
+    atom_channels=32,
+    edge_channels=64,
+    triplet_in_channels=8,
+    triplet_out_channels=8,
+    quad_in_channels=4,
+    quad_out_channels=4,
+    pair_in_channels=8,
+    pair_out_channels=8,
+    radial_channels=8,
+    circular_channels=8,
+    spherical_channels=8,
+  ),
+  "tinyd": gemnet_config.GemNetOCConfig(
+    num_blocks=2,
+    num_radial=12,
+    num_spherical=5,
+    atom_channels=20,
+    edge_channels=28,
+    triplet_in_channels=6,
+    triplet_out_channels=10,
+    quad_in_channels=4,
+    quad_out_channels=3,
+    pair_in_channels=7,
+    pair_out_channels=9,
+    radial_channels=8,
+    circular_channels=11,
+    spherical_channels=13,
+    num_before_skip=1,
+    num_after_skip=2,
+    num_concat=3,
+    num_atom=2,
+    num_output_after_atom=1,
+    num_atom_embedding=1,
+  ),
+  "base": gemnet_config.preset("gemnet_oc_small"),
+  "large": gemnet_config.preset("gemnet_oc_large"),
 }
 
 
@@ -55,11 +78,11 @@ def load(name: str) -> dict[str, np.ndarray]:
 def pretrain_config(kind: str) -> model_lib.ModelConfig:
   """The four-task pre-training model of a golden kind."""
   return model_lib.ModelConfig(
-      backbone=BACKBONES[kind],
-      tasks=tuple(
-          tasks_lib.pretraining_task(name, 1.0, scale)
-          for name, scale in zip(TASKS, FORCE_SCALES, strict=True)
-      ),
+    backbone=BACKBONES[kind],
+    tasks=tuple(
+      tasks_lib.pretraining_task(name, 1.0, scale)
+      for name, scale in zip(TASKS, FORCE_SCALES, strict=True)
+    ),
   )
 
 
@@ -71,9 +94,9 @@ def torch_shapes(kind: str) -> dict[str, tuple[int, ...]]:
   if kind in ("tiny", "tinyd"):
     text = shared_files.golden_file(f"{kind}_weight_shapes.json").read_text()
     return {
-        name: tuple(shape)
-        for name, shape in json.loads(text).items()
-        if not torch_names.is_redundant(name)
+      name: tuple(shape)
+      for name, shape in json.loads(text).items()
+      if not torch_names.is_redundant(name)
     }
   raise ValueError(kind)
 
@@ -92,7 +115,7 @@ def variables(kind: str, dtype=np.float64) -> model_lib.Variables:
     source = formula_tensors(kind)
   params, state = torch_names.import_state_dict(source)
   return jax.tree.map(
-      lambda x: np.asarray(x, dtype), model_lib.Variables(params, state)
+    lambda x: np.asarray(x, dtype), model_lib.Variables(params, state)
   )
 
 
@@ -109,12 +132,12 @@ def formula_tensors(kind: str) -> dict[str, np.ndarray]:
 def water() -> structure_lib.Structure:
   """Any small molecule, for shapes."""
   return structure_lib.Structure(
-      positions=np.array([[0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]]),
-      atomic_numbers=np.array([8, 1, 1], np.int32),
-      cell=np.zeros((3, 3)),
-      pbc=np.zeros(3, bool),
-      tags=np.full(3, 2, np.int32),
-      fixed=np.zeros(3, bool),
+    positions=np.array([[0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]]),
+    atomic_numbers=np.array([8, 1, 1], np.int32),
+    cell=np.zeros((3, 3)),
+    pbc=np.zeros(3, bool),
+    tags=np.full(3, 2, np.int32),
+    fixed=np.zeros(3, bool),
   )
 
 
@@ -130,15 +153,15 @@ def structures(golden) -> list[structure_lib.Structure]:
     pbc = golden.get("in/pbc_used", np.zeros((len(counts), 3), bool))[i]
     cell = golden["in/cell"][i] if "in/cell" in golden else np.zeros((3, 3))
     result.append(
-        structure_lib.Structure(
-            positions=golden["in/pos"][rows],
-            atomic_numbers=golden["in/atomic_numbers"][rows],
-            cell=cell,
-            pbc=pbc,
-            tags=golden.get("in/tags", np.full(total, 2))[rows].astype(np.int32),
-            fixed=golden.get("in/fixed", np.zeros(total, bool))[rows],
-            record_id=f"golden:{i}",
-        )
+      structure_lib.Structure(
+        positions=golden["in/pos"][rows],
+        atomic_numbers=golden["in/atomic_numbers"][rows],
+        cell=cell,
+        pbc=pbc,
+        tags=golden.get("in/tags", np.full(total, 2))[rows].astype(np.int32),
+        fixed=golden.get("in/fixed", np.zeros(total, bool))[rows],
+        record_id=f"golden:{i}",
+      )
     )
     first += n
   return result
@@ -147,24 +170,30 @@ def structures(golden) -> list[structure_lib.Structure]:
 def graph_settings(structure, *, rmd17: bool = False) -> graph_config.GraphConfig:
   """The published settings: by periodicity, or those of rMD17."""
   if rmd17:
-    return graph_config.GraphConfig(cutoff=7.0, max_neighbours=100)
+    return graph_config.GraphConfig(cutoff=7.0, max_neighbors=100)
   return graph_config.GraphConfig(cutoff=12.0 if structure.pbc.any() else 8.0)
 
 
 def make_batch(
-    items, task, settings=None, *, padding: int = 1, dtype=np.float64, targets=None,
-    rmd17: bool = False,
+  items,
+  task,
+  settings=None,
+  *,
+  padding: int = 1,
+  dtype=np.float64,
+  targets=None,
+  rmd17: bool = False,
 ) -> batch_lib.Batch:
   """Packs structures with `padding` spare entries in every field of the budget."""
   packed = []
   for i, structure in enumerate(items):
     config = settings or graph_settings(structure, rmd17=rmd17)
     packed.append(
-        packing.PackItem(
-            graphs=build.build_graphs(structure, config),
-            task=int(task[i]),
-            targets={} if targets is None else targets[i],
-        )
+      packing.PackItem(
+        graphs=build.build_graphs(structure, config),
+        task=int(task[i]),
+        targets={} if targets is None else targets[i],
+      )
     )
   return pack_with_padding(packed, padding, dtype)
 
@@ -185,37 +214,47 @@ def stored_graphs(golden) -> build.StructureGraphs:
   """Graphs of a file's one structure from its own edges, none chosen by us."""
   [structure] = structures(golden)
   main, a2a, a2ee2a, qint = (
-      _stored_edges(golden, name) for name in ("main", "a2a", "a2ee2a", "qint")
+    _stored_edges(golden, name) for name in ("main", "a2a", "a2ee2a", "qint")
   )
   position = {key: i for i, key in enumerate(_keys(main))}
   reverse = [position[t, s, *(-k for k in offset)] for s, t, *offset in _keys(main)]
-  both = neighbours.EdgeSet(
-      np.concatenate([main.senders, qint.senders]),
-      np.concatenate([main.receivers, qint.receivers]),
-      np.concatenate([main.offsets, qint.offsets]),
+  both = neighbors.EdgeSet(
+    np.concatenate([main.senders, qint.senders]),
+    np.concatenate([main.receivers, qint.receivers]),
+    np.concatenate([main.offsets, qint.offsets]),
   )
-  codes, bound = neighbours.offset_codes(both, neighbours.home_cells(structure))
+  codes, bound = neighbors.offset_codes(both, neighbors.home_cells(structure))
   pairs, slots = build.distinct_senders(a2a, structure.num_atoms)
   return build.StructureGraphs(
-      structure=structure, main=main, a2a=a2a, a2ee2a=a2ee2a, qint=qint,
-      reverse_edge=np.array(reverse, np.int32), a2a_pairs=pairs, a2a_slot=slots,
-      quad_exclusion=build.find_quad_exclusion(
-          main, codes[:len(main)], qint, codes[len(main):], bound,
-          structure.num_atoms,
-      ),
+    structure=structure,
+    main=main,
+    a2a=a2a,
+    a2ee2a=a2ee2a,
+    qint=qint,
+    reverse_edge=np.array(reverse, np.int32),
+    a2a_pairs=pairs,
+    a2a_slot=slots,
+    quad_exclusion=build.find_quad_exclusion(
+      main,
+      codes[: len(main)],
+      qint,
+      codes[len(main) :],
+      bound,
+      structure.num_atoms,
+    ),
   )
 
 
-def _stored_edges(golden, name: str) -> neighbours.EdgeSet:
+def _stored_edges(golden, name: str) -> neighbors.EdgeSet:
   senders, receivers = golden[f"graph/{name}/edge_index"]
   order = np.argsort(receivers, kind="stable")
   offsets = np.round(golden[f"graph/{name}/cell_offset"]).astype(np.int32)
-  return neighbours.EdgeSet(
-      senders[order].astype(np.int32), receivers[order].astype(np.int32), offsets[order]
+  return neighbors.EdgeSet(
+    senders[order].astype(np.int32), receivers[order].astype(np.int32), offsets[order]
   )
 
 
-def _keys(edges: neighbours.EdgeSet) -> list[tuple[int, ...]]:
+def _keys(edges: neighbors.EdgeSet) -> list[tuple[int, ...]]:
   return edge_keys(np.stack([edges.senders, edges.receivers]), edges.offsets)
 
 
@@ -223,12 +262,12 @@ def golden_edge_order(golden, batch: batch_lib.Batch, name: str = "main") -> np.
   """Index array p such that our edges [p] are the golden file's edges."""
   graph = getattr(batch, name)
   ours = edge_keys(
-      np.stack([graph.senders, graph.receivers]), graph.edges["cell_offsets"]
+    np.stack([graph.senders, graph.receivers]), graph.edges["cell_offsets"]
   )
   mask = np.asarray(batch.atom_mask)[np.asarray(graph.receivers)]
   position = {key: i for i, key in enumerate(ours) if mask[i]}
   theirs = edge_keys(
-      golden[f"graph/{name}/edge_index"], golden[f"graph/{name}/cell_offset"]
+    golden[f"graph/{name}/edge_index"], golden[f"graph/{name}/cell_offset"]
   )
   assert set(position) == set(theirs), f"edge sets of {name} differ"
   return np.array([position[key] for key in theirs])
@@ -241,6 +280,7 @@ def edge_keys(edge_index, offsets) -> list[tuple[int, ...]]:
 
 def record_outputs(record: dict):
   """Context manager that stores the output of every Haiku module by its path."""
+
   def interceptor(function, args, kwargs, context):
     result = function(*args, **kwargs)
     if context.method_name == "__call__":

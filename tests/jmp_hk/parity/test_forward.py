@@ -5,18 +5,18 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
-from jmp_hk import model as model_lib
 from jmp_hk.graphs import packing
+from jmp_hk.models import model as model_lib
 from tests.jmp_hk.parity import golden_case
 
 _INTERACTIONS = {
-    "trip_interaction": "edge",
-    "quad_interaction": "edge",
-    "atom_edge_interaction": "edge",
-    "edge_atom_interaction": "atom",
-    "atom_interaction": "atom",
-    "atom_update": "atom",
-    "concat_layer": "edge",
+  "trip_interaction": "edge",
+  "quad_interaction": "edge",
+  "atom_edge_interaction": "edge",
+  "edge_atom_interaction": "atom",
+  "atom_interaction": "atom",
+  "atom_update": "atom",
+  "concat_layer": "edge",
 }
 
 # Largest deviation over largest value. `bulk` has collinear dihedrals whose angles are
@@ -56,11 +56,11 @@ def _run(kind, case, *, padding, dtype, variables=None, stored_graphs=False):
         batch = golden_case.pack_with_padding([item], padding, dtype)
       else:
         batch = golden_case.make_batch(
-            structures, [task] * len(structures), padding=padding, dtype=dtype
+          structures, [task] * len(structures), padding=padding, dtype=dtype
         )
       predictions, record = run(variables, batch)
-      energies.append(np.asarray(predictions["energy"])[:len(structures)])
-      forces.append(np.asarray(predictions["forces"])[:len(golden["in/pos"])])
+      energies.append(np.asarray(predictions["energy"])[: len(structures)])
+      forces.append(np.asarray(predictions["forces"])[: len(golden["in/pos"])])
   order = golden_case.golden_edge_order(golden, batch)
   outputs = {"out/E": np.stack(energies, -1), "out/F": np.stack(forces, -1)}
   return golden, batch, order, record, outputs
@@ -69,16 +69,19 @@ def _run(kind, case, *, padding, dtype, variables=None, stored_graphs=False):
 def _collect(golden, order, record, outputs):
   """(name, ours, golden) of every tensor that the golden file holds."""
   atoms = len(golden["in/pos"])
+
   def add(name, value, kind):
     if name in golden:
       value = np.asarray(value)
-      pairs.append((name, value[order] if kind == "edge" else value[:atoms],
-                    golden[name]))
+      pairs.append(
+        (name, value[order] if kind == "edge" else value[:atoms], golden[name])
+      )
 
   pairs = []
   add("bases/m", record["backbone/bases"][1], "edge")
-  blocks = sum(name.startswith("backbone/int_blocks") and name.count("/") == 1
-               for name in record)
+  blocks = sum(
+    name.startswith("backbone/int_blocks") and name.count("/") == 1 for name in record
+  )
   for i in range(blocks):
     h, m = record[f"backbone/int_blocks_{i}"]
     add(f"int_blocks/{i}/h", h, "atom")
@@ -98,8 +101,9 @@ def _collect(golden, order, record, outputs):
   add("out/forces", record["backbone"].edges, "edge")
   edges = np.asarray(record["backbone"].edges)[order]
   for name, value in (
-      ("colsum", edges.sum(0)), ("rowsum", edges.sum(1)),
-      ("abs_colsum", np.abs(edges).sum(0)),
+    ("colsum", edges.sum(0)),
+    ("rowsum", edges.sum(1)),
+    ("abs_colsum", np.abs(edges).sum(0)),
   ):
     if f"out/forces_{name}" in golden:
       pairs.append((name, value, golden[f"out/forces_{name}"]))
@@ -109,21 +113,26 @@ def _collect(golden, order, record, outputs):
 
 
 class ForwardParityTest(parameterized.TestCase):
-
   @parameterized.product(
-      kind_case=(
-          ("tiny", "mol"), ("tiny", "slab"), ("tiny", "bulk"),
-          ("tiny", "mol_perfect"), ("tinyd", "mol"), ("tinyd", "slab"),
-          ("tinyd", "bulk"), ("base", "mol"), ("base", "slab"),
-      ),
-      padding=(1, 37),
+    kind_case=(
+      ("tiny", "mol"),
+      ("tiny", "slab"),
+      ("tiny", "bulk"),
+      ("tiny", "mol_perfect"),
+      ("tinyd", "mol"),
+      ("tinyd", "slab"),
+      ("tinyd", "bulk"),
+      ("base", "mol"),
+      ("base", "slab"),
+    ),
+    padding=(1, 37),
   )
   def test_every_golden_tensor_in_float64(self, kind_case, padding):
     kind, case = kind_case
     if kind == "base" and padding == 1:
       self.skipTest("the padded run covers the large model")
     golden, _, order, record, outputs = _run(
-        kind, case, padding=padding, dtype=np.float64
+      kind, case, padding=padding, dtype=np.float64
     )
     pairs = _collect(golden, order, record, outputs)
     tolerance = _TOLERANCE.get(case, 1e-9)
@@ -135,30 +144,26 @@ class ForwardParityTest(parameterized.TestCase):
   def test_a_perfect_crystal_on_its_stored_graphs(self, padding):
     """Every cap cuts a shell of equal distances, so the graphs are part of the input."""
     golden, _, order, record, outputs = _run(
-        "tiny", "bulk_perfect", padding=padding, dtype=np.float64, stored_graphs=True
+      "tiny", "bulk_perfect", padding=padding, dtype=np.float64, stored_graphs=True
     )
     for name, ours, theirs in _collect(golden, order, record, outputs):
       self.assertLess(_relative(ours, theirs), _TOLERANCE["bulk_perfect"], msg=name)
 
-  @parameterized.product(
-      kind=("tinyd", "base"), case=("mol", "slab"), padding=(1, 23)
-  )
+  @parameterized.product(kind=("tinyd", "base"), case=("mol", "slab"), padding=(1, 23))
   def test_outputs_in_float32(self, kind, case, padding):
     if kind == "base" and padding == 1:
       self.skipTest("the padded run covers the large model")
     golden, _, order, record, outputs = _run(
-        kind, case, padding=padding, dtype=np.float32
+      kind, case, padding=padding, dtype=np.float32
     )
     for name, ours, theirs in _collect(golden, order, record, outputs):
       self.assertLess(_relative(ours, theirs), 1e-4, msg=f"{kind}_{case} {name}")
 
   def test_unfitted_scale_factors_multiply_by_one(self):
     variables = golden_case.variables("tiny")
-    variables = variables._replace(
-        scales=jax.tree.map(np.zeros_like, variables.scales)
-    )
+    variables = variables._replace(scales=jax.tree.map(np.zeros_like, variables.scales))
     golden, _, order, record, outputs = _run(
-        "tiny", "mol_unfitted", padding=3, dtype=np.float64, variables=variables
+      "tiny", "mol_unfitted", padding=3, dtype=np.float64, variables=variables
     )
     for name, ours, theirs in _collect(golden, order, record, outputs):
       self.assertLess(_relative(ours, theirs), 1e-9, msg=name)

@@ -10,22 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jmp_hk import losses
-from jmp_hk import model as model_lib
-from jmp_hk import scale_fitting
-from jmp_hk import torch_names
+from jmp_hk.interop import torch_names
+from jmp_hk.models import model as model_lib
+from jmp_hk.models.gemnet_oc import scale_fitting
 from jmp_hk.models.gemnet_oc import shared_gradients
 from jmp_hk.training import config as training_config
+from jmp_hk.training import losses
 from jmp_hk.training import optimizer as optimizer_lib
 from tests import shared_files
-from tests.jmp_hk.models import small_model
+from tests.jmp_hk.models.gemnet_oc import small_model
 from tests.jmp_hk.parity import golden_case
 
-
 _ADAMW = training_config.OptimizerConfig(
-    schedule=training_config.ScheduleConfig(
-        learning_rate=3e-4, warmup_steps=0, final_factor=1.0
-    )
+  schedule=training_config.ScheduleConfig(
+    learning_rate=3e-4, warmup_steps=0, final_factor=1.0
+  )
 )
 
 
@@ -34,14 +33,14 @@ def _loss_batch(golden, padding, dtype=np.float64):
   task = golden["in/task"]
   first = np.concatenate([[0], np.cumsum(golden["in/natoms"])])
   targets = [
-      {
-          "energy": golden["target/y"][i, t],
-          "forces": golden["target/force"][first[i] : first[i + 1], :, t],
-      }
-      for i, t in enumerate(task)
+    {
+      "energy": golden["target/y"][i, t],
+      "forces": golden["target/force"][first[i] : first[i + 1], :, t],
+    }
+    for i, t in enumerate(task)
   ]
   return golden_case.make_batch(
-      structures, task, targets=targets, padding=padding, dtype=dtype
+    structures, task, targets=targets, padding=padding, dtype=dtype
   )
 
 
@@ -59,18 +58,17 @@ def _loss_function(kind):
 
 def _torch_gradients(gradients, names):
   return torch_names.export_state_dict(
-      jax.device_get(gradients), {}, [str(name) for name in names]
+    jax.device_get(gradients), {}, [str(name) for name in names]
   )
 
 
 def _assert_close(actual, expected, tolerance, message=""):
   np.testing.assert_allclose(
-      actual, expected, rtol=tolerance, atol=tolerance * 1e-3, err_msg=message
+    actual, expected, rtol=tolerance, atol=tolerance * 1e-3, err_msg=message
   )
 
 
 class GradientParityTest(parameterized.TestCase):
-
   @parameterized.product(kind=("tiny", "tinyd", "base"), padding=(1, 29))
   def test_loss_and_every_parameter_gradient(self, kind, padding):
     if kind == "base" and padding == 1:
@@ -82,14 +80,14 @@ class GradientParityTest(parameterized.TestCase):
       params, scales = golden_case.variables(kind)
       # The five steps below are compiled as in a run.
       (value, terms), gradients = small_model.fast_compiling_jit(
-          jax.value_and_grad(loss, has_aux=True)
+        jax.value_and_grad(loss, has_aux=True)
       )(params, scales, batch)
       divided = shared_gradients.divide_shared_gradients(gradients, config.backbone)
       _assert_close(value, golden["loss"], 1e-9)
       for name, key in (("energy", "energy_loss"), ("forces", "force_loss")):
         _assert_close(terms[name][0] / terms[name][1], golden[key], 1e-9)
       _assert_close(
-          optax.global_norm(divided), golden["grad/total_norm_after_division"], 1e-9
+        optax.global_norm(divided), golden["grad/total_norm_after_division"], 1e-9
       )
     raw = _torch_gradients(gradients, golden["grad/names"])
     after = _torch_gradients(divided, golden["grad/names"])
@@ -97,7 +95,7 @@ class GradientParityTest(parameterized.TestCase):
       norm = np.linalg.norm(raw[name])
       _assert_close(norm, golden["grad/norm_raw"][i], 1e-9, name)
       _assert_close(
-          np.linalg.norm(after[name]), golden["grad/norm_after_division"][i], 1e-9, name
+        np.linalg.norm(after[name]), golden["grad/norm_after_division"][i], 1e-9, name
       )
       seed = zlib.crc32(f"probe:{name}".encode())
       probe = np.random.RandomState(seed).standard_normal(raw[name].shape)
@@ -130,28 +128,25 @@ class GradientParityTest(parameterized.TestCase):
       params, scales = golden_case.variables("tiny")
       state = optimizer.init(params)
       first = {
-          name.removeprefix("grad/raw/"): value
-          for name, value in start.items()
-          if name.startswith("grad/raw/")
+        name.removeprefix("grad/raw/"): value
+        for name, value in start.items()
+        if name.startswith("grad/raw/")
       }
       first, _ = torch_names.import_state_dict(first)
 
       @jax.jit
       def step(params, state, batch, reference, use_reference):
         (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(
-            params, scales, batch
+          params, scales, batch
         )
         gradients = jax.tree.map(
-            lambda ours, theirs: jnp.where(use_reference, theirs, ours),
-            gradients, reference,
+          lambda ours, theirs: jnp.where(use_reference, theirs, ours),
+          gradients,
+          reference,
         )
-        gradients = shared_gradients.divide_shared_gradients(
-            gradients, config.backbone
-        )
+        gradients = shared_gradients.divide_shared_gradients(gradients, config.backbone)
         norm = optax.global_norm(gradients)
-        updates, state = optimizer.update(
-            gradients, state, params, lr_multiplier=1.0
-        )
+        updates, state = optimizer.update(gradients, state, params, lr_multiplier=1.0)
         return optax.apply_updates(params, updates), state, value, norm
 
       for i in range(5):
@@ -160,39 +155,42 @@ class GradientParityTest(parameterized.TestCase):
         _assert_close(norm, golden["grad_norm_before_clip"][i], 1e-9, f"norm {i}")
       tensors = _torch_gradients(params, golden["param/names"])
       for name, expected in zip(
-          map(str, golden["param/names"]), golden["param/final_norm"], strict=True
+        map(str, golden["param/names"]), golden["param/final_norm"], strict=True
       ):
         _assert_close(np.linalg.norm(tensors[name]), expected, 1e-9, name)
 
   def test_scale_factors_are_fitted_as_published(self):
     reference = json.loads(
-        shared_files.golden_file("tinyd_fit_scales.json").read_text()
+      shared_files.golden_file("tinyd_fit_scales.json").read_text()
     )
     model = model_lib.build_model(golden_case.pretrain_config("tinyd"))
     slab, mol = golden_case.load("tinyd_slab"), golden_case.load("tinyd_mol")
     with jax.enable_x64():
       batch = golden_case.make_batch(
-          golden_case.structures(slab) + golden_case.structures(mol),
-          [0, 2, 2, 2],
-          padding=3,
+        golden_case.structures(slab) + golden_case.structures(mol),
+        [0, 2, 2, 2],
+        padding=3,
       )
       variables = golden_case.variables("tinyd")
       variables = variables._replace(
-          scales=jax.tree.map(jnp.zeros_like, variables.scales)
+        scales=jax.tree.map(jnp.zeros_like, variables.scales)
       )
       scales = scale_fitting.fit_scales(model, variables, [batch])
     ours = {
-        torch_names.to_torch(module, "scale_factor"): float(leaf["scale_factor"])
-        for module, leaf in scales.items()
+      torch_names.to_torch(module, "scale_factor"): float(leaf["scale_factor"])
+      for module, leaf in scales.items()
     }
     self.assertEqual(
-        [torch_names.to_torch(m, "scale_factor").removesuffix(".scale_factor")
-         for m in scale_fitting.fitting_order(list(scales))],
-        [entry["name"] for entry in reference],
+      [
+        torch_names.to_torch(m, "scale_factor").removesuffix(".scale_factor")
+        for m in scale_fitting.fitting_order(list(scales))
+      ],
+      [entry["name"] for entry in reference],
     )
     for entry in reference:
-      _assert_close(ours[f"{entry['name']}.scale_factor"], entry["value"], 1e-5,
-                    entry["name"])
+      _assert_close(
+        ours[f"{entry['name']}.scale_factor"], entry["value"], 1e-5, entry["name"]
+      )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jmp_hk.training import checkpoint
+from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import loop
 from jmp_hk.training import plot
@@ -33,15 +33,19 @@ def test_a_run_leaves_metrics_checkpoints_and_a_plot(tmp_path):
   lines = _lines(tmp_path)
   train = [line for line in lines if line["kind"] == "train"]
   assert [line["step"] for line in train] == list(range(1, 21))
-  assert {"loss", "loss/energy", "loss/forces", "gradient_norm", "learning_rate"} <= set(
-      train[0]
-  )
+  assert {
+    "loss",
+    "loss/energy",
+    "loss/forces",
+    "gradient_norm",
+    "learning_rate",
+  } <= set(train[0])
   assert train[-1]["loss"] < train[0]["loss"]
   val = [line for line in lines if line["kind"] == "val"]
   # At the interval and at the last step.
   assert [line["step"] for line in val] == [7, 14, 20]
   assert val[-1]["toy/energy_mae_mev"] == pytest.approx(1000 * val[-1]["score"])
-  steps = checkpoint.complete_steps(tmp_path / "checkpoints")
+  steps = checkpointer_lib.complete_steps(tmp_path / "checkpoints")
   assert steps[-2:] == [18, 20] and host.early_stopping.best_step in steps
   assert (tmp_path / plot.PLOT_FILE).stat().st_size > 10_000
   assert any((tmp_path / writers.TENSORBOARD_DIRECTORY).iterdir())
@@ -52,8 +56,12 @@ def test_intervals_are_averages_and_end_at_checkpoints(tmp_path):
   toy_run.run(tmp_path / "all", toy_run.make_config(8))
   config = toy_run.make_config(8, log_every=4, checkpoint_every=3)
   toy_run.run(tmp_path / "some", config)
-  every = {l["step"]: l["loss"] for l in _lines(tmp_path / "all") if l["kind"] == "train"}
-  some = {l["step"]: l["loss"] for l in _lines(tmp_path / "some") if l["kind"] == "train"}
+  every = {
+    l["step"]: l["loss"] for l in _lines(tmp_path / "all") if l["kind"] == "train"
+  }
+  some = {
+    l["step"]: l["loss"] for l in _lines(tmp_path / "some") if l["kind"] == "train"
+  }
   assert list(some) == [3, 4, 6, 7, 8]
   assert some[3] == pytest.approx(np.mean([every[1], every[2], every[3]]))
   assert some[4] == pytest.approx(every[4])
@@ -80,10 +88,10 @@ def test_finished_run_does_nothing(tmp_path):
 def test_plateau_and_early_stopping(tmp_path):
   # Nothing counts as an improvement of 100.
   config = toy_run.make_config(
-      50,
-      evaluate_every=2,
-      plateau=config_lib.PlateauConfig(factor=0.5, patience=0, threshold=0.99),
-      early_stopping=config_lib.EarlyStoppingConfig(patience=3, min_delta=100.0),
+    50,
+    evaluate_every=2,
+    plateau=config_lib.PlateauConfig(factor=0.5, patience=0, threshold=0.99),
+    early_stopping=config_lib.EarlyStoppingConfig(patience=3, min_delta=100.0),
   )
   state, host = toy_run.run(tmp_path, config)
   assert int(state.step) == 8 and host.early_stopping.bad_evaluations == 3
@@ -100,11 +108,17 @@ def test_unknown_primary_metric_is_named(tmp_path):
 
 def _start(workdir: pathlib.Path, num_steps: int) -> subprocess.Popen:
   return subprocess.Popen(
-      [sys.executable, "-m", "tests.jmp_hk.training.toy_run", str(workdir), str(num_steps)],
-      cwd=_ROOT,
-      env=os.environ | {"JAX_PLATFORMS": "cpu"},
-      stderr=subprocess.PIPE,
-      text=True,
+    [
+      sys.executable,
+      "-m",
+      "tests.jmp_hk.training.toy_run",
+      str(workdir),
+      str(num_steps),
+    ],
+    cwd=_ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    stderr=subprocess.PIPE,
+    text=True,
   )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jmp_hk import dataset_info as info_lib
-from jmp_hk import tasks as tasks_lib
+from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import evaluation
 from jmp_hk.training import feed
 from jmp_hk.training import metrics
@@ -15,7 +15,9 @@ from tests.jmp_hk.training import small
 
 def _predictions(batch, seed=0):
   rng = np.random.default_rng(seed)
-  return {k: rng.normal(size=v.shape).astype(np.float32) for k, v in batch.targets.items()}
+  return {
+    k: rng.normal(size=v.shape).astype(np.float32) for k, v in batch.targets.items()
+  }
 
 
 def _expected(batches) -> dict[str, float]:
@@ -36,19 +38,19 @@ def _expected(batches) -> dict[str, float]:
         ours, theirs = predictions["forces"][i], batch.targets["forces"][i]
         for a, b in zip(ours, theirs):
           lists.setdefault(f"{name}/force_mae_mev_per_angstrom", []).append(
-              1000 * info.force_scale * abs(float(a) - float(b))
+            1000 * info.force_scale * abs(float(a) - float(b))
           )
         lists.setdefault(f"{name}/force_cosine", []).append(
-            float(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs))
+          float(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs))
         )
   return {name: float(np.mean(values)) for name, values in lists.items()}
 
 
 def test_metrics_equal_their_definitions_over_several_batches():
-  batches = [small.lane(small.batch(seed, 2), seed % 2) for seed in range(3)]
+  batches = [small.microbatch(small.batch(seed, 2), seed % 2) for seed in range(3)]
   pairs = [(batch, _predictions(batch, i)) for i, batch in enumerate(batches)]
   sums = jax.device_get(
-      [metrics.batch_sums(small.TASKS, small.INFOS, b, p) for b, p in pairs]
+    [metrics.batch_sums(small.TASKS, small.INFOS, b, p) for b, p in pairs]
   )
   got = metrics.summarise(sums)
   expected = _expected(pairs)
@@ -57,26 +59,26 @@ def test_metrics_equal_their_definitions_over_several_batches():
     assert got[name] == pytest.approx(value, rel=1e-5), name
   # The score is the mean over datasets of normalised energy and force errors.
   scores = [
-      got[f"{n}/energy_mae_mev"] / small.INFOS[n].energy_scale / 1000
-      + got[f"{n}/force_mae_mev_per_angstrom"] / small.INFOS[n].force_scale / 1000
-      for n in small.INFOS
+    got[f"{n}/energy_mae_mev"] / small.INFOS[n].energy_scale / 1000
+    + got[f"{n}/force_mae_mev_per_angstrom"] / small.INFOS[n].force_scale / 1000
+    for n in small.INFOS
   ]
   assert got["slabs/score"] == pytest.approx(scores[0], rel=1e-5)
   assert got["score"] == pytest.approx(np.mean(scores), rel=1e-5)
 
 
 def test_fixed_atoms_count_where_the_dataset_says_so():
-  batch = small.lane(small.batch(0))
+  batch = small.microbatch(small.batch(0))
   predictions = {k: v.copy() for k, v in batch.targets.items()}
   predictions["forces"][np.asarray(batch.fixed)] += 1.0
   free = metrics.summarise(
-      [metrics.batch_sums(small.TASKS, small.INFOS, batch, predictions)]
+    [metrics.batch_sums(small.TASKS, small.INFOS, batch, predictions)]
   )
   assert free["slabs/force_mae_mev_per_angstrom"] == 0.0
 
 
 def test_missing_datasets_are_left_out_and_sums_are_float64():
-  batch = small.lane(small.batch(1))
+  batch = small.microbatch(small.batch(1))
   only_slabs = batch.replace(graph_mask=batch.graph_mask & (batch.task == 0))
   sums = metrics.batch_sums(small.TASKS, small.INFOS, only_slabs, _predictions(batch))
   got = metrics.summarise([sums])
@@ -89,34 +91,35 @@ def test_missing_datasets_are_left_out_and_sums_are_float64():
 def test_other_kinds_of_targets():
   kind = tasks_lib.TargetKind
   task = tasks_lib.TaskConfig(
-      "molecules",
-      (
-          tasks_lib.TargetConfig("gap", kind.SCALAR),
-          tasks_lib.TargetConfig("metal", kind.BINARY),
-          tasks_lib.TargetConfig("group", kind.MULTICLASS, num_classes=3),
-          tasks_lib.TargetConfig("dipole", kind.VECTOR),
-      ),
+    "molecules",
+    (
+      tasks_lib.TargetConfig("gap", kind.SCALAR),
+      tasks_lib.TargetConfig("metal", kind.BINARY),
+      tasks_lib.TargetConfig("group", kind.MULTICLASS, num_classes=3),
+      tasks_lib.TargetConfig("dipole", kind.VECTOR),
+    ),
   )
   info = small.info("molecules")
   statistics = {
-      name: info_lib.TargetStatistics("eV", mean=1.0, std=2.0) for name in ("gap", "dipole")
+    name: info_lib.TargetStatistics("eV", mean=1.0, std=2.0)
+    for name in ("gap", "dipole")
   }
-  batch = small.lane(small.batch(0))
+  batch = small.microbatch(small.batch(0))
   graphs, atoms = batch.task.shape[0], batch.positions.shape[0]
   batch = batch.replace(
-      task=np.zeros_like(batch.task),
-      targets={
-          "gap": np.zeros(graphs, np.float32),
-          "metal": np.ones(graphs, np.int32),
-          "group": np.full(graphs, 2, np.int32),
-          "dipole": np.zeros((atoms, 3), np.float32),
-      },
+    task=np.zeros_like(batch.task),
+    targets={
+      "gap": np.zeros(graphs, np.float32),
+      "metal": np.ones(graphs, np.int32),
+      "group": np.full(graphs, 2, np.int32),
+      "dipole": np.zeros((atoms, 3), np.float32),
+    },
   )
   predictions = {
-      "gap": np.full(graphs, 1.5, np.float32),
-      "metal": np.full(graphs, 3.0, np.float32),
-      "group": np.tile(np.array([0.0, 1.0, 0.5], np.float32), (graphs, 1)),
-      "dipole": np.full((atoms, 3), -0.5, np.float32),
+    "gap": np.full(graphs, 1.5, np.float32),
+    "metal": np.full(graphs, 3.0, np.float32),
+    "group": np.tile(np.array([0.0, 1.0, 0.5], np.float32), (graphs, 1)),
+    "dipole": np.full((atoms, 3), -0.5, np.float32),
   }
   infos = {"molecules": info_lib.DatasetInfo(**{**vars(info), "targets": statistics})}
   got = metrics.summarise([metrics.batch_sums((task,), infos, batch, predictions)])
@@ -128,18 +131,20 @@ def test_other_kinds_of_targets():
   assert got["molecules/group_accuracy"] == 0.0
 
 
-def test_evaluation_over_lanes_equals_single_batches():
+def test_evaluation_over_microbatches_equals_single_batches():
   mesh = sharding.make_mesh(jax.devices()[:1])
 
-  def lane_sums(params, scales, lane):
-    predictions = {k: v * params for k, v in lane.targets.items()}
-    return metrics.batch_sums(small.TASKS, small.INFOS, lane, predictions)
+  def microbatch_sums(params, scales, microbatch):
+    predictions = {k: v * params for k, v in microbatch.targets.items()}
+    return metrics.batch_sums(small.TASKS, small.INFOS, microbatch, predictions)
 
-  step = evaluation.make_eval_step(lane_sums, mesh)
+  step = evaluation.make_eval_step(microbatch_sums, mesh)
   source = [feed.HostBatch(small.batch(seed, 2), (), {}, {}) for seed in range(4)]
   got = evaluation.evaluate(step, np.float32(0.5), (), source, mesh)
-  lanes = [small.lane(item.batch, i) for item in source for i in range(2)]
-  expected = _expected([(b, {k: 0.5 * v for k, v in b.targets.items()}) for b in lanes])
+  microbatches = [small.microbatch(item.batch, i) for item in source for i in range(2)]
+  expected = _expected(
+    [(b, {k: 0.5 * v for k, v in b.targets.items()}) for b in microbatches]
+  )
   for name, value in expected.items():
     assert got[name] == pytest.approx(value, rel=1e-5), name
   assert step.num_compilations == 1

@@ -10,18 +10,18 @@ from jmp_hk.training import config as config_lib
 from jmp_hk.training import optimizer as optimizer_lib
 
 _PARAMS = {
-    "net/block_0/dense": {"w": jnp.full((2, 2), 0.5), "b": jnp.ones(2)},
-    "net/head": {"w": jnp.full((2,), -1.0)},
+  "net/block_0/dense": {"w": jnp.full((2, 2), 0.5), "b": jnp.ones(2)},
+  "net/head": {"w": jnp.full((2,), -1.0)},
 }
 _CONSTANT = config_lib.ScheduleConfig(
-    learning_rate=0.1, warmup_steps=0, decay_steps=10, final_factor=1.0
+  learning_rate=0.1, warmup_steps=0, decay_steps=10, final_factor=1.0
 )
 
 
 def _gradients(step: int) -> dict:
   rng = np.random.default_rng(step)
   return jax.tree.map(
-      lambda p: jnp.asarray(rng.normal(size=p.shape) * 3, p.dtype), _PARAMS
+    lambda p: jnp.asarray(rng.normal(size=p.shape) * 3, p.dtype), _PARAMS
   )
 
 
@@ -36,15 +36,15 @@ def _run(config: config_lib.OptimizerConfig, steps: int = 4, **extra) -> dict:
 
 def test_schedule_shape():
   schedule = optimizer_lib.make_schedule(
-      config_lib.ScheduleConfig(1.0, 10, 0.2, 110, 0.1)
+    config_lib.ScheduleConfig(1.0, 10, 0.2, 110, 0.1)
   )
   # Warm-up starts at a fifth of the peak and is linear.
   np.testing.assert_allclose([schedule(0), schedule(5)], [0.2, 0.6], rtol=1e-6)
   # The peak is at its end, half-way down the cosine is the mean, then the floor.
   np.testing.assert_allclose(
-      [schedule(10), schedule(60), schedule(110), schedule(500)],
-      [1.0, 0.55, 0.1, 0.1],
-      rtol=1e-6,
+    [schedule(10), schedule(60), schedule(110), schedule(500)],
+    [1.0, 0.55, 0.1, 0.1],
+    rtol=1e-6,
   )
 
 
@@ -76,8 +76,10 @@ def test_equals_textbook_adamw_with_global_norm_clip():
     v = jax.tree.map(lambda v, g: 0.95 * v + 0.05 * g**2, v, grads)
     c1, c2 = 1 - 0.9 ** (step + 1), 1 - 0.95 ** (step + 1)
     params = jax.tree.map(
-        lambda p, m, v: p * (1 - 0.1 * 0.1) - 0.1 * (m / c1) / (np.sqrt(v / c2) + 1e-8),
-        params, m, v,
+      lambda p, m, v: p * (1 - 0.1 * 0.1) - 0.1 * (m / c1) / (np.sqrt(v / c2) + 1e-8),
+      params,
+      m,
+      v,
     )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), got, params)
 
@@ -87,18 +89,18 @@ def test_layerwise_rates_scale_the_whole_update():
   plain = _run(config_lib.OptimizerConfig(schedule=_CONSTANT), steps=1)
   factors = ((r"block_0/.*/b$", 0.5), (r"block_0", 0.25))
   scaled = _run(
-      config_lib.OptimizerConfig(schedule=_CONSTANT, learning_rate_factors=factors),
-      steps=1,
+    config_lib.OptimizerConfig(schedule=_CONSTANT, learning_rate_factors=factors),
+    steps=1,
   )
   for module, name, factor in [
-      ("net/block_0/dense", "w", 0.25),
-      ("net/block_0/dense", "b", 0.5),  # The first pattern wins.
-      ("net/head", "w", 1.0),
+    ("net/block_0/dense", "w", 0.25),
+    ("net/block_0/dense", "b", 0.5),  # The first pattern wins.
+    ("net/head", "w", 1.0),
   ]:
     np.testing.assert_allclose(
-        scaled[module][name] - _PARAMS[module][name],
-        factor * (plain[module][name] - _PARAMS[module][name]),
-        rtol=1e-4,
+      scaled[module][name] - _PARAMS[module][name],
+      factor * (plain[module][name] - _PARAMS[module][name]),
+      rtol=1e-4,
     )
 
 
@@ -106,8 +108,10 @@ def test_multiplier_scales_every_rate():
   config = config_lib.OptimizerConfig(schedule=_CONSTANT)
   plain, half = _run(config, steps=1), _run(config, steps=1, lr_multiplier=0.5)
   jax.tree.map(
-      lambda a, b, p: np.testing.assert_allclose(b - p, 0.5 * (a - p), rtol=1e-4),
-      plain, half, _PARAMS,
+    lambda a, b, p: np.testing.assert_allclose(b - p, 0.5 * (a - p), rtol=1e-4),
+    plain,
+    half,
+    _PARAMS,
   )
 
 
@@ -115,12 +119,13 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
   frozen = _run(config_lib.OptimizerConfig(schedule=_CONSTANT, frozen=("block_0",)))
   # Not even weight decay touches them.
   jax.tree.map(
-      np.testing.assert_array_equal,
-      frozen["net/block_0/dense"], _PARAMS["net/block_0/dense"],
+    np.testing.assert_array_equal,
+    frozen["net/block_0/dense"],
+    _PARAMS["net/block_0/dense"],
   )
   # The rest moves as if they did not exist.
   alone = optimizer_lib.make_optimizer(
-      config_lib.OptimizerConfig(schedule=_CONSTANT), _PARAMS
+    config_lib.OptimizerConfig(schedule=_CONSTANT), _PARAMS
   )
   head = {"net/head": _PARAMS["net/head"]}
   state = alone.init(head)
@@ -133,14 +138,15 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
 
 def test_clip_by_value():
   config = config_lib.OptimizerConfig(
-      schedule=_CONSTANT, clip=config_lib.Clip.VALUE, clip_threshold=0.5
+    schedule=_CONSTANT, clip=config_lib.Clip.VALUE, clip_threshold=0.5
   )
   optimizer = optimizer_lib.make_optimizer(config, _PARAMS)
   _, state = optimizer.update(_gradients(0), optimizer.init(_PARAMS), _PARAMS)
   # The first moment after one step is a tenth of the clipped gradient.
   jax.tree.map(
-      lambda m, g: np.testing.assert_allclose(m, 0.1 * np.clip(g, -0.5, 0.5), rtol=1e-5),
-      state[1].mu, _gradients(0),
+    lambda m, g: np.testing.assert_allclose(m, 0.1 * np.clip(g, -0.5, 0.5), rtol=1e-5),
+    state[1].mu,
+    _gradients(0),
   )
 
 

@@ -64,8 +64,9 @@ def test_plot_has_a_panel_per_metric(tmp_path):
   for step in (1, 2, 3):
     writer.write(step, "train", {"loss": 3.0 / step, "loss/energy": 1.0 / step})
     writer.write(
-        step, "val",
-        {"a/force_cosine": -0.5, "a/force_mae_mev_per_angstrom": 9.0, "score": 1.0},
+      step,
+      "val",
+      {"a/force_cosine": -0.5, "a/force_mae_mev_per_angstrom": 9.0, "score": 1.0},
     )
   writer.close()
   assert plot.plot_run(tmp_path).stat().st_size > 10_000

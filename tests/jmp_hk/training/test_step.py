@@ -1,4 +1,4 @@
-"""One step is one update on the global batch, however lanes and devices divide it."""
+"""One step is one update on the global batch, however microbatches and devices divide it."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jmp_hk.training import compiled
+from jmp_hk.runtime import compiled
 from jmp_hk.training import sharding
 from jmp_hk.training import step as step_lib
 from tests.jmp_hk.training import toy
@@ -20,40 +20,45 @@ _LANES = 4
 
 
 def _reference_loss(params, scales, key, batch):
-  """The loss of all lanes by a plain loop."""
+  """The loss of all microbatches by a plain loop."""
   total, counts = {}, {}
   for i in range(_LANES):
-    lane = jax.tree.map(lambda x: jnp.asarray(x[i]), batch)
-    terms = toy.terms(lane, toy.predict(params, scales, jax.random.fold_in(key, i), lane))
+    microbatch = jax.tree.map(lambda x: jnp.asarray(x[i]), batch)
+    terms = toy.terms(
+      microbatch, toy.predict(params, scales, jax.random.fold_in(key, i), microbatch)
+    )
     for name, (value, count) in terms.items():
       total[name] = total.get(name, 0) + value
       counts[name] = counts.get(name, 0) + count
   return sum(total[name] / counts[name] for name in total)
 
 
-def test_loss_gradient_and_update_equal_a_plain_loop_over_lanes():
+def test_loss_gradient_and_update_equal_a_plain_loop_over_microbatches():
   mesh, optimizer, state, step = toy.setup(_LANES)
   params, scales = jax.tree.map(np.array, (state.params, state.scales))
   batch = toy.batch(1, _LANES)
   key = jax.random.fold_in(jax.random.PRNGKey(7), 0)
   loss, gradient = jax.value_and_grad(_reference_loss)(params, scales, key, batch)
   updates, _ = optimizer.update(
-      gradient, optimizer.init(params), params, lr_multiplier=1.0
+    gradient, optimizer.init(params), params, lr_multiplier=1.0
   )
   expected = optax.apply_updates(params, updates)
   state, metrics = step(state, sharding.put_batch(batch, mesh))
   np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
   np.testing.assert_allclose(
-      metrics["gradient_norm"], optax.global_norm(gradient), rtol=1e-5
+    metrics["gradient_norm"], optax.global_norm(gradient), rtol=1e-5
   )
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
-      state.params, expected,
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+    state.params,
+    expected,
   )
   # Average of the weights: 0.9 old + 0.1 new; scales are left alone.
   jax.tree.map(
-      lambda e, old, new: np.testing.assert_allclose(e, 0.9 * old + 0.1 * new, rtol=1e-5),
-      state.ema, params, expected,
+    lambda e, old, new: np.testing.assert_allclose(e, 0.9 * old + 0.1 * new, rtol=1e-5),
+    state.ema,
+    params,
+    expected,
   )
   jax.tree.map(np.testing.assert_array_equal, state.scales, scales)
   assert int(state.step) == 1
@@ -80,17 +85,17 @@ print(json.dumps(curves))
 
 def test_one_two_and_four_devices_give_the_same_curve():
   environment = os.environ | {
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-      "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    "JAX_PLATFORMS": "cpu",
   }
   output = subprocess.run(
-      [sys.executable, "-c", _CURVE], env=environment, capture_output=True, text=True
+    [sys.executable, "-c", _CURVE], env=environment, capture_output=True, text=True
   )
   assert output.returncode == 0, output.stderr
   one, two, four = np.array(json.loads(output.stdout.splitlines()[-1]))
   np.testing.assert_allclose(two, one, rtol=2e-5)
   np.testing.assert_allclose(four, one, rtol=2e-5)
-  # The curve is not trivially constant, and dropout draws differ by lane and step.
+  # The curve is not trivially constant, and dropout draws differ by microbatch and step.
   assert np.ptp(one[:, 0]) > 0.01
 
 
@@ -101,7 +106,9 @@ def test_compiles_once_and_refuses_other_shapes():
   assert step.num_compilations == 1 and step.compile_seconds > 0
   wrong = toy.batch(0, 2)
   wrong["y"] = wrong["y"][:, :-1]
-  with pytest.raises(compiled.RecompileError, match=r"'y'\] is float32\[2, 5\], it was"):
+  with pytest.raises(
+    compiled.RecompileError, match=r"'y'\] is float32\[2, 5\], it was"
+  ):
     step(state, sharding.put_batch(wrong, mesh))
 
 
@@ -125,7 +132,7 @@ def test_non_finite_loss_changes_nothing_and_halts():
   state, metrics = step(state, sharding.put_batch(toy.batch(2, 2), mesh))
   assert bool(metrics["finite"])
   jax.tree.map(
-      np.testing.assert_array_equal, state.replace(halted=before.halted), before
+    np.testing.assert_array_equal, state.replace(halted=before.halted), before
   )
 
 
@@ -144,14 +151,18 @@ def test_learning_rate_metric_includes_the_plateau():
   mesh, _, state, step = toy.setup(1)
   plateau = state.plateau._replace(scale=jnp.float32(0.5))
   state = state.replace(
-      plateau=sharding.put_replicated(jax.tree.map(np.array, plateau), mesh)
+    plateau=sharding.put_replicated(jax.tree.map(np.array, plateau), mesh)
   )
   _, metrics = step(state, sharding.put_batch(toy.batch(0, 1), mesh))
   np.testing.assert_allclose(metrics["learning_rate"], 0.5 * 0.2e-2, rtol=1e-5)
 
 
-def test_lanes_that_do_not_divide_are_refused():
-  assert sharding.local_lanes(sharding.make_mesh(jax.devices()[:1]), 3) == (0, 1, 2)
-  assert sharding.lanes_per_device(6, 3) == 2
-  with pytest.raises(ValueError, match="--num_lanes to a multiple of 2"):
-    sharding.lanes_per_device(3, 2)
+def test_microbatches_that_do_not_divide_are_refused():
+  assert sharding.local_microbatches(sharding.make_mesh(jax.devices()[:1]), 3) == (
+    0,
+    1,
+    2,
+  )
+  assert sharding.microbatches_per_device(6, 3) == 2
+  with pytest.raises(ValueError, match="--num_microbatches to a multiple of 2"):
+    sharding.microbatches_per_device(3, 2)

@@ -9,7 +9,9 @@ from jmp_hk.training import stopping
 
 
 def test_plateau_reduces_after_more_than_patience_bad_evaluations():
-  config = config_lib.PlateauConfig(factor=0.5, patience=2, threshold=0.1, start_step=10)
+  config = config_lib.PlateauConfig(
+    factor=0.5, patience=2, threshold=0.1, start_step=10
+  )
   state, scales = stopping.init_plateau(), []
   # Step 0 lies before the cosine's end and is ignored. 0.95 is no improvement over 1
   # by a relative 0.1, 0.8 is. NaN is none.
@@ -19,7 +21,7 @@ def test_plateau_reduces_after_more_than_patience_bad_evaluations():
     state = stopping.update_plateau(config, state, 10 + i, value)
     scales.append(float(state.scale))
   np.testing.assert_allclose(
-      scales, [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    scales, [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
   )
   # Without a config nothing happens.
   assert stopping.update_plateau(None, state, 99, 5.0) is state
@@ -27,7 +29,7 @@ def test_plateau_reduces_after_more_than_patience_bad_evaluations():
 
 def test_early_stopping():
   config = config_lib.EarlyStoppingConfig(
-      patience=3, min_delta=0.1, min_learning_rate=1e-6
+    patience=3, min_delta=0.1, min_learning_rate=1e-6
   )
   state = stopping.EarlyStoppingState()
   for step, value in enumerate([1.0, 0.5, 0.45, 0.45]):

@@ -39,43 +39,43 @@ def terms(batch, predictions):
 OBJECTIVE = step_lib.Objective(predict=predict, terms=terms)
 
 
-def batch(seed: int, lanes: int) -> dict[str, np.ndarray]:
-  """A batch [lanes, ROWS, …] whose lanes have different numbers of real rows."""
+def batch(seed: int, microbatches: int) -> dict[str, np.ndarray]:
+  """A batch [microbatches, ROWS, …] whose microbatches have different numbers of real rows."""
   rng = np.random.default_rng(seed)
-  x = rng.normal(size=(lanes, ROWS, WIDTH)).astype(np.float32)
-  real = rng.integers(1, ROWS + 1, size=(lanes, 1))
+  x = rng.normal(size=(microbatches, ROWS, WIDTH)).astype(np.float32)
+  real = rng.integers(1, ROWS + 1, size=(microbatches, 1))
   return {"x": x, "y": x.sum(axis=-1), "mask": np.arange(ROWS) < real}
 
 
 def setup(
-    lanes: int = 1,
-    devices: int = 1,
-    objective: step_lib.Objective = OBJECTIVE,
-    config: config_lib.OptimizerConfig | None = None,
-    ema_decay: float = 0.9,
+  microbatches: int = 1,
+  devices: int = 1,
+  objective: step_lib.Objective = OBJECTIVE,
+  config: config_lib.OptimizerConfig | None = None,
+  ema_decay: float = 0.9,
 ):
   """Mesh, optimiser, fresh state and step of the toy model."""
   mesh = sharding.make_mesh(jax.devices()[:devices])
   config = config or config_lib.OptimizerConfig(
-      schedule=config_lib.ScheduleConfig(1e-2, 2, 0.2, 50)
+    schedule=config_lib.ScheduleConfig(1e-2, 2, 0.2, 50)
   )
-  example = jax.tree.map(lambda x: x[0], batch(0, lanes))
+  example = jax.tree.map(lambda x: x[0], batch(0, microbatches))
   params = NETWORK.init(jax.random.key(0), example["x"], 1.0)
   optimizer = optimizer_lib.make_optimizer(config, params)
   state = state_lib.create_on_mesh(
-      params,
-      {"toy": {"scale": np.float32(1.5)}},
-      optimizer,
-      jax.random.PRNGKey(7),
-      mesh,
-      use_ema=ema_decay > 0,
+    params,
+    {"toy": {"scale": np.float32(1.5)}},
+    optimizer,
+    jax.random.PRNGKey(7),
+    mesh,
+    use_ema=ema_decay > 0,
   )
   step = step_lib.make_train_step(
-      objective,
-      optimizer,
-      mesh,
-      ema_decay=ema_decay,
-      schedule=optimizer_lib.make_schedule(config.schedule),
-      trainable=optimizer_lib.trainable(config, params),
+    objective,
+    optimizer,
+    mesh,
+    ema_decay=ema_decay,
+    schedule=optimizer_lib.make_schedule(config.schedule),
+    trainable=optimizer_lib.trainable(config, params),
   )
   return mesh, optimizer, state, step

@@ -1,13 +1,13 @@
 """A whole run on the toy model; also a program: toy_run.py WORKDIR NUM_STEPS."""
 
+from collections.abc import Iterator
 import pathlib
 import sys
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 
-from jmp_hk.training import checkpoint
+from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import evaluation
 from jmp_hk.training import feed
@@ -19,15 +19,19 @@ from tests.jmp_hk.training import toy
 
 _LANES = 2
 _OPTIMIZER = config_lib.OptimizerConfig(
-    schedule=config_lib.ScheduleConfig(1e-2, 2, 0.2, 50)
+  schedule=config_lib.ScheduleConfig(1e-2, 2, 0.2, 50)
 )
 
 
 def make_config(num_steps: int, **kwargs) -> config_lib.TrainConfig:
   """Logs at every step; saves and evaluates at intervals that do not coincide."""
   defaults = dict(
-      num_lanes=_LANES, optimizer=_OPTIMIZER, ema_decay=0.9, log_every=1,
-      evaluate_every=7, checkpoint_every=3,
+    num_microbatches=_LANES,
+    optimizer=_OPTIMIZER,
+    ema_decay=0.9,
+    log_every=1,
+    evaluate_every=7,
+    checkpoint_every=3,
   )
   return config_lib.TrainConfig(num_steps=num_steps, **(defaults | kwargs))
 
@@ -44,38 +48,40 @@ def batches(resume, bad_step: int | None = None) -> Iterator[feed.HostBatch]:
     yield feed.HostBatch(values, ids, {"position": position}, {"num_main": 0.5})
 
 
-def _lane_sums(params, scales, lane):
-  predictions = toy.predict(params, scales, jax.random.key(0), lane)
-  value, count = toy.terms(lane, predictions)["energy"]
+def _microbatch_sums(params, scales, microbatch):
+  predictions = toy.predict(params, scales, jax.random.key(0), microbatch)
+  value, count = toy.terms(microbatch, predictions)["energy"]
   return {
-      "toy/score/energy": (value, count.astype(value.dtype)),
-      "toy/energy_mae_mev": (value * 1000, count.astype(value.dtype)),
+    "toy/score/energy": (value, count.astype(value.dtype)),
+    "toy/energy_mae_mev": (value * 1000, count.astype(value.dtype)),
   }
 
 
 def run(workdir: pathlib.Path, config: config_lib.TrainConfig, bad_step=None):
   """Starts or continues a run; returns its last state."""
   mesh, _, state, train_step = toy.setup(_LANES, config=config.optimizer)
-  checkpointer = checkpoint.Checkpointer(workdir / "checkpoints", {"format_version": 1})
+  checkpointer = checkpointer_lib.Checkpointer(
+    workdir / "checkpoints", {"format_version": 1}
+  )
   host = loop.HostState()
   if checkpointer.latest_step is not None:
     state, host = loop.restore(checkpointer, state, mesh)
-  eval_step = evaluation.make_eval_step(_lane_sums, mesh)
+  eval_step = evaluation.make_eval_step(_microbatch_sums, mesh)
 
   def evaluate(state):
     source = (next(batches({"position": 1000 + i})) for i in range(3))
     return evaluation.evaluate(
-        eval_step, state.evaluation_params, state.scales, source, mesh
+      eval_step, state.evaluation_params, state.scales, source, mesh
     )
 
   parts = loop.Parts(
-      mesh=mesh,
-      train_step=train_step,
-      evaluate=evaluate,
-      batches=lambda resume: batches(resume, bad_step),
-      schedule=optimizer_lib.make_schedule(config.optimizer.schedule),
-      checkpointer=checkpointer,
-      writers=writers.open_writers(workdir, int(state.step)),
+    mesh=mesh,
+    train_step=train_step,
+    evaluate=evaluate,
+    batches=lambda resume: batches(resume, bad_step),
+    schedule=optimizer_lib.make_schedule(config.optimizer.schedule),
+    checkpointer=checkpointer,
+    writers=writers.open_writers(workdir, int(state.step)),
   )
   try:
     state, host = loop.train(config, parts, state, host)

@@ -1,0 +1,209 @@
+"""Writes a model directory: weights, config, datasets, licence and provenance.
+
+The directory is that of a run with one checkpoint, `checkpoints/0`, so that everything
+which reads a run's model reads it too (`jmp_hk.checkpoints.model_directory`):
+
+  checkpoints/0/model/config.json  format version, model config, datasets, licence
+  checkpoints/0/params, scales     arrays by path, as in any checkpoint
+  README.md                        licence and provenance, for people
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jmp_hk import dataset_info
+from jmp_hk.checkpoints import checkpointer as checkpointer_lib
+from jmp_hk.checkpoints import model_directory
+from jmp_hk.models import model as model_lib
+
+README = "README.md"
+_GROUP_BYTES = 1 << 23  # Of arrays that are written together.
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+  """An array that is read when it is written, so that memory holds few at a time.
+
+  Attributes:
+    shape: of the array.
+    dtype: of the array.
+    read: gives the array.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], np.ndarray]
+
+  @property
+  def ndim(self) -> int:
+    return len(self.shape)
+
+  @property
+  def size(self) -> int:
+    return int(np.prod(self.shape))
+
+  @property
+  def nbytes(self) -> int:
+    return self.size * self.dtype.itemsize
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    del copy
+    return self.read().astype(dtype or self.dtype, copy=False)
+
+
+def check_new(directory: str | os.PathLike[str]) -> None:
+  """Checks that a directory does not exist, or is empty.
+
+  Raises:
+    FileExistsError: it holds something.
+  """
+  directory = pathlib.Path(directory)
+  if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    raise FileExistsError(f"{directory} exists already: name a new directory.")
+
+
+def write(
+  directory: str | os.PathLike[str],
+  config: model_lib.ModelConfig,
+  infos: Mapping[str, dataset_info.DatasetInfo],
+  params: Mapping[str, np.ndarray | LazyArray],
+  scales: Mapping[str, np.ndarray | LazyArray],
+  provenance: Mapping[str, object],
+  licence: str,
+) -> None:
+  """Writes a model directory, whole or not at all.
+
+  Args:
+    directory: to make; must not exist or be empty.
+    config: of the model.
+    infos: constants of its datasets by name.
+    params: parameters by path, as `parameters.flatten` names them.
+    scales: scale factors, likewise.
+    provenance: JSON values: where the weights come from.
+    licence: terms under which they may be used.
+
+  Raises:
+    FileExistsError: the directory holds something.
+  """
+  check_new(directory)
+  directory = pathlib.Path(directory).absolute()
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  temporary = pathlib.Path(
+    tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-")
+  )
+  try:
+    step = temporary / model_directory.CHECKPOINTS / "0"
+    (step / "model").mkdir(parents=True)
+    origin = {"licence": licence, "provenance": dict(provenance)}
+    description = model_directory.describe(config, infos, origin=origin)
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    (step / "model" / checkpointer_lib.MODEL_FILE).write_text(text, encoding="utf-8")
+    _write_arrays(step / "params", params)
+    _write_arrays(step / "scales", scales)
+    readme = _readme(config, infos, provenance, licence)
+    (temporary / README).write_text(readme, encoding="utf-8")
+    temporary.chmod(0o755)
+    if directory.exists():
+      directory.rmdir()
+    temporary.rename(directory)
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+
+
+def _write_arrays(
+  path: pathlib.Path, arrays: Mapping[str, np.ndarray | LazyArray]
+) -> None:
+  """One item of a checkpoint; few arrays are in memory at a time."""
+  handler = _FewAtATime(deepcopy_host_arrays=False)
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler()),
+    (np.ndarray, handler),
+    (LazyArray, handler),
+  )
+  handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+  with ocp.Checkpointer(handler) as writer:
+    writer.save(path, args=ocp.args.PyTreeSave(dict(arrays)))
+
+
+class _FewAtATime(ocp.type_handlers.NumpyHandler):
+  """Writes arrays in groups, each after the one before is written."""
+
+  async def serialize(self, values, infos, args=None):
+    args = args or [ocp.SaveArgs()] * len(values)
+    futures = []
+    for start, stop in _groups([value.nbytes for value in values]):
+      part = slice(start, stop)
+      futures = await super().serialize(values[part], infos[part], args[part])
+      for future in futures:
+        future.result()
+    return futures
+
+
+def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+  """Ranges of neighbors that together have about `_GROUP_BYTES`."""
+  start, total = 0, 0
+  for index, size in enumerate(sizes):
+    if index > start and total + size > _GROUP_BYTES:
+      yield start, index
+      start, total = index, 0
+    total += size
+  yield start, len(sizes)
+
+
+def _readme(
+  config: model_lib.ModelConfig,
+  infos: Mapping[str, dataset_info.DatasetInfo],
+  provenance: Mapping[str, object],
+  licence: str,
+) -> str:
+  """Licence, provenance and datasets as Markdown."""
+  backbone = config.backbone
+  lines = [
+    "# A GemNet-OC model",
+    "",
+    f"{backbone.num_blocks} blocks, {backbone.atom_channels} atom and "
+    f"{backbone.edge_channels} edge channels. Use it with `jmp_hk.load`, "
+    "`python -m experiments.predict --checkpoint=` this directory, or as the start of "
+    "a fine-tuning.",
+    "",
+    "## Licence",
+    "",
+    licence,
+    "",
+    "## Provenance",
+    "",
+    *(f"- {name}: {_short(value)}" for name, value in provenance.items()),
+    "",
+    "## Heads",
+    "",
+    "| head | cutoff / Å | neighbors | energy scale / eV | force scale / eV/Å | "
+    "references |",
+    "| --- | --- | --- | --- | --- | --- |",
+  ]
+  for name, info in infos.items():
+    references = f"{len(info.energy_references)} elements"
+    lines.append(
+      f"| {name} | {info.graph.cutoff:g} | {info.graph.max_neighbors} | "
+      f"{info.energy_scale:.6g} | {info.force_scale:.6g} | "
+      f"{references if info.energy_references else 'none'} |"
+    )
+  return "\n".join(lines) + "\n"
+
+
+def _short(value: object) -> str:
+  if isinstance(value, (list, tuple)):
+    return ", ".join(map(str, value)) or "nothing"
+  return str(value)

@@ -1,0 +1,289 @@
+"""The whole model: atom embedding, backbone, heads, conservative forces, precision."""
+
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import jmp as mixed_precision
+
+from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import conservative
+from jmp_hk.models import grouped_mlp
+from jmp_hk.models import heads
+from jmp_hk.models import initialisation
+from jmp_hk.models.gemnet_oc import backbone as backbone_lib
+from jmp_hk.models.gemnet_oc import bases
+from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.models.gemnet_oc import edge_embedding
+from jmp_hk.models.gemnet_oc import layers
+from jmp_hk.targets import config as tasks_lib
+
+Kind = tasks_lib.TargetKind
+Predictions = conservative.Predictions
+
+PRECISIONS = ("float32", "bfloat16")
+
+# Every class with a dense product: a policy does not hold for subclasses.
+_DENSE_MODULES = (
+  layers.Dense,
+  edge_embedding.SplitDense,
+  grouped_mlp.TaskLinear,
+  bases.BasisProjection,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """A backbone with the heads of its tasks.
+
+  Attributes:
+    backbone: sizes of GemNet-OC.
+    tasks: datasets with their targets; `Batch.task` indexes this tuple.
+    precision: "float32" computes in the precision of the parameters; "bfloat16"
+      computes dense layers and messages in bfloat16 and keeps parameters, geometry,
+      bases, sums over atoms and outputs in float32.
+    stress: predict stress beside conservative forces.
+  """
+
+  backbone: gemnet_config.GemNetOCConfig
+  tasks: tuple[tasks_lib.TaskConfig, ...]
+  precision: str = "float32"
+  stress: bool = False
+
+  def __post_init__(self):
+    if self.precision not in PRECISIONS:
+      raise ValueError(
+        f"precision must be one of {PRECISIONS}, got {self.precision!r}."
+      )
+    if not self.tasks:
+      raise ValueError("A model needs at least one task.")
+    names = [task.name for task in self.tasks]
+    if len(set(names)) != len(names):
+      raise ValueError(f"Task names must be unique, got {names}.")
+    _check_targets(self.tasks)
+    needs_edges = any(
+      target.kind in heads.EDGE_KINDS for task in self.tasks for target in task.targets
+    )
+    if needs_edges and not self.backbone.direct_vectors:
+      raise ValueError(
+        "Direct forces and vectors need a backbone with direct_vectors=True."
+      )
+
+  @property
+  def is_conservative(self) -> bool:
+    """Whether forces are derivatives of the energy."""
+    return any(
+      target.kind is Kind.CONSERVATIVE_FORCES
+      for task in self.tasks
+      for target in task.targets
+    )
+
+
+def _check_targets(tasks: tuple[tasks_lib.TaskConfig, ...]) -> None:
+  """Raises `ValueError` for targets that no model can predict as declared."""
+  first = {}
+  for task in tasks:
+    own = {target.name: target for target in task.targets}
+    if len(own) != len(task.targets):
+      raise ValueError(f"Task {task.name!r} declares a target twice.")
+    for name, target in own.items():
+      # Tasks with the same target share its head's shape and meaning.
+      shared = dataclasses.replace(target, loss_coefficient=1.0)
+      if first.setdefault(name, shared) != shared:
+        raise ValueError(
+          f"Target {name!r} must have one kind, reduction, num_classes and head_bias."
+        )
+      if (target.kind is Kind.MULTICLASS) != (target.num_classes > 0):
+        raise ValueError(
+          f"Target {name!r}: num_classes must be positive for multiclass targets"
+          f" and 0 for others, got {target.num_classes}."
+        )
+      if target.kind is Kind.CONSERVATIVE_FORCES and (
+        name != "forces" or own.get("energy", target).kind is not Kind.ENERGY
+      ):
+        raise ValueError(
+          'Conservative forces must be called "forces" and need a target "energy"'
+          f" of kind energy beside them; task {task.name!r} has {sorted(own)}."
+        )
+
+
+class Variables(NamedTuple):
+  """What a model needs beside its inputs.
+
+  Attributes:
+    params: learned parameters, the Haiku tree.
+    scales: fitted scale factors, a Haiku state tree; never trained.
+  """
+
+  params: hk.MutableParams
+  scales: hk.MutableState
+
+
+class HeadPlan(NamedTuple):
+  """One head of the model: its target and which tasks it serves.
+
+  Attributes:
+    target: declaration, from the first task that has it.
+    task_head: per task the index of its weights in the stack, or -1.
+    num_heads: number of weight sets.
+  """
+
+  target: tasks_lib.TargetConfig
+  task_head: tuple[int, ...]
+  num_heads: int
+
+
+def plan_heads(tasks: tuple[tasks_lib.TaskConfig, ...]) -> list[HeadPlan]:
+  """Lists the heads of a model in the order in which targets first appear."""
+  first = {}
+  for task in tasks:
+    for target in task.targets:
+      if target.kind is not Kind.CONSERVATIVE_FORCES:
+        first.setdefault(target.name, target)
+  plans = []
+  for name, target in first.items():
+    owners = [any(t.name == name for t in task.targets) for task in tasks]
+    index, task_head = 0, []
+    for owner in owners:
+      task_head.append(index if owner else -1)
+      index += owner
+    plans.append(HeadPlan(target, tuple(task_head), index))
+  return plans
+
+
+class Model:
+  """A Haiku model as pure functions of `Variables`."""
+
+  def __init__(self, config: ModelConfig):
+    """Builds the functions; holds no arrays."""
+    self.config = config
+    self._plans = plan_heads(config.tasks)
+    self._transformed = hk.transform_with_state(self._forward)
+    self._embed = hk.transform_with_state(self._embeddings)
+
+  def init(self, rng: jax.Array, batch: batch_lib.Batch) -> Variables:
+    """Draws parameters; scale factors are zero, that is "not fitted".
+
+    Neither the model nor all initialisers together are compiled, which takes minutes
+    for the large one: shapes are traced, then each parameter is drawn by itself from
+    a key that depends on its name alone.
+
+    Args:
+      rng: key.
+      batch: any batch, for shapes.
+
+    Returns:
+      Fresh variables.
+    """
+    recorder = initialisation.Recorder()
+
+    def forward(batch):
+      with hk.custom_creator(recorder):
+        return self._forward(batch, False)
+
+    _, state = jax.eval_shape(hk.transform_with_state(forward).init, rng, batch)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    return Variables(recorder.draw(rng), zeros)
+
+  def apply(
+    self,
+    variables: Variables,
+    rng: jax.Array | None,
+    batch: batch_lib.Batch,
+    *,
+    is_training: bool = False,
+  ) -> Predictions:
+    """Predicts every target for the structures of its tasks.
+
+    Args:
+      variables: parameters and scale factors.
+      rng: key for dropout; None where there is none.
+      batch: packed structures.
+      is_training: switches dropout and the dropped-edge correction on.
+
+    Returns:
+      Target name to prediction in normalised units: [G] or [G, k] per structure,
+      [N, 3] per atom, zero for padding and for structures whose task lacks the
+      target. Conservative models add "forces" [N, 3] and, with `config.stress`,
+      "stress" [G, 3, 3] (in units of energy per Å³).
+    """
+
+    def run(batch):
+      return self._transformed.apply(*variables, rng, batch, is_training)[0]
+
+    if not self.config.is_conservative:
+      return run(batch)
+    return conservative.with_derivatives(run, batch, self.config.stress)
+
+  def embed(
+    self, variables: Variables, batch: batch_lib.Batch
+  ) -> backbone_lib.Embeddings:
+    """Final embeddings of the backbone, without heads."""
+    return self._embed.apply(*variables, None, batch, False)[0]
+
+  def _embeddings(self, batch, is_training) -> backbone_lib.Embeddings:
+    config = self.config
+    with _precision(config.precision):
+      table = hk.Embed(
+        config.backbone.num_elements,
+        config.backbone.atom_channels,
+        w_init=hk.initializers.RandomNormal(),
+        name="atom_embedding",
+      )
+      h = table(jnp.maximum(batch.atomic_numbers - 1, 0))
+      h = jnp.where(batch.atom_mask[:, None], h, 0).astype(
+        _compute_dtype(config.precision, h.dtype)
+      )
+      return backbone_lib.GemNetOC(config.backbone)(h, batch, is_training=is_training)
+
+  def _forward(self, batch, is_training) -> Predictions:
+    embeddings = self._embeddings(batch, is_training)
+    predictions = {}
+    with _precision(self.config.precision):
+      for target, task_head, num_heads in self._plans:
+        graph_head = jnp.asarray(task_head)[batch.task]
+        owned = graph_head >= 0
+        # Structures without this target borrow the head of the structures before
+        # them, which keeps rows sorted by head; their prediction is set to zero.
+        graph_head = jax.lax.cummax(jnp.maximum(graph_head, 0))
+        head = heads.node_head if target.kind in heads.NODE_KINDS else heads.edge_head
+        y = head(target, num_heads, embeddings, batch, graph_head)
+        if target.kind in heads.EDGE_KINDS:
+          owned = owned[batch.node_graph]
+        if -1 in task_head:
+          y = jnp.where(owned.reshape(-1, *([1] * (y.ndim - 1))), y, 0)
+        predictions[target.name] = y
+    return predictions
+
+
+def build_model(config: ModelConfig) -> Model:
+  """Builds a model from its configuration."""
+  return Model(config)
+
+
+def _compute_dtype(precision: str, dtype):
+  return jnp.bfloat16 if precision == "bfloat16" else dtype
+
+
+@contextlib.contextmanager
+def _precision(precision: str):
+  """Sets Haiku's mixed-precision policy of the modules with dense products."""
+  if precision == "float32":
+    yield
+    return
+  policy = mixed_precision.Policy(
+    param_dtype=jnp.float32, compute_dtype=jnp.bfloat16, output_dtype=jnp.bfloat16
+  )
+  with contextlib.ExitStack() as stack:
+    for module in _DENSE_MODULES:
+      stack.enter_context(hk.mixed_precision.push_policy(module, policy))
+    yield
+
+
+def num_parameters(params: Mapping) -> int:
+  """Number of learned scalars in a Haiku tree."""
+  return sum(x.size for x in jax.tree.leaves(params))

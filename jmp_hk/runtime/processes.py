@@ -1,0 +1,125 @@
+"""Runs of several processes: they find each other, and they end together."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import sys
+import traceback
+
+from jmp_hk.runtime import configuration
+
+# A process that is gone without a word (a machine that lost power) is noticed after
+# this time; one that ends, at the next exchange between processes.
+_HEARTBEAT_SECONDS = 40
+_SHUTDOWN_SECONDS = 40
+# What jax's errors say where the other side of an exchange is gone.
+_SIGNS_OF_LOSS = ("gloo", "nccl", "coordination", "connection", "barrier", "peer")
+
+
+class ConnectionFailedError(RuntimeError):
+  """The processes of a run did not find each other."""
+
+
+def connect(config: configuration.EnvironmentConfig) -> None:
+  """Joins the run's other processes; does nothing where there are none.
+
+  Args:
+    config: says which process this is.
+
+  Raises:
+    ConnectionFailedError: flags contradict each other, no cluster was detected, or
+      the others did not come in time.
+  """
+  if config.num_processes == 1 and not config.coordinator_address:
+    return
+  import jax
+
+  # It would catch SIGTERM, and nothing here would react to it.
+  jax.config.update("jax_enable_preemption_service", False)
+  explicit = bool(config.coordinator_address)
+  if explicit and not config.process_id < config.num_processes:
+    raise ConnectionFailedError(
+      f"--process_id={config.process_id} must be less than --num_processes="
+      f"{config.num_processes}."
+    )
+  try:
+    jax.distributed.initialize(
+      coordinator_address=config.coordinator_address or None,
+      num_processes=config.num_processes or None,
+      process_id=config.process_id if explicit else None,
+      initialization_timeout=config.connection_seconds,
+      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+    )
+  except (RuntimeError, ValueError) as error:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise ConnectionFailedError(
+      f"The processes of this run did not find each other: {reason} Check "
+      "--coordinator_address (host:port of process 0), --num_processes and "
+      "--process_id; without an address a cluster (Slurm, Open MPI, cloud) has to be "
+      "detected."
+    ) from error
+
+
+@contextlib.contextmanager
+def ends_together(plain: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+  """Ends this process at once if the block raises, where the run has several.
+
+  Otherwise an orderly shutdown would wait for the others, and they for this one. They
+  notice at their next exchange, or by the missing heartbeat, and end as well. With one
+  process exceptions pass through.
+
+  Args:
+    plain: errors whose message says enough without a traceback.
+  """
+  import jax
+
+  try:
+    yield
+  except BaseException as error:
+    if jax.process_count() == 1:
+      raise
+    me = f"process {jax.process_index()} of {jax.process_count()}"
+    if lost_another(error):
+      print(
+        f"error: {me} stops, because another process of this run has ended; look at "
+        "what that one says. Start all of them again to continue from the last "
+        f"checkpoint. ({' '.join(str(error).split())[:200]})",
+        file=sys.stderr,
+      )
+    else:
+      if not isinstance(error, plain):
+        traceback.print_exc()
+      reason = " ".join(str(error).split()) or type(error).__name__
+      print(f"error: {me} failed: {reason} The others end too.", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def lost_another(error: BaseException) -> bool:
+  """Whether an exchange with another process failed."""
+  if not isinstance(error, (RuntimeError, ValueError)):
+    return False
+  text = str(error).lower()
+  return any(sign in text for sign in _SIGNS_OF_LOSS)
+
+
+def is_first() -> bool:
+  """Whether this process writes checkpoints' metadata, metrics and reports."""
+  import jax
+
+  return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+  """Waits until every process has come here.
+
+  Args:
+    name: of the place, unique in a run.
+  """
+  import jax
+  from jax.experimental import multihost_utils
+
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)

@@ -1,0 +1,258 @@
+"""Streaming statistics of a dataset, exact and mergeable in any order.
+
+Energies of one dataset differ by 1e5 eV while the residuals that the scale is made of
+are around 1 eV, so that float64 sums of squares over 1e8 structures would lose them.
+Labels are therefore rounded to multiples of 2^-40 (1e-12) and all sums are Python
+integers: no cancellation, and merging gives the same bits in every order.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+
+from jmp_hk import structure as structure_lib
+
+_BITS = 40
+_ONE = 1 << _BITS
+# Directions of composition space below this share of the largest are not resolved.
+_RELATIVE_CUTOFF = 1e-11
+
+
+@dataclasses.dataclass
+class Moments:
+  """Sums over one label, in units of 2^-40.
+
+  Attributes:
+    count: number of values.
+    total: sum of the values.
+    square: sum of their squares, in units of 2^-80.
+    by_element: sum over structures of (value × atoms of an element); for labels of
+      one value per structure.
+    largest: largest value seen, for class indices.
+  """
+
+  count: int = 0
+  total: int = 0
+  square: int = 0
+  by_element: Counter = dataclasses.field(default_factory=Counter)
+  largest: float = float("-inf")
+
+  def add_scalar(self, value: float, elements: Mapping[int, int]) -> None:
+    """Adds the label of one structure with its element counts."""
+    fixed = round(value * _ONE)
+    self.count += 1
+    self.total += fixed
+    self.square += fixed * fixed
+    for element, number in elements.items():
+      self.by_element[element] += fixed * number
+    self.largest = max(self.largest, value)
+
+  def add_array(self, values: np.ndarray) -> None:
+    """Adds all entries of an array."""
+    flat = np.asarray(values, np.float64).ravel()
+    self.count += flat.size
+    self.total += round(float(flat.sum()) * _ONE)
+    self.square += round(float(flat @ flat) * _ONE) << _BITS
+
+  def merge(self, other: "Moments") -> None:
+    """Adds the sums of another instance."""
+    self.count += other.count
+    self.total += other.total
+    self.square += other.square
+    self.by_element.update(other.by_element)
+    self.largest = max(self.largest, other.largest)
+
+  def mean_std(self) -> tuple[float, float]:
+    """Mean and standard deviation over all values; (0, 0) where there are none."""
+    if not self.count:
+      return 0.0, 0.0
+    mean = Fraction(self.total, self.count * _ONE)
+    variance = Fraction(self.square, self.count * _ONE * _ONE) - mean * mean
+    return float(mean), float(max(variance, 0)) ** 0.5
+
+  def rms(self) -> float:
+    """Root mean square; 0 where there are no values."""
+    if not self.count:
+      return 0.0
+    return float(Fraction(self.square, self.count * _ONE * _ONE)) ** 0.5
+
+  def to_dict(self) -> dict[str, object]:
+    """JSON values."""
+    largest = None if self.largest == float("-inf") else self.largest
+    return {
+      "count": self.count,
+      "total": self.total,
+      "square": self.square,
+      "by_element": {str(z): v for z, v in sorted(self.by_element.items())},
+      "largest": largest,
+    }
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, object]) -> "Moments":
+    """Inverse of `to_dict`."""
+    largest = values["largest"]
+    return cls(
+      values["count"],
+      values["total"],
+      values["square"],
+      Counter({int(z): v for z, v in values["by_element"].items()}),
+      float("-inf") if largest is None else largest,
+    )
+
+
+@dataclasses.dataclass
+class Statistics:
+  """Everything that `dataset_info.json` needs about a set of structures.
+
+  Attributes:
+    structures: number of structures.
+    atoms: number of atoms.
+    sizes: structures per number of atoms.
+    atoms_by_element: atoms per atomic number.
+    gram: Σ counts(z) counts(z') by (z, z'), z ≤ z', of the linear fits.
+    energy: moments of the energy, eV.
+    forces: moments of the force components, eV/Å.
+    targets: moments of further labels.
+  """
+
+  structures: int = 0
+  atoms: int = 0
+  sizes: Counter = dataclasses.field(default_factory=Counter)
+  atoms_by_element: Counter = dataclasses.field(default_factory=Counter)
+  gram: Counter = dataclasses.field(default_factory=Counter)
+  energy: Moments = dataclasses.field(default_factory=Moments)
+  forces: Moments = dataclasses.field(default_factory=Moments)
+  targets: dict[str, Moments] = dataclasses.field(default_factory=dict)
+
+  def add(self, structure: structure_lib.Structure) -> None:
+    """Adds one structure."""
+    elements = Counter(np.asarray(structure.atomic_numbers).tolist())
+    self.structures += 1
+    self.atoms += structure.num_atoms
+    self.sizes[structure.num_atoms] += 1
+    self.atoms_by_element.update(elements)
+    ordered = sorted(elements.items())
+    for i, (first, number) in enumerate(ordered):
+      for second, other in ordered[i:]:
+        self.gram[first, second] += number * other
+    if structure.energy is not None:
+      self.energy.add_scalar(structure.energy, elements)
+    if structure.forces is not None:
+      self.forces.add_array(structure.forces)
+    for name, value in structure.targets.items():
+      moments = self.targets.setdefault(name, Moments())
+      if np.size(value) == 1 and np.ndim(value) < 2:
+        moments.add_scalar(float(np.reshape(value, ())), elements)
+      else:
+        moments.add_array(value)
+
+  def merge(self, other: "Statistics") -> None:
+    """Adds another instance; the result does not depend on the order."""
+    self.structures += other.structures
+    self.atoms += other.atoms
+    for name in ("sizes", "atoms_by_element", "gram"):
+      getattr(self, name).update(getattr(other, name))
+    self.energy.merge(other.energy)
+    self.forces.merge(other.forces)
+    for name, moments in other.targets.items():
+      self.targets.setdefault(name, Moments()).merge(moments)
+
+  def to_dict(self) -> dict[str, object]:
+    """JSON values."""
+    return {
+      "structures": self.structures,
+      "atoms": self.atoms,
+      "sizes": {str(n): v for n, v in sorted(self.sizes.items())},
+      "atoms_by_element": {str(z): v for z, v in sorted(self.atoms_by_element.items())},
+      "gram": {f"{a},{b}": v for (a, b), v in sorted(self.gram.items())},
+      "energy": self.energy.to_dict(),
+      "forces": self.forces.to_dict(),
+      "targets": {k: v.to_dict() for k, v in sorted(self.targets.items())},
+    }
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, object]) -> "Statistics":
+    """Inverse of `to_dict`."""
+    gram = Counter()
+    for key, value in values["gram"].items():
+      first, second = key.split(",")
+      gram[int(first), int(second)] = value
+    return cls(
+      values["structures"],
+      values["atoms"],
+      Counter({int(n): v for n, v in values["sizes"].items()}),
+      Counter({int(z): v for z, v in values["atoms_by_element"].items()}),
+      gram,
+      Moments.from_dict(values["energy"]),
+      Moments.from_dict(values["forces"]),
+      {k: Moments.from_dict(v) for k, v in values["targets"].items()},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearFit:
+  """A per-element linear fit without intercept.
+
+  Attributes:
+    references: coefficient by atomic number.
+    mean: mean residual.
+    std: standard deviation of the residuals about their mean.
+  """
+
+  references: dict[int, float]
+  mean: float
+  std: float
+
+
+def fit_references(statistics: Statistics, moments: Moments) -> LinearFit:
+  """Least squares of one label per structure on the element counts.
+
+  Where compositions do not determine the coefficients (for example one molecule
+  only), the solution of least norm is taken.
+
+  Args:
+    statistics: holds the element counts of the same structures as `moments`.
+    moments: of a label with one value per structure.
+  """
+  elements = sorted(statistics.atoms_by_element)
+  if not elements or not moments.count:
+    return LinearFit({}, *moments.mean_std())
+  rows = [[statistics.gram[min(a, b), max(a, b)] for b in elements] for a in elements]
+  right = [Fraction(moments.by_element[z], _ONE) for z in elements]
+  inverse = _pseudo_inverse(np.array(rows, np.float64))
+  solution = np.zeros(len(elements))
+  for _ in range(4):  # refine with residuals of the exact normal equations
+    residual = [float(r) for r in _residual(rows, right, solution)]
+    solution = solution + inverse @ np.array(residual)
+  exact = [Fraction(float(value)) for value in solution]
+  rest = _residual(rows, right, solution)
+  count = moments.count
+  square = Fraction(moments.square, _ONE * _ONE) - sum(
+    c * (r + d) for c, r, d in zip(exact, right, rest)
+  )
+  total = Fraction(moments.total, _ONE) - sum(
+    c * statistics.atoms_by_element[z] for c, z in zip(exact, elements)
+  )
+  mean = total / count
+  variance = max(square / count - mean * mean, 0)
+  references = {z: float(c) for z, c in zip(elements, solution)}
+  return LinearFit(references, float(mean), float(variance) ** 0.5)
+
+
+def _residual(
+  rows: list[list[int]], right: list[Fraction], solution: np.ndarray
+) -> list[Fraction]:
+  exact = [Fraction(float(value)) for value in solution]
+  return [b - sum(a * c for a, c in zip(row, exact)) for row, b in zip(rows, right)]
+
+
+def _pseudo_inverse(gram: np.ndarray) -> np.ndarray:
+  """Pseudo-inverse of a symmetric matrix whose columns differ widely in size."""
+  scale = 1.0 / np.sqrt(np.diag(gram))
+  values, vectors = np.linalg.eigh(gram * scale[:, None] * scale)
+  kept = values > _RELATIVE_CUTOFF * values.max()
+  vectors = vectors[:, kept]
+  return (vectors / values[kept]) @ vectors.T * scale[:, None] * scale

@@ -1,0 +1,112 @@
+"""Fine-tuning starts from the backbone of a checkpoint, with fresh heads."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jmp_hk.checkpoints import pretrained
+from jmp_hk.models import model as model_lib
+from jmp_hk.models import parameters
+from jmp_hk.targets import config as tasks_lib
+from tests.jmp_hk.training import small
+
+Kind = tasks_lib.TargetKind
+Status = pretrained.Status
+
+_GAP = tasks_lib.TaskConfig("gap", (tasks_lib.TargetConfig("gap", Kind.SCALAR),))
+
+
+def _variables(seed: int, tasks=small.TASKS, **sizes) -> model_lib.Variables:
+  """Variables with distinct random values everywhere, without running the model."""
+  backbone = dataclasses.replace(small.BACKBONE, **sizes)
+  model = model_lib.build_model(model_lib.ModelConfig(backbone, tasks))
+  batch = small.microbatch(small.batch(0))
+  shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(name="source", scope="module")
+def _source():
+  return _variables(0)
+
+
+@pytest.fixture(name="fresh", scope="module")
+def _fresh():
+  return _variables(1, (_GAP,), direct_vectors=False)
+
+
+def test_backbone_and_scales_are_loaded_and_heads_are_fresh(source, fresh):
+  loaded, entries = pretrained.load_backbone(source, fresh)
+  old, new, result = (
+    parameters.flatten(v.params) | parameters.flatten(v.scales)
+    for v in (source, fresh, loaded)
+  )
+  assert set(result) == set(new)
+  by_path = {e.path: e.status for e in entries if e.status is not Status.IGNORED}
+  assert set(by_path) == set(new)
+  for path, value in result.items():
+    is_head = path.startswith("out_gap/")
+    assert by_path[path] is (Status.FRESH if is_head else Status.LOADED)
+    np.testing.assert_array_equal(value, new[path] if is_head else old[path])
+
+
+def test_every_parameter_of_both_models_is_in_the_table(source, fresh):
+  _, entries = pretrained.load_backbone(source, fresh)
+  ignored = {entry.path for entry in entries if entry.status is Status.IGNORED}
+  sources = set(
+    parameters.path_names(source.params) + parameters.path_names(source.scales)
+  )
+  news = set(parameters.path_names(fresh.params) + parameters.path_names(fresh.scales))
+  assert ignored == sources - news
+  # The pre-training heads, and the branch for direct forces that nobody needs here.
+  assert {"out_energy/linear_0/w", "backbone/out_mlp_F/out_mlp_0/w"} <= ignored
+  assert len(entries) == len(sources | news)
+
+
+def test_a_head_of_the_same_name_is_drawn_anew(source):
+  fresh = _variables(2)
+  loaded, entries = pretrained.load_backbone(source, fresh)
+  np.testing.assert_array_equal(
+    loaded.params["out_energy/linear_0"]["w"], fresh.params["out_energy/linear_0"]["w"]
+  )
+  statuses = [e.status for e in entries if e.path == "out_energy/linear_0/w"]
+  assert statuses == [Status.FRESH, Status.IGNORED]
+
+
+def test_missing_parameters_are_named(source, fresh):
+  # A model for conservative forces has no branch for direct forces.
+  with pytest.raises(
+    pretrained.PretrainedError, match="backbone/out_mlp_F/out_mlp_0/w is missing"
+  ):
+    pretrained.load_backbone(fresh, source)
+
+
+def test_wrong_shapes_are_named(source):
+  wider = _variables(3, atom_channels=12)
+  with pytest.raises(pretrained.PretrainedError) as error:
+    pretrained.load_backbone(source, wider)
+  assert (
+    "atom_embedding/embeddings has shape (120, 8) in the checkpoint, the model needs "
+    "(120, 12)"
+  ) in str(error.value)
+
+
+def test_missing_scale_factors_are_named(source, fresh):
+  bare = source._replace(scales={})
+  with pytest.raises(pretrained.PretrainedError, match="scale_factor is missing"):
+    pretrained.load_backbone(bare, fresh)
+
+
+def test_table_and_overview(source, fresh, tmp_path):
+  _, entries = pretrained.load_backbone(source, fresh)
+  path = tmp_path / "parameters.csv"
+  pretrained.write_table(entries, path)
+  lines = path.read_text(encoding="utf-8").splitlines()
+  assert lines[0] == "parameter,shape,status"
+  assert "atom_embedding/embeddings,120×8,loaded" in lines
+  assert len(lines) == 1 + len(entries)
+  overview = pretrained.overview(entries)
+  assert "atom_embedding" in overview and "1 (960 values)" in overview

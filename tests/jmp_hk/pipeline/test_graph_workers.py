@@ -1,0 +1,81 @@
+import dataclasses
+import itertools
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import config as graph_config
+from jmp_hk.pipeline import graph_jobs
+from jmp_hk.pipeline import graph_workers
+from jmp_hk.runtime import prefetch
+from tests.jmp_hk.pipeline import corpus
+
+
+def _jobs(count):
+  config = graph_config.GraphConfig()
+  return [
+    graph_jobs.GraphJob(corpus.slab(0, i), config, 0.2, 5, i) for i in range(count)
+  ]
+
+
+def test_graphs_do_not_depend_on_where_they_are_built():
+  inline, remote = graph_workers.Builder(0), graph_workers.Builder(1)
+  try:
+    here = inline.submit(_jobs(3))()
+    there = remote.submit(_jobs(3))()
+  finally:
+    remote.close()
+  for a, b in zip(here, there):
+    for name in ("main", "a2a", "a2ee2a", "qint"):
+      np.testing.assert_array_equal(getattr(a, name).senders, getattr(b, name).senders)
+    np.testing.assert_array_equal(a.quad_exclusion, b.quad_exclusion)
+  other = dataclasses.replace(_jobs(1)[0], draw=9)
+  assert len(graph_jobs.build_all([other])[0].a2a) != len(here[0].a2a)
+
+
+def test_errors_of_workers_arrive():
+  broken = dataclasses.replace(corpus.slab(0, 7), cell=np.zeros((3, 3)))
+  job = graph_jobs.GraphJob(broken, graph_config.GraphConfig())
+  builder = graph_workers.Builder(1)
+  try:
+    with pytest.raises(structure_lib.InvalidStructureError, match="slabs:7"):
+      builder.submit([job])()
+  finally:
+    builder.close()
+
+
+def test_workers_import_neither_jax_nor_tensorflow():
+  # Nor the main module, which has no guard here and would recurse.
+  code = textwrap.dedent("""
+      import sys
+      from jmp_hk.pipeline import graph_workers
+      import tests.jmp_hk.pipeline.probe as probe
+      b = graph_workers.Builder(1)
+      print(b._executor.submit(probe.loaded).result())
+      b.close()
+  """)
+  result = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert result.stdout.strip() == "[]"
+
+
+def test_prefetch_keeps_order_passes_errors_and_stops():
+  assert list(prefetch.Prefetcher(iter(range(9)), 2)) == list(range(9))
+
+  def failing():
+    yield 1
+    raise ValueError("broken record")
+
+  items = prefetch.Prefetcher(failing(), 4)
+  assert next(items) == 1
+  with pytest.raises(ValueError, match="broken record"):
+    next(items)
+  endless = prefetch.Prefetcher(itertools.count(), 2)
+  assert next(endless) == 0
+  endless.close()
+  assert not endless._thread.is_alive()

@@ -1,0 +1,125 @@
+"""Runs of several processes on one machine, with gloo between them."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jmp_hk.runtime import processes
+
+_ROOT = pathlib.Path(__file__).resolve().parents[3]
+_PROGRAM = "tests.jmp_hk.runtime.toy_processes"
+
+
+def _free_port() -> int:
+  with socket.socket() as sock:
+    sock.bind(("127.0.0.1", 0))
+    return sock.getsockname()[1]
+
+
+def _start(workdir, steps, count, death="0:0:"):
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)}
+  port = _free_port()
+  workdir.mkdir(exist_ok=True)
+  return [
+    subprocess.Popen(
+      [
+        sys.executable,
+        "-m",
+        _PROGRAM,
+        str(workdir),
+        str(steps),
+        str(i),
+        str(count),
+        str(port),
+        death,
+      ],
+      cwd=_ROOT,
+      env=environment,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+    )
+    for i in range(count)
+  ]
+
+
+def _finish(started, timeout=240):
+  """Output of every process; all of them must end."""
+  try:
+    return [process.communicate(timeout=timeout)[0] for process in started]
+  finally:
+    for process in started:
+      process.kill()
+
+
+def _params(workdir, index=0):
+  with np.load(workdir / f"params{index}.npz") as file:
+    return dict(file)
+
+
+def _losses(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [json.loads(line)["loss"] for line in lines]
+
+
+def _assert_equal(left, right):
+  assert left.keys() == right.keys()
+  for name in left:
+    np.testing.assert_allclose(left[name], right[name], rtol=2e-6, atol=1e-7)
+
+
+def test_two_processes_equal_one(tmp_path):
+  one = _start(tmp_path / "one", 8, 1)
+  two = _start(tmp_path / "two", 8, 2)
+  outputs = _finish(one + two)
+  assert [p.returncode for p in one + two] == [0, 0, 0], outputs
+  # The same weights, in both processes.
+  for index in range(2):
+    _assert_equal(_params(tmp_path / "one"), _params(tmp_path / "two", index))
+  # One line of metrics a step: the second process writes none.
+  assert len(_losses(tmp_path / "two")) == 8
+  np.testing.assert_allclose(
+    _losses(tmp_path / "one"), _losses(tmp_path / "two"), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("death", ["5:1:exit", "5:0:exit", "5:1:raise"])
+def test_a_process_that_ends_takes_the_others_along(tmp_path, death):
+  _, dying, how = death.split(":")
+  started = _start(tmp_path / "run", 500, 2, death)
+  first, second = started[int(dying)], started[1 - int(dying)]
+  output = _finish([first])[0]
+  begin = time.monotonic()
+  message = _finish([second])[0]
+  # Within a minute and with a reason.
+  assert time.monotonic() - begin < 60
+  assert first.returncode == (9 if how == "exit" else 1), output
+  assert second.returncode not in (0, None)
+  assert "another process of this run has ended" in message or "task died" in message
+  if how == "raise":
+    assert "The data are broken." in output
+
+
+def test_two_processes_continue_as_one(tmp_path):
+  # Killed after a checkpoint at step 3, continued by a single process.
+  _finish(_start(tmp_path / "run", 500, 2, "6:1:exit"))
+  one, whole = _start(tmp_path / "run", 8, 1), _start(tmp_path / "whole", 8, 1)
+  outputs = _finish(one + whole)
+  assert [p.returncode for p in one + whole] == [0, 0], outputs
+  _assert_equal(_params(tmp_path / "run"), _params(tmp_path / "whole"))
+
+
+def test_own_errors_are_not_mistaken():
+  assert not processes.lost_another(FileNotFoundError("No such file: peer.npz"))
+  assert not processes.lost_another(ValueError("The data are broken."))
+  assert processes.lost_another(
+    ValueError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer")
+  )

@@ -1,0 +1,93 @@
+"""Statistics are exact, mergeable in any order and fit what NumPy fits."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.converters import base
+from jmp_hk import statistics as statistics_lib
+
+_REFERENCES = {1: -13.6, 6: -1029.4, 8: -2041.8}
+
+
+def _structures(count, seed=0, noise=1.0):
+  rng = np.random.default_rng(seed)
+  for _ in range(count):
+    numbers = rng.choice(list(_REFERENCES), rng.integers(2, 30))
+    energy = sum(_REFERENCES[z] for z in numbers) + noise * rng.normal()
+    yield base.molecule(
+      rng.normal(size=(len(numbers), 3)),
+      numbers,
+      "x",
+      energy=float(energy),
+      forces=rng.normal(size=(len(numbers), 3)),
+      targets={
+        "dipole": np.array(rng.normal()),
+        "charges": rng.normal(size=(len(numbers), 1)),
+      },
+    )
+
+
+def _collect(structures):
+  statistics = statistics_lib.Statistics()
+  for structure in structures:
+    statistics.add(structure)
+  return statistics
+
+
+def test_merging_does_not_depend_on_order_or_parts():
+  structures = list(_structures(60))
+  whole = _collect(structures)
+  parts = [_collect(structures[i::7]) for i in range(7)]
+  for order in (parts, parts[::-1]):
+    merged = statistics_lib.Statistics()
+    for part in order:
+      # Through JSON, as sidecars are.
+      text = json.dumps(part.to_dict())
+      merged.merge(statistics_lib.Statistics.from_dict(json.loads(text)))
+    assert merged.sizes == whole.sizes and merged.gram == whole.gram
+    assert merged.energy == whole.energy and merged.targets == whole.targets
+
+
+def test_fit_equals_lstsq():
+  structures = list(_structures(400))
+  statistics = _collect(structures)
+  fit = statistics_lib.fit_references(statistics, statistics.energy)
+  counts = np.array(
+    [[np.sum(s.atomic_numbers == z) for z in _REFERENCES] for s in structures]
+  )
+  energies = np.array([s.energy for s in structures])
+  expected, *_ = np.linalg.lstsq(counts.astype(float), energies, rcond=None)
+  residual = energies - counts @ expected
+  np.testing.assert_allclose(list(fit.references.values()), expected, rtol=1e-10)
+  assert fit.mean == pytest.approx(residual.mean(), abs=1e-8)
+  assert fit.std == pytest.approx(residual.std(), rel=1e-8)
+  moments = statistics.targets["charges"].mean_std()
+  values = np.concatenate([s.targets["charges"] for s in structures])
+  assert moments == pytest.approx((values.mean(), values.std()), rel=1e-9)
+
+
+def test_residuals_of_a_millionth_survive_energies_of_1e5():
+  # In float64 the sum of squares (1e13) would lose residuals of 1e-6 altogether.
+  structures = list(_structures(300, noise=1e-6))
+  statistics = _collect(structures)
+  fit = statistics_lib.fit_references(statistics, statistics.energy)
+  assert fit.references == pytest.approx(_REFERENCES, abs=1e-6)
+  assert fit.std == pytest.approx(1e-6, rel=0.15)
+
+
+def test_one_composition_gives_a_solution_of_least_norm():
+  structures = [
+    base.molecule(np.zeros((3, 3)), [8, 1, 1], "x", energy=-2079.0 + d) for d in (-1, 1)
+  ]
+  statistics = _collect(structures)
+  fit = statistics_lib.fit_references(statistics, statistics.energy)
+  assert fit.references[8] + 2 * fit.references[1] == pytest.approx(-2079.0)
+  assert fit.std == pytest.approx(1.0)
+
+
+def test_nothing_to_fit():
+  empty = statistics_lib.Statistics()
+  assert statistics_lib.fit_references(empty, empty.energy).references == {}
+  assert empty.forces.rms() == 0.0
