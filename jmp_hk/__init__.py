@@ -19,6 +19,7 @@ if typing.TYPE_CHECKING:
   from jmp_hk.inference import predictor as predictor_lib
 
 __all__ = ("embed", "load", "make_calculator", "predict")
+__version__ = "0.2.0"  # Read by pyproject.toml; CITATION.cff has the same.
 
 
 def load(
