@@ -1,36 +1,48 @@
-"""Chooses the static sizes of packed batches and checks that structures fit them."""
+"""Static sizes of packed batches: what structures need, and what a batch offers.
+
+Only NumPy is imported, so that worker processes start fast.
+"""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import math
+from typing import Any
+from typing import ClassVar
+from typing import TypeVar
 
 import numpy as np
 
-from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.graphs import build
-from jmp_hk.graphs import config as graph_config
+BudgetT = TypeVar("BudgetT", bound="Budget")
 
-Budget = batch_lib.Budget
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Budget))
-WIDTH_FIELDS = tuple(name for name in FIELDS if name.endswith("_width"))
-COUNT_FIELDS = tuple(name for name in FIELDS if name.startswith("num_"))
+def count(*, round_to: int, headroom: float = 1.0, padding: int = 0) -> Any:
+  """Declares a field that adds up over structures, e.g. a number of edges.
 
-# Structures and atoms of which one each must be padding.
-_PADDED_FIELDS = ("num_graphs", "num_atoms")
-_ROUND_TO = {
-  "num_graphs": 1,
-  "num_atoms": 8,
-  "num_main": 16,
-  "num_a2a": 64,
-  "num_a2ee2a": 16,
-  "num_qint": 16,
-  "main_width": 4,
-  "a2a_width": 4,
-  "a2ee2a_width": 1,
-  "qint_width": 1,
-}
+  Args:
+    round_to: budgets are multiples of this.
+    headroom: factor on `BudgetConfig.headroom`, which leaves room in this field.
+    padding: how many of a batch must be padding.
+  """
+  return dataclasses.field(
+    metadata={
+      "width": False,
+      "round_to": round_to,
+      "headroom": headroom,
+      "padding": padding,
+    }
+  )
+
+
+def width(*, round_to: int) -> Any:
+  """Declares a field whose largest value over structures counts, e.g. a table's width.
+
+  Args:
+    round_to: budgets are multiples of this.
+  """
+  return dataclasses.field(
+    metadata={"width": True, "round_to": round_to, "headroom": 1.0, "padding": 0}
+  )
 
 
 class BudgetError(ValueError):
@@ -38,27 +50,53 @@ class BudgetError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
-  """What one structure's graphs, or several together, need; no padding included.
+class Budget:
+  """Static sizes of a packed batch; backbones add fields for their edges and tables.
 
-  The fields are those of `Budget`. Of several structures, counts are sums and widths
-  are maxima.
+  The same class also says what one structure or several together need: then counts are
+  sums and widths are maxima over the structures, without any padding.
+
+  Attributes:
+    num_graphs: structures, of which at least one is padding.
+    num_atoms: atoms, of which at least one is padding.
   """
 
-  num_graphs: int
-  num_atoms: int
-  num_main: int
-  num_a2a: int
-  num_a2ee2a: int
-  num_qint: int
-  main_width: int
-  a2a_width: int
-  a2ee2a_width: int
-  qint_width: int
+  # The count that costs most: batches are filled by it.
+  main_field: ClassVar[str] = "num_atoms"
+
+  num_graphs: int = count(round_to=1, padding=1)
+  num_atoms: int = count(round_to=8, padding=1)
+
+  @property
+  def num_main_items(self) -> int:
+    """Value of the count that costs most."""
+    return getattr(self, self.main_field)
 
   def as_array(self) -> np.ndarray:
-    """The fields in the order of `FIELDS`, [10] int64."""
-    return np.array([getattr(self, name) for name in FIELDS], np.int64)
+    """The fields in the order of `names`, int64."""
+    return np.array([getattr(self, name) for name in names(type(self))], np.int64)
+
+
+def names(kind: type[Budget]) -> tuple[str, ...]:
+  """Names of all fields."""
+  return tuple(field.name for field in dataclasses.fields(kind))
+
+
+def width_names(kind: type[Budget]) -> tuple[str, ...]:
+  """Names of the fields of which the maximum over structures counts."""
+  fields = dataclasses.fields(kind)
+  return tuple(field.name for field in fields if field.metadata["width"])
+
+
+def count_names(kind: type[Budget]) -> tuple[str, ...]:
+  """Names of the fields that add up over structures."""
+  widths = width_names(kind)
+  return tuple(name for name in names(kind) if name not in widths)
+
+
+def _padding(kind: type[Budget]) -> dict[str, int]:
+  """How many of each field must be padding."""
+  return {field.name: field.metadata["padding"] for field in dataclasses.fields(kind)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +105,8 @@ class BudgetConfig:
 
   Attributes:
     structures: wanted number of structures in a batch, on average.
-    headroom: factor of the counts other than main edges. Main edges cost by far the
-      most, so the others should rarely be what fills up first.
+    headroom: factor of the counts other than the main one. That costs by far the most,
+      so the others should rarely be what fills up first.
     graph_headroom: the same for the number of structures, which costs nothing; large
       because batches of small structures only hold many.
     width_headroom: factor of the largest width seen, for structures not in the
@@ -85,38 +123,30 @@ class BudgetConfig:
   overrides: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-def sizes_of(graphs: build.StructureGraphs) -> Sizes:
-  """Sizes of one structure's graphs."""
-  width = lambda receivers: int(np.bincount(receivers).max()) if len(receivers) else 0
-  return Sizes(
-    num_graphs=1,
-    num_atoms=graphs.structure.num_atoms,
-    num_main=len(graphs.main),
-    num_a2a=len(graphs.a2a),
-    num_a2ee2a=len(graphs.a2ee2a),
-    num_qint=len(graphs.qint),
-    main_width=width(graphs.main.receivers),
-    a2a_width=width(graphs.a2a_pairs[:, 1]),
-    a2ee2a_width=width(graphs.a2ee2a.receivers),
-    qint_width=width(graphs.qint.receivers),
+def total(sizes: Sequence[BudgetT], kind: type[BudgetT]) -> BudgetT:
+  """What several structures need together; zeros if there are none."""
+  if not sizes:
+    return kind(*[0] * len(names(kind)))
+  table = np.stack([entry.as_array() for entry in sizes])
+  widths = np.array([name in width_names(kind) for name in names(kind)])
+  return kind(*map(int, np.where(widths, table.max(axis=0), table.sum(axis=0))))
+
+
+def largest(sizes: Sequence[BudgetT]) -> BudgetT:
+  """Field by field the largest of several sizes; at least one is given."""
+  return type(sizes[0])(
+    *map(int, np.stack([entry.as_array() for entry in sizes]).max(axis=0))
   )
 
 
-def total(sizes: Sequence[Sizes]) -> Sizes:
-  """Sizes of several structures together."""
-  if not sizes:
-    return Sizes(*[0] * len(FIELDS))
-  table = np.stack([entry.as_array() for entry in sizes])
-  widths = np.array([name in WIDTH_FIELDS for name in FIELDS])
-  return Sizes(*map(int, np.where(widths, table.max(axis=0), table.sum(axis=0))))
+def capacity(budget: BudgetT) -> BudgetT:
+  """What a budget offers to real structures, that is without its padding."""
+  kind = type(budget)
+  padding = _padding(kind)
+  return kind(*(getattr(budget, name) - padding[name] for name in names(kind)))
 
 
-def capacity(budget: Budget) -> Sizes:
-  """What a budget offers to real structures, i.e. without its padding."""
-  return Sizes(*[getattr(budget, name) - (name in _PADDED_FIELDS) for name in FIELDS])
-
-
-def check_fits(sizes: Sizes, budget: Budget, record_id: str) -> None:
+def check_fits(sizes: Budget, budget: Budget, record_id: str) -> None:
   """Checks that one structure (or a whole batch) fits into a batch.
 
   Args:
@@ -128,7 +158,7 @@ def check_fits(sizes: Sizes, budget: Budget, record_id: str) -> None:
     BudgetError: it does not fit; says which field to raise to what.
   """
   offer = capacity(budget)
-  for name in FIELDS:
+  for name in names(type(budget)):
     needed, available = getattr(sizes, name), getattr(offer, name)
     if needed <= available:
       continue
@@ -142,22 +172,22 @@ def check_fits(sizes: Sizes, budget: Budget, record_id: str) -> None:
 
 
 def choose_budget(
-  sample: Sequence[Sizes],
+  sample: Sequence[BudgetT],
   config: BudgetConfig,
   weights: Sequence[float] | None = None,
   limits: Mapping[str, int] | None = None,
-) -> Budget:
+) -> BudgetT:
   """Chooses a budget for batches of a wanted number of structures.
 
-  Main edges get what that many average structures need, so a batch holds about as
+  The main field gets what that many average structures need, so a batch holds about as
   many as wanted; the other counts get headroom. Every structure of the sample fits.
 
   Args:
     sample: sizes of single structures.
     config: wanted number of structures and headroom.
     weights: how often each structure of the sample is drawn; equal if None.
-    limits: sizes by field name that no structure can exceed, see `width_limits`;
-      headroom above them would be wasted.
+    limits: sizes by field name that no structure can exceed, see
+      `GraphBuilder.width_limits`; headroom above them would be wasted.
 
   Returns:
     The budget.
@@ -169,59 +199,53 @@ def choose_budget(
     raise ValueError("A budget cannot be chosen from an empty sample of structures.")
   if config.structures <= 0:
     raise ValueError(f"Wanted structures must be positive, got {config.structures}.")
+  kind = type(sample[0])
   table = np.stack([sizes.as_array() for sizes in sample])
   mean = np.average(table, axis=0, weights=weights)
-  largest = table.max(axis=0)
-  limits = limits or {}
-  # One structure may need more main edges than that many average ones.
-  main = FIELDS.index("num_main")
+  most = table.max(axis=0)
+  # One structure may need more of the main field than that many average ones.
+  main = names(kind).index(kind.main_field)
   structures = config.structures
   if mean[main] > 0:
-    structures = max(structures, largest[main] * config.single_headroom / mean[main])
-  factors = {
-    "num_main": 1.0,
-    "num_graphs": config.graph_headroom,
-    # Few and cheap; short where many molecules come in a row.
-    "num_qint": config.headroom * 1.25,
+    structures = max(structures, most[main] * config.single_headroom / mean[main])
+  chosen = {
+    field.name: _round_up(
+      _size(field, kind, config, average * structures, largest_one, limits or {}),
+      field,
+    )
+    for field, average, largest_one in zip(
+      dataclasses.fields(kind), mean, most, strict=True
+    )
   }
-  chosen = {}
-  for name, average, most in zip(FIELDS, mean, largest):
-    if name in WIDTH_FIELDS:
-      size = min(most * config.width_headroom, limits.get(name, math.inf))
-    else:
-      size = average * structures * factors.get(name, config.headroom)
-      size = max(size, 1 if name == "num_graphs" else most * config.single_headroom)
-    step = _ROUND_TO[name]
-    padding = name in _PADDED_FIELDS
-    chosen[name] = max(math.ceil((size + padding) / step), 1) * step
-  return override(Budget(**chosen), config.overrides)
+  return override(kind(**chosen), config.overrides)
 
 
-def width_limits(
-  configs: Sequence[graph_config.GraphConfig], most_atoms: int
-) -> dict[str, int]:
-  """Widths that the neighbor caps bound (the main graph's degree has no bound).
-
-  Args:
-    configs: graph settings of all datasets.
-    most_atoms: number of atoms of the largest structure.
-
-  Returns:
-    Largest possible widths by field name of the budget.
-  """
-  caps = [
-    build.neighbor_limits(config, size)
-    for config in configs
-    for size in (1, *(n + 1 for n, _ in config.max_neighbors_by_size))
-  ]
-  return {
-    "a2ee2a_width": max(cap.a2ee2a for cap in caps),
-    "qint_width": max(cap.qint for cap in caps),
-    "a2a_width": most_atoms,
-  }
+def _size(
+  field: dataclasses.Field[Any],
+  kind: type[Budget],
+  config: BudgetConfig,
+  wanted: float,
+  most: float,
+  limits: Mapping[str, int],
+) -> float:
+  """Size of one field before padding and rounding."""
+  if field.metadata["width"]:
+    return min(most * config.width_headroom, limits.get(field.name, math.inf))
+  if field.name == kind.main_field:
+    factor = 1.0
+  elif field.name == "num_graphs":
+    return max(wanted * config.graph_headroom, 1)
+  else:
+    factor = config.headroom * field.metadata["headroom"]
+  return max(wanted * factor, most * config.single_headroom)
 
 
-def override(budget: Budget, overrides: Mapping[str, int]) -> Budget:
+def _round_up(size: float, field: dataclasses.Field[Any]) -> int:
+  step = field.metadata["round_to"]
+  return max(math.ceil((size + field.metadata["padding"]) / step), 1) * step
+
+
+def override(budget: BudgetT, overrides: Mapping[str, int]) -> BudgetT:
   """Replaces single fields of a budget.
 
   Args:
@@ -234,17 +258,21 @@ def override(budget: Budget, overrides: Mapping[str, int]) -> Budget:
   Raises:
     ValueError: an unknown field or a size that is not positive.
   """
-  unknown = sorted(set(overrides) - set(FIELDS))
+  known = names(type(budget))
+  unknown = sorted(set(overrides) - set(known))
   if unknown:
-    raise ValueError(f"A budget has no fields {unknown}; it has {list(FIELDS)}.")
+    raise ValueError(f"A budget has no fields {unknown}; it has {list(known)}.")
+  padding = _padding(type(budget))
   for name, size in overrides.items():
-    least = 2 if name in _PADDED_FIELDS else 1
+    least = 1 + padding[name]
     if size < least:
       raise ValueError(f"The budget's {name} must be at least {least}, got {size}.")
   return dataclasses.replace(budget, **overrides)
 
 
-def utilisation(sizes: Sequence[Sizes], budget: Budget) -> dict[str, float]:
+def utilisation(sizes: Sequence[BudgetT], budget: BudgetT) -> dict[str, float]:
   """Part of each field of a budget that the structures of a batch use."""
-  used = total(sizes)
-  return {name: getattr(used, name) / getattr(budget, name) for name in FIELDS}
+  used = total(sizes, type(budget))
+  return {
+    name: getattr(used, name) / getattr(budget, name) for name in names(type(budget))
+  }

@@ -10,11 +10,10 @@ import dataclasses
 
 import numpy as np
 
-from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import pool as pool_lib
 
-_GOOD_ENOUGH = 0.945  # Mean part of the main edges that is used.
+_GOOD_ENOUGH = 0.945  # Mean part of the main field that is used.
 _DRAWS = 768
 _MIN_BATCHES = 24
 # Tried in this order: wanted structures as they are, then slightly more or fewer.
@@ -22,18 +21,18 @@ _STRUCTURES = (1.0, 0.95, 1.05, 0.9, 1.1, 1.2, 1.3, 1.4, 1.5)
 _HEADROOM = (1.0, 1.2)
 
 
-def choose_tuned_budget(
-  sample: Sequence[budget_lib.Sizes],
+def search_budget(
+  sample: Sequence[budget_lib.BudgetT],
   config: budget_lib.BudgetConfig,
   weights: Sequence[float] | None = None,
   limits: Mapping[str, int] | None = None,
-) -> batch_lib.Budget:
+) -> budget_lib.BudgetT:
   """Chooses a budget that batches of such structures fill.
 
   Packs random draws from the sample with budgets for the wanted number of structures
   and for numbers near it, and takes the first that is used well, or else the best.
-  The same arguments give the same budget. Nothing is tried where the number of main
-  edges is given.
+  The same arguments give the same budget. Nothing is tried where the main field
+  is given.
 
   Args:
     sample: sizes of single structures.
@@ -47,11 +46,11 @@ def choose_tuned_budget(
   Raises:
     ValueError: see `budget.choose_budget`.
   """
-  if "num_main" in config.overrides:
+  if not sample or type(sample[0]).main_field in config.overrides:
     return budget_lib.choose_budget(sample, config, weights, limits)
   pool_size = pool_lib.least_size(config.structures)
   chance = np.ones(len(sample)) if weights is None else np.asarray(weights, float)
-  best, most = None, -1.0
+  best, most = budget_lib.choose_budget(sample, config, weights, limits), -1.0
   for structures in _STRUCTURES:
     for headroom in _HEADROOM:
       trial = dataclasses.replace(
@@ -69,12 +68,12 @@ def choose_tuned_budget(
 
 
 def mean_use(
-  sample: Sequence[budget_lib.Sizes],
+  sample: Sequence[budget_lib.Budget],
   chances: np.ndarray,
-  budget: batch_lib.Budget,
+  budget: budget_lib.Budget,
   pool_size: int = 64,
 ) -> float:
-  """Mean part of the main edges that batches of random draws use.
+  """Mean part of the main field that batches of random draws use.
 
   Args:
     sample: sizes of single structures.
@@ -93,5 +92,5 @@ def mean_use(
       break  # The draws are used up; what is left does not fill batches.
     _, items = pool.take()
     taken += len(items)
-    used.append(sum(sample[i].num_main for i in items) / budget.num_main)
+    used.append(sum(sample[i].num_main_items for i in items) / budget.num_main_items)
   return float(np.mean(used)) if used else 0.0

@@ -2,27 +2,33 @@
 
 import dataclasses
 
-Symmetrize = str  # "published" or "union"
-
 
 @dataclasses.dataclass(frozen=True)
 class GraphConfig:
-  """How the four edge sets of a structure are chosen.
+  """Which neighbors of an atom its graphs hold.
 
   Attributes:
-    cutoff: Å, shared by the four graphs.
-    max_neighbors: cap of the main graph per receiving atom. The other caps follow
-      as published: 20/30 of it for a2ee2a, 8/30 for qint, 1000/30 for a2a.
-    max_neighbors_by_size: ((n, cap), ...): a structure of more than n atoms uses
-      that cap; the largest n that applies wins.
-    symmetrize: "published" keeps an edge s→t with s < t and adds its reverse, which
-      depends on atom order where the cap truncates and is what the published
-      weights expect; "union" keeps an edge if either direction was kept.
-    qint_tags: quadruplet edges need at least one end with one of these tags.
+    cutoff: largest distance of neighbors in Å.
+    max_neighbors: largest number of neighbors of an atom in the main graph. Further
+      graphs of a backbone scale their own limits with it.
+    max_neighbors_by_size: ((n, limit), ...): a structure of more than n atoms uses that
+      limit instead; the largest n that applies wins.
   """
 
   cutoff: float = 12.0
   max_neighbors: int = 30
   max_neighbors_by_size: tuple[tuple[int, int], ...] = ()
-  symmetrize: Symmetrize = "published"
-  qint_tags: tuple[int, ...] = (1, 2)
+
+  def max_neighbors_of(self, num_atoms: int) -> int:
+    """Largest number of neighbors of an atom in a structure of this size.
+
+    Raises:
+      ValueError: it is negative.
+    """
+    limit = self.max_neighbors
+    for size, limit_above in sorted(self.max_neighbors_by_size):
+      if num_atoms > size:
+        limit = limit_above
+    if limit < 0:
+      raise ValueError(f"max_neighbors must not be negative, got {limit}.")
+    return limit

@@ -4,22 +4,29 @@ from collections.abc import Sequence
 
 import jraph
 import numpy as np
+import numpy.typing as npt
 
-from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.graphs import neighbors as neighbors
+from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import neighbors
 
 
 class Layout:
   """Where the atoms of each structure lie in the batch.
 
   Attributes:
-    budget: static sizes.
-    num_atoms: real atoms.
+    budget: static sizes of the batch.
+    num_atoms: number of real atoms.
     first_atom: [structures] int32, first atom of each real structure.
     n_node: [G] int32, jraph's convention for padding.
   """
 
-  def __init__(self, num_atoms: Sequence[int], budget: batch_lib.Budget):
+  def __init__(self, num_atoms: Sequence[int], budget: budget_lib.Budget):
+    """Lays structures out one after another.
+
+    Args:
+      num_atoms: number of atoms of each structure.
+      budget: static sizes of the batch.
+    """
     self.budget = budget
     counts = np.array(num_atoms, np.int32)
     self.num_atoms = int(counts.sum())
@@ -30,7 +37,7 @@ class Layout:
     self,
     parts: Sequence[np.ndarray],
     size: int,
-    dtype: np.dtype,
+    dtype: npt.DTypeLike,
     shape: tuple[int, ...] = (),
   ) -> np.ndarray:
     """Concatenates and fills up with zeros to [size, *shape]."""
@@ -43,9 +50,10 @@ class Layout:
   def atoms(
     self,
     parts: Sequence[np.ndarray],
-    dtype: np.dtype,
+    dtype: npt.DTypeLike,
     shape: tuple[int, ...] = (),
   ) -> np.ndarray:
+    """Concatenates values of atoms and fills up with zeros to [N, *shape]."""
     return self.pad(parts, self.budget.num_atoms, dtype, shape)
 
   def edges(self, parts: Sequence[neighbors.EdgeSet], size: int) -> jraph.GraphsTuple:
@@ -67,6 +75,7 @@ class Layout:
     )
 
   def num_real(self, edges: jraph.GraphsTuple) -> int:
+    """Number of edges that are no padding."""
     return int(np.searchsorted(edges.receivers, self.num_atoms))
 
   def slots(self, edges: jraph.GraphsTuple) -> np.ndarray:

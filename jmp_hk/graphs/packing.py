@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 
-import jraph
 import numpy as np
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
+from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import layout as layout_lib
-from jmp_hk.graphs import neighbors as neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +23,7 @@ class PackItem:
       [n, 3] array of its atoms; integers are class labels.
   """
 
-  graphs: build.StructureGraphs
+  graphs: builder_lib.StructureGraphs
   task: int = 0
   targets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -63,7 +61,8 @@ def task_order(tasks: Sequence[int]) -> np.ndarray:
 
 def pack(
   items: Sequence[PackItem],
-  budget: batch_lib.Budget,
+  builder: builder_lib.GraphBuilder,
+  budget: budget_lib.Budget,
   dtype: np.dtype = np.float32,
   targets: Mapping[str, TargetSpec] | None = None,
 ) -> batch_lib.Batch:
@@ -71,6 +70,7 @@ def pack(
 
   Args:
     items: structures, placed in `task_order`; none at all gives a batch of padding.
+    builder: the builder of their graphs.
     budget: static sizes.
     dtype: of positions, cells and labels.
     targets: labels to pack; those that a structure lacks are zero. If None, the
@@ -84,7 +84,7 @@ def pack(
     ValueError: a label's shape does not match its spec.
   """
   items = [items[i] for i in task_order([item.task for item in items])]
-  _check(items, budget)
+  _check(items, builder, budget)
   if targets is None:
     targets = _infer_targets(items)
   layout = layout_lib.Layout(
@@ -97,7 +97,7 @@ def pack(
   return batch_lib.Batch(
     targets=packed_targets,
     **_structure_fields(items, layout, dtype),
-    **_edge_fields([item.graphs for item in items], layout),
+    graphs=builder.pack([item.graphs for item in items], layout),
   )
 
 
@@ -121,67 +121,11 @@ def _structure_fields(
     "fixed": atoms([s.fixed for s in structures], bool),
     "atom_mask": np.arange(budget.num_atoms) < layout.num_atoms,
     "node_graph": np.repeat(graphs, layout.n_node),
+    "n_node": layout.n_node,
     "cell": cell,
     "graph_mask": graphs < len(items),
     "task": task,
   }
-
-
-def _edge_fields(
-  graphs: Sequence[build.StructureGraphs], layout: layout_lib.Layout
-) -> dict[str, jraph.GraphsTuple | np.ndarray]:
-  """Everything in a batch that is about edges."""
-  budget = layout.budget
-  main = layout.edges([entry.main for entry in graphs], budget.num_main)
-  a2a = layout.edges([entry.a2a for entry in graphs], budget.num_a2a)
-  a2ee2a = layout.edges([entry.a2ee2a for entry in graphs], budget.num_a2ee2a)
-  qint = layout.edges([entry.qint for entry in graphs], budget.num_qint)
-  num_main = main.n_edge[: len(graphs)]
-  main_slot = layout.slots(main)
-  pairs = _concatenate([entry.a2a_pairs for entry in graphs], (0, 2), np.int32)
-  pairs += np.repeat(layout.first_atom, [len(e.a2a_pairs) for e in graphs])[:, None]
-  a2a_senders = np.full((budget.num_atoms, budget.a2a_width), -1, np.int32)
-  pair_slot = layout_lib.ragged_index(pairs[:, 1], budget.num_atoms)
-  a2a_senders[pairs[:, 1], pair_slot] = pairs[:, 0]
-  reverse_edge = np.arange(budget.num_main, dtype=np.int32)
-  reverse = _concatenate([entry.reverse_edge for entry in graphs], (0,), np.int32)
-  first_edge = neighbors.first_in_row(num_main)
-  reverse_edge[: len(reverse)] = reverse + np.repeat(first_edge, num_main)
-  return {
-    "main": main,
-    "a2a": a2a,
-    "a2ee2a": a2ee2a,
-    "qint": qint,
-    "reverse_edge": reverse_edge,
-    "main_table": layout.table(main, budget.main_width),
-    "a2ee2a_table": layout.table(a2ee2a, budget.a2ee2a_width),
-    "qint_table": layout.table(qint, budget.qint_width),
-    "main_slot": main_slot,
-    "a2a_senders": a2a_senders,
-    "a2a_slot": layout.pad(
-      [entry.a2a_slot for entry in graphs], budget.num_a2a, np.int32
-    ),
-    "quad_exclusion": _pack_exclusion(graphs, main, main_slot, budget),
-  }
-
-
-def _pack_exclusion(
-  graphs: Sequence[build.StructureGraphs],
-  main: jraph.GraphsTuple,
-  main_slot: np.ndarray,
-  budget: batch_lib.Budget,
-) -> np.ndarray:
-  """Moves each edge's row to (receiver, slot)."""
-  shape = (budget.num_atoms * budget.main_width, budget.qint_width)
-  result = np.full(shape, -1, np.int32)
-  row = main.receivers * budget.main_width + main_slot
-  first = 0
-  for entry in graphs:
-    length, width = entry.quad_exclusion.shape
-    if width:
-      result[row[first : first + length], :width] = entry.quad_exclusion
-    first += length
-  return result.reshape(budget.num_atoms, budget.main_width, budget.qint_width)
 
 
 def _pack_target(
@@ -220,19 +164,16 @@ def _infer_targets(items: Sequence[PackItem]) -> dict[str, TargetSpec]:
   return specs
 
 
-def _check(items: Sequence[PackItem], budget: batch_lib.Budget) -> None:
+def _check(
+  items: Sequence[PackItem],
+  builder: builder_lib.GraphBuilder,
+  budget: budget_lib.Budget,
+) -> None:
   """Raises where the structures do not fit, naming the first that does not."""
-  sizes = [budget_lib.sizes_of(item.graphs) for item in items]
-  for item, entry in zip(items, sizes):
+  sizes = [builder.sizes(item.graphs) for item in items]
+  for item, entry in zip(items, sizes, strict=True):
     budget_lib.check_fits(entry, budget, item.graphs.structure.record_id)
-  names = ", ".join(item.graphs.structure.record_id or "?" for item in items)
-  together = budget_lib.total(sizes)
-  budget_lib.check_fits(together, budget, f"The batch of {len(items)} [{names}]")
-
-
-def _concatenate(
-  parts: Sequence[np.ndarray], empty_shape: tuple[int, ...], dtype: np.dtype
-) -> np.ndarray:
-  if not parts:
-    return np.zeros(empty_shape, dtype)
-  return np.concatenate(parts).astype(dtype)
+  together = budget_lib.total(sizes, type(budget))
+  record_ids = ", ".join(item.graphs.structure.record_id or "?" for item in items)
+  name = f"The batch of {len(items)} [{record_ids}]"
+  budget_lib.check_fits(together, budget, name)

@@ -12,14 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 
 Item = TypeVar("Item")
 
-_COUNTS = [budget_lib.FIELDS.index(name) for name in budget_lib.COUNT_FIELDS]
-_MAIN = budget_lib.COUNT_FIELDS.index("num_main")
-_FULL_ENOUGH = 0.985  # Part of the main edges at which the search stops.
+_FULL_ENOUGH = 0.985  # Part of the main field at which the search stops.
 
 
 def least_size(structures: float, wanted: int = 64) -> int:
@@ -33,17 +30,24 @@ def least_size(structures: float, wanted: int = 64) -> int:
 class Pool(Generic[Item]):
   """Structures that wait for being packed, oldest first."""
 
-  def __init__(self, budget: batch_lib.Budget, size: int = 64):
+  def __init__(self, budget: budget_lib.Budget, size: int = 64):
     """Starts empty.
 
     Args:
-      budget: of a batch.
+      budget: static sizes of a batch.
       size: how many structures wait at most; more fill batches better.
+
+    Raises:
+      ValueError: the size is not positive.
     """
     if size < 1:
       raise ValueError(f"The pool must hold at least one structure, got {size}.")
     self._budget = budget
-    self._capacity = budget_lib.capacity(budget).as_array()[_COUNTS]
+    fields = budget_lib.names(type(budget))
+    counted = budget_lib.count_names(type(budget))
+    self._columns = [fields.index(name) for name in counted]
+    self._main = counted.index(budget.main_field)
+    self._capacity = budget_lib.capacity(budget).as_array()[self._columns]
     self._size = size
     self._draws: list[int] = []
     self._items: list[Item] = []
@@ -51,6 +55,7 @@ class Pool(Generic[Item]):
 
   @property
   def is_full(self) -> bool:
+    """Whether as many structures wait as may."""
     return len(self._items) >= self._size
 
   @property
@@ -62,7 +67,7 @@ class Pool(Generic[Item]):
     return len(self._items)
 
   def add(
-    self, draw: int, item: Item, sizes: budget_lib.Sizes, record_id: str = ""
+    self, draw: int, item: Item, sizes: budget_lib.Budget, record_id: str = ""
   ) -> None:
     """Adds the next structure of the stream.
 
@@ -78,7 +83,7 @@ class Pool(Generic[Item]):
     budget_lib.check_fits(sizes, self._budget, record_id)
     self._draws.append(draw)
     self._items.append(item)
-    self._counts.append(sizes.as_array()[_COUNTS])
+    self._counts.append(sizes.as_array()[self._columns])
 
   def take(self) -> tuple[list[int], list[Item]]:
     """Removes the structures of the next batch.
@@ -89,7 +94,7 @@ class Pool(Generic[Item]):
     """
     if not self._items:
       return [], []
-    chosen = sorted(choose(np.stack(self._counts), self._capacity))
+    chosen = sorted(choose(np.stack(self._counts), self._capacity, self._main))
     draws = [self._draws[i] for i in chosen]
     items = [self._items[i] for i in chosen]
     for index in reversed(chosen):
@@ -97,30 +102,31 @@ class Pool(Generic[Item]):
     return draws, items
 
 
-def choose(counts: np.ndarray, capacity: np.ndarray) -> list[int]:
+def choose(counts: np.ndarray, capacity: np.ndarray, main: int) -> list[int]:
   """Chooses structures that together fill a batch, the oldest always among them.
 
   Oldest first gives one choice. Any beginning of it, continued by the largest
-  structures that still fit, gives another; the one with the most main edges wins,
-  the one that keeps more of the oldest among equals.
+  structures that still fit, gives another; the one that uses most of the main field
+  wins, the one that keeps more of the oldest among equals.
 
   Args:
     counts: [p, f] what each structure needs, oldest first; each fits alone.
     capacity: [f] what a batch offers.
+    main: column of the field that costs most.
 
   Returns:
     Indices of the chosen structures.
   """
   by_age = _fill(counts, capacity, [0], range(1, len(counts)))
-  by_size = np.argsort(-counts[:, _MAIN], kind="stable")
-  best, most = by_age, counts[by_age, _MAIN].sum()
+  by_size = np.argsort(-counts[:, main], kind="stable")
+  best, most = by_age, counts[by_age, main].sum()
   for length in range(len(by_age) - 1, 0, -1):
-    if most >= _FULL_ENOUGH * capacity[_MAIN]:
+    if most >= _FULL_ENOUGH * capacity[main]:
       break
     other = _fill(counts, capacity, by_age[:length], by_size)
-    edges = counts[other, _MAIN].sum()
-    if edges > most:
-      best, most = other, edges
+    used = counts[other, main].sum()
+    if used > most:
+      best, most = other, used
   return best
 
 

@@ -1,5 +1,6 @@
 """The whole model: atom embedding, backbone, heads, conservative forces, precision."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import dataclasses
@@ -11,15 +12,11 @@ import jax.numpy as jnp
 import jmp as mixed_precision
 
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import conservative
 from jmp_hk.models import grouped_mlp
 from jmp_hk.models import heads
 from jmp_hk.models import initialisation
-from jmp_hk.models.gemnet_oc import backbone as backbone_lib
-from jmp_hk.models.gemnet_oc import bases
-from jmp_hk.models.gemnet_oc import config as gemnet_config
-from jmp_hk.models.gemnet_oc import edge_embedding
-from jmp_hk.models.gemnet_oc import layers
 from jmp_hk.targets import config as tasks_lib
 
 Kind = tasks_lib.TargetKind
@@ -27,21 +24,13 @@ Predictions = conservative.Predictions
 
 PRECISIONS = ("float32", "bfloat16")
 
-# Every class with a dense product: a policy does not hold for subclasses.
-_DENSE_MODULES = (
-  layers.Dense,
-  edge_embedding.SplitDense,
-  grouped_mlp.TaskLinear,
-  bases.BasisProjection,
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """A backbone with the heads of its tasks.
 
   Attributes:
-    backbone: sizes of GemNet-OC.
+    backbone: the message-passing network; its class says how it is built.
     tasks: datasets with their targets; `Batch.task` indexes this tuple.
     precision: "float32" computes in the precision of the parameters; "bfloat16"
       computes dense layers and messages in bfloat16 and keeps parameters, geometry,
@@ -49,7 +38,7 @@ class ModelConfig:
     stress: predict stress beside conservative forces.
   """
 
-  backbone: gemnet_config.GemNetOCConfig
+  backbone: backbone_lib.BackboneConfig
   tasks: tuple[tasks_lib.TaskConfig, ...]
   precision: str = "float32"
   stress: bool = False
@@ -227,7 +216,7 @@ class Model:
 
   def _embeddings(self, batch, is_training) -> backbone_lib.Embeddings:
     config = self.config
-    with _precision(config.precision):
+    with _precision(config):
       table = hk.Embed(
         config.backbone.num_elements,
         config.backbone.atom_channels,
@@ -238,12 +227,12 @@ class Model:
       h = jnp.where(batch.atom_mask[:, None], h, 0).astype(
         _compute_dtype(config.precision, h.dtype)
       )
-      return backbone_lib.GemNetOC(config.backbone)(h, batch, is_training=is_training)
+      return config.backbone.embed(h, batch, is_training=is_training)
 
   def _forward(self, batch, is_training) -> Predictions:
     embeddings = self._embeddings(batch, is_training)
     predictions = {}
-    with _precision(self.config.precision):
+    with _precision(self.config):
       for target, task_head, num_heads in self._plans:
         graph_head = jnp.asarray(task_head)[batch.task]
         owned = graph_head >= 0
@@ -270,16 +259,17 @@ def _compute_dtype(precision: str, dtype):
 
 
 @contextlib.contextmanager
-def _precision(precision: str):
+def _precision(config: ModelConfig) -> Iterator[None]:
   """Sets Haiku's mixed-precision policy of the modules with dense products."""
-  if precision == "float32":
+  if config.precision == "float32":
     yield
     return
   policy = mixed_precision.Policy(
     param_dtype=jnp.float32, compute_dtype=jnp.bfloat16, output_dtype=jnp.bfloat16
   )
+  modules = (grouped_mlp.TaskLinear, *config.backbone.low_precision_modules)
   with contextlib.ExitStack() as stack:
-    for module in _DENSE_MODULES:
+    for module in modules:  # A policy does not hold for subclasses.
       stack.enter_context(hk.mixed_precision.push_policy(module, policy))
     yield
 

@@ -2,37 +2,21 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import dataclasses
 import functools
 from typing import Any
-from typing import NamedTuple
 
+import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models.gemnet_oc import blocks
 from jmp_hk.models.gemnet_oc import config as config_lib
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import layers
-from jmp_hk.models.gemnet_oc import scale_factor
 from jmp_hk.models.gemnet_oc import shared_bases
-
-
-class Embeddings(NamedTuple):
-  """What the heads read.
-
-  Attributes:
-    nodes: [N, atom] final atom embeddings, zero for padding.
-    edges: [E, edge] final main-edge embeddings, zero for padding; None where the
-      backbone has no edge branch.
-    vectors: [E, 3] unit vectors of the main edges, zero for padding.
-  """
-
-  nodes: jax.Array
-  edges: jax.Array | None
-  vectors: jax.Array
 
 
 class OutputMLP(hk.Module):
@@ -65,7 +49,7 @@ class GemNetOC(hk.Module):
 
   def __call__(
     self, h: jax.Array, batch: batch_lib.Batch, *, is_training: bool
-  ) -> Embeddings:
+  ) -> backbone_lib.Embeddings:
     """Computes embeddings.
 
     Args:
@@ -77,41 +61,42 @@ class GemNetOC(hk.Module):
       The final embeddings.
     """
     config = self._config
-    geometry = geometry_lib.compute_geometry(batch, config.num_spherical)
-    if not is_training and config.dropout:
-      config = dataclasses.replace(config, dropout=0.0)
-    bases, m = shared_bases.BasisEmbeddings(config)(h, batch, geometry)
+    chex.assert_shape(h, (*batch.atomic_numbers.shape, config.atom_channels))
+    dropout = config.dropout if is_training else 0.0
+    geometry = geometry_lib.compute_geometry(batch, config.bases.num_spherical)
+    bases, m = shared_bases.BasisEmbeddings(config.bases, config.edge_channels)(
+      h, batch, geometry
+    )
     outputs = []
     for i in range(config.num_blocks + 1):
       if i:
-        block = blocks.InteractionBlock(config, name=f"int_blocks_{i - 1}")
-        h, m = _maybe_remat(block, config)(h, m, batch, geometry, bases)
-      block = blocks.OutputBlock(config, name=f"out_blocks_{i}")
-      block = functools.partial(block, is_training=is_training)
-      outputs.append(_maybe_remat(block, config)(h, m, batch, geometry, bases))
+        block = blocks.InteractionBlock(
+          config.interaction, dropout=dropout, name=f"int_blocks_{i - 1}"
+        )
+        h, m = self._maybe_remat(block)(h, m, batch, geometry, bases)
+      block = blocks.OutputBlock(
+        config.output,
+        direct_vectors=config.direct_vectors,
+        dropped_edges=config.edge_dropout if is_training else 0.0,
+        dropout=dropout,
+        name=f"out_blocks_{i}",
+      )
+      outputs.append(self._maybe_remat(block)(h, m, batch, geometry, bases))
     nodes, edges = zip(*outputs, strict=True)
-    nodes = OutputMLP(config.atom_channels, config.num_global_output, name="out_mlp_E")(
-      nodes
-    )
+    combine = functools.partial(OutputMLP, num_residual=config.output.num_combined)
+    nodes = combine(config.atom_channels, name="out_mlp_E")(nodes)
     if config.direct_vectors:
-      edges = OutputMLP(
-        config.edge_channels,
-        config.num_global_output,
-        dropout=config.dropout,
-        name="out_mlp_F",
-      )(edges)
+      edges = combine(config.edge_channels, dropout=dropout, name="out_mlp_F")(edges)
     else:
       edges = None
-    return Embeddings(nodes=nodes, edges=edges, vectors=geometry.main.vectors)
+    return backbone_lib.Embeddings(
+      nodes=nodes,
+      edges=edges,
+      vectors=geometry.main.vectors,
+      receivers=batch.graphs.main.receivers,
+    )
 
-
-def _maybe_remat(
-  block: Callable[..., Any], config: config_lib.GemNetOCConfig
-) -> Callable[..., Any]:
-  """The block, computed again in the backward pass where that is wanted.
-
-  Not while scale factors are fitted: what is observed inside has to get out.
-  """
-  if config.remat and not scale_factor.is_observed():
-    return hk.remat(block)
-  return block
+  @hk.transparent
+  def _maybe_remat(self, block: Callable[..., Any]) -> Callable[..., Any]:
+    """The block, computed again in the backward pass where that is wanted."""
+    return hk.remat(block) if self._config.remat else block

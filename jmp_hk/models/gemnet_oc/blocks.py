@@ -1,12 +1,14 @@
 """Interaction and output blocks of GemNet-OC (GemNet-OC, figure 2)."""
 
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import jraph
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models.gemnet_oc import config as config_lib
-from jmp_hk.models.gemnet_oc import edge_embedding
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import interactions
 from jmp_hk.models.gemnet_oc import layers
@@ -17,74 +19,121 @@ from jmp_hk.models.gemnet_oc import shared_bases
 _SQRT_THIRD = 3**-0.5
 
 
-class EdgesToAtoms(hk.Module):
+def edges_to_atoms(
+  m: jax.Array,
+  radial: jax.Array,
+  batch: batch_lib.Batch,
+  mask: jax.Array,
+  *,
+  channels: int,
+  num_residual: int,
+  dropout: float,
+  correction: float = 1.0,
+) -> jax.Array:
   """Radially filtered sum of edge embeddings per atom, then residual layers.
 
-  Called inside the module that owns the parameters' names (an atom update or an
-  output block).
+  Called inside the module that owns the parameters' names (an atom update or an output
+  block).
+
+  Args:
+    m: [E, edge] edge embeddings.
+    radial: [E, rbf] radial embedding of the edges.
+    batch: packed structures.
+    mask: [E] bool, real edges.
+    channels: width of the atom embeddings.
+    num_residual: number of residual layers.
+    dropout: dropout rate of the dense layers.
+    correction: factor on the sum (for dropped edges).
+
+  Returns:
+    [N, channels].
   """
-
-  def __init__(self, config: config_lib.GemNetOCConfig, name: str):
-    super().__init__(name=name)
-    self._config = config
-
-  @hk.transparent
-  def _to_atoms(
-    self,
-    m: jax.Array,
-    radial: jax.Array,
-    batch: batch_lib.Batch,
-    mask: jax.Array,
-    correction: float = 1.0,
-  ) -> jax.Array:
-    """Maps [E, edge] to [N, atom].
-
-    Args:
-      m: edge embeddings.
-      radial: [E, rbf].
-      batch: packed structures.
-      mask: [E] bool, real edges.
-      correction: factor on the sum (for dropped edges).
-    """
-    config = self._config
-    gated = m * layers.Dense(m.shape[-1], name="dense_rbf")(radial)
-    gated = gated.astype(jnp.promote_types(gated.dtype, jnp.float32))
-    x = correction * jax.ops.segment_sum(
-      gated,
-      batch.main.receivers,
-      batch.positions.shape[0],
-      indices_are_sorted=True,
-    )
-    x = scale_factor.ScaleFactor(name="scale_sum")(
-      x, rows=lambda: (x, batch.atom_mask), reference=lambda: (m, mask)
-    ).astype(m.dtype)
-    first = 0
-    if m.shape[-1] != config.atom_channels:
-      x = layers.Dense(
-        config.atom_channels,
-        activation=True,
-        dropout=config.dropout,
-        name="layers_0",
-      )(x)
-      first = 1
-    for i in range(first, first + config.num_atom):
-      x = layers.Residual(dropout=config.dropout, name=f"layers_{i}")(x)
-    return x
+  gated = m * layers.Dense(m.shape[-1], name="dense_rbf")(radial)
+  gated = gated.astype(jnp.promote_types(gated.dtype, jnp.float32))
+  x = correction * jraph.segment_sum(
+    gated,
+    batch.graphs.main.receivers,
+    batch.positions.shape[0],
+    indices_are_sorted=True,
+  )
+  x = scale_factor.ScaleFactor(name="scale_sum")(
+    x, rows=lambda: (x, batch.atom_mask), reference=lambda: (m, mask)
+  ).astype(m.dtype)
+  first = 0
+  if m.shape[-1] != channels:
+    x = layers.Dense(channels, activation=True, dropout=dropout, name="layers_0")(x)
+    first = 1
+  for i in range(first, first + num_residual):
+    x = layers.Residual(dropout=dropout, name=f"layers_{i}")(x)
+  return x
 
 
-class AtomUpdate(EdgesToAtoms):
+class AtomUpdate(hk.Module):
   """Update of the atom embeddings from the edges into each atom."""
 
-  def __init__(self, config: config_lib.GemNetOCConfig, name: str = "atom_update"):
-    super().__init__(config, name=name)
+  def __init__(
+    self,
+    channels: int,
+    num_residual: int,
+    *,
+    dropout: float = 0.0,
+    name: str = "atom_update",
+  ):
+    """Builds the update.
 
-  def __call__(self, m, radial, batch, mask) -> jax.Array:
-    """Maps edge embeddings [E, edge] to [N, atom]."""
-    return self._to_atoms(m, radial, batch, mask)
+    Args:
+      channels: width of the atom embeddings.
+      num_residual: number of residual layers.
+      dropout: dropout rate of the dense layers.
+      name: name of the module.
+    """
+    super().__init__(name=name)
+    self._channels = channels
+    self._num_residual = num_residual
+    self._dropout = dropout
+
+  def __call__(
+    self, m: jax.Array, radial: jax.Array, batch: batch_lib.Batch, mask: jax.Array
+  ) -> jax.Array:
+    """Maps edge embeddings [E, edge] to [N, atom]; `mask` [E] marks real edges."""
+    return edges_to_atoms(
+      m,
+      radial,
+      batch,
+      mask,
+      channels=self._channels,
+      num_residual=self._num_residual,
+      dropout=self._dropout,
+    )
 
 
-class OutputBlock(EdgesToAtoms):
+class OutputBlock(hk.Module):
   """Per-atom and per-edge features that the final output MLPs combine."""
+
+  def __init__(
+    self,
+    config: config_lib.OutputConfig,
+    *,
+    direct_vectors: bool,
+    dropped_edges: float = 0.0,
+    dropout: float = 0.0,
+    name: str,
+  ):
+    """Builds the block.
+
+    Args:
+      config: numbers of residual layers.
+      direct_vectors: give features of the edges too.
+      dropped_edges: part of the edges that the host left out; sums over edges are
+        divided by one minus it.
+      dropout: dropout rate of the dense layers.
+      name: name of the module.
+    """
+    super().__init__(name=name)
+    self._config = config
+    self._direct_vectors = direct_vectors
+    self._correction = 1 / (1 - dropped_edges) if dropped_edges else 1.0
+    self._dropout = dropout
 
   def __call__(
     self,
@@ -93,21 +142,25 @@ class OutputBlock(EdgesToAtoms):
     batch: batch_lib.Batch,
     geometry: geometry_lib.Geometry,
     bases: shared_bases.SharedBases,
-    *,
-    is_training: bool,
   ) -> tuple[jax.Array, jax.Array | None]:
     """Maps [N, atom] and [E, edge] to the same shapes; no edges without vectors."""
-    config, mask = self._config, geometry.main.mask
-    correction = 1 / (1 - config.edge_dropout) if is_training else 1.0
-    x = self._to_atoms(m, bases.output_radial, batch, mask, correction)
-    x = layers.skip(x, h)
-    x = layers.residual_stack(
-      x, config.num_output_after_atom, "seq_energy2", dropout=config.dropout
+    config, dropout, mask = self._config, self._dropout, geometry.main.mask
+    x = edges_to_atoms(
+      m,
+      bases.output_radial,
+      batch,
+      mask,
+      channels=h.shape[-1],
+      num_residual=config.num_before_skip,
+      dropout=dropout,
+      correction=self._correction,
     )
-    if not config.direct_vectors:
+    x = layers.skip(x, h)
+    x = layers.residual_stack(x, config.num_after_skip, "seq_energy2", dropout=dropout)
+    if not self._direct_vectors:
       return x, None
     edges = layers.residual_stack(
-      m, config.num_atom, "seq_forces", dropout=config.dropout
+      m, config.num_before_skip, "seq_forces", dropout=dropout
     )
     gated = edges * layers.Dense(m.shape[-1], name="dense_rbf_F")(bases.output_radial)
     gated = scale_factor.ScaleFactor(name="scale_rbf_F")(
@@ -119,9 +172,19 @@ class OutputBlock(EdgesToAtoms):
 class InteractionBlock(hk.Module):
   """One round of message passing."""
 
-  def __init__(self, config: config_lib.GemNetOCConfig, name: str):
+  def __init__(
+    self, config: config_lib.InteractionConfig, *, dropout: float = 0.0, name: str
+  ):
+    """Builds the block.
+
+    Args:
+      config: widths of the interactions and numbers of residual layers.
+      dropout: dropout rate of the dense layers.
+      name: name of the module.
+    """
     super().__init__(name=name)
     self._config = config
+    self._dropout = dropout
 
   def __call__(
     self,
@@ -132,35 +195,54 @@ class InteractionBlock(hk.Module):
     bases: shared_bases.SharedBases,
   ) -> tuple[jax.Array, jax.Array]:
     """Maps [N, atom] and [E, edge] embeddings to updated ones."""
-    config, dropout = self._config, self._config.dropout
+    config, dropout = self._config, self._dropout
+    x, h = self._interact(h, m, batch, geometry, bases)
+    stack = functools.partial(layers.residual_stack, dropout=dropout)
+    x = stack(x, config.num_before_skip, "layers_before_skip")
+    m = layers.skip(m, x)
+    m = stack(m, config.num_after_skip, "layers_after_skip")
+    h = stack(h, config.num_atom_embedding, "atom_emb_layers")
+    update = AtomUpdate(h.shape[-1], config.num_atom_update, dropout=dropout)
+    h = layers.skip(h, update(m, bases.update_radial, batch, geometry.main.mask))
+    edges = layers.EdgeEmbedding(m.shape[-1], dropout=dropout, name="concat_layer")(
+      h, m, batch
+    )
+    edges = stack(edges, config.num_concat, "residual_m")
+    return h, layers.skip(m, edges)
+
+  @hk.transparent
+  def _interact(
+    self,
+    h: jax.Array,
+    m: jax.Array,
+    batch: batch_lib.Batch,
+    geometry: geometry_lib.Geometry,
+    bases: shared_bases.SharedBases,
+  ) -> tuple[jax.Array, jax.Array]:
+    """New edge features [E, edge], and atoms [N, atom] with their messages added."""
+    config, dropout = self._config, self._dropout
     context = (batch, geometry, bases)
+    edge_update = functools.partial(
+      interactions.EdgeUpdate, config.triplet, m.shape[-1], dropout=dropout
+    )
     x = layers.Dense(m.shape[-1], activation=True, dropout=dropout, name="dense_ca")(m)
-    x += interactions.TripletInteraction(config, name="trip_interaction")(m, *context)
-    x += quadruplets.QuadrupletInteraction(config)(m, *context)
-    x += interactions.AtomEdgeInteraction(config, name="atom_edge_interaction")(
-      h, *context
+    x += edge_update(name="trip_interaction")(
+      m, batch, geometry, interactions.triplet_neighborhood(*context)
+    )
+    x += quadruplets.QuadrupletInteraction(config.quadruplet, dropout=dropout)(
+      m, *context
+    )
+    x += edge_update(name="atom_edge_interaction")(
+      h,
+      batch,
+      geometry,
+      interactions.atom_edge_neighborhood(*context),
+      gather=lambda x: x[batch.graphs.a2ee2a.senders],
     )
     x = layers.fusion_barrier(x * 0.5)
-    h += interactions.EdgeAtomInteraction(config, name="edge_atom_interaction")(
-      m, *context
-    ) + interactions.AtomPairInteraction(config)(h, *context)
-    h = layers.fusion_barrier(h * _SQRT_THIRD)
-    x = layers.residual_stack(
-      x, config.num_before_skip, "layers_before_skip", dropout=dropout
+    edge_atom = interactions.EdgeAtomInteraction(
+      config.triplet, h.shape[-1], dropout=dropout
     )
-    m = layers.skip(m, x)
-    m = layers.residual_stack(
-      m, config.num_after_skip, "layers_after_skip", dropout=dropout
-    )
-    h = layers.residual_stack(
-      h, config.num_atom_embedding, "atom_emb_layers", dropout=dropout
-    )
-    update = AtomUpdate(config)(m, bases.update_radial, batch, geometry.main.mask)
-    h = layers.skip(h, update)
-    edges = edge_embedding.EdgeEmbedding(
-      m.shape[-1], dropout=dropout, name="concat_layer"
-    )(h, m, batch)
-    edges = layers.residual_stack(
-      edges, config.num_concat, "residual_m", dropout=dropout
-    )
-    return h, layers.skip(m, edges)
+    pair = interactions.AtomPairInteraction(config.pair, dropout=dropout)
+    h += edge_atom(m, *context) + pair(h, *context)
+    return x, layers.fusion_barrier(h * _SQRT_THIRD)

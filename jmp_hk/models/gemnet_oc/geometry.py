@@ -57,25 +57,34 @@ def compute_geometry(batch: batch_lib.Batch, num_spherical: int) -> Geometry:
   Returns:
     The geometry, in the precision of the positions.
   """
+  graphs = batch.graphs
   main, a2a, a2ee2a, qint = (
     edges_lib.compute_edges(batch, graph)
-    for graph in (batch.main, batch.a2a, batch.a2ee2a, batch.qint)
+    for graph in (
+      graphs.main,
+      graphs.a2a,
+      graphs.a2ee2a,
+      graphs.qint,
+    )
   )
-  valid = batch.main_table >= 0
-  vectors = edges_lib.gather_rows(main.vectors, batch.main_table)
-  width = batch.main_table.shape[1]
+  valid = graphs.main_table >= 0
+  vectors = edges_lib.gather_rows(main.vectors, graphs.main_table)
+  width = graphs.main_table.shape[1]
   edge_edge_mask = valid[:, :, None] & valid[:, None, :] & ~jnp.eye(width, dtype=bool)
   edge_edge = edges_lib.masked_legendre(
     jnp.einsum("nix,njx->nij", vectors, vectors), edge_edge_mask, num_spherical, 2
   )
   edge_atom_mask = (
     valid[:, :, None]
-    & (batch.a2ee2a_table >= 0)[:, None, :]
+    & (graphs.a2ee2a_table >= 0)[:, None, :]
     & ~edges_lib.same_sources(
-      batch.main, batch.main_table, batch.a2ee2a, batch.a2ee2a_table
+      graphs.main,
+      graphs.main_table,
+      graphs.a2ee2a,
+      graphs.a2ee2a_table,
     )
   )
-  atom_vectors = edges_lib.gather_rows(a2ee2a.vectors, batch.a2ee2a_table)
+  atom_vectors = edges_lib.gather_rows(a2ee2a.vectors, graphs.a2ee2a_table)
   edge_atom = edges_lib.masked_legendre(
     jnp.einsum("nix,nox->nio", vectors, atom_vectors),
     edge_atom_mask,

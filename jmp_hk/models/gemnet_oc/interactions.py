@@ -1,6 +1,7 @@
 """Triplet, atom→edge, edge→atom and atom-pair interactions (GemNet-OC, section 4)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import haiku as hk
 import jax
@@ -65,99 +66,178 @@ def symmetric_up_projection(
   return layers.skip(forward, backward[reverse])
 
 
+def bilinear(
+  sums: jax.Array, channels: int, mask: jax.Array, reference: scale_factor.Rows
+) -> jax.Array:
+  """The bilinear layer of an angular interaction, scaled.
+
+  Args:
+    sums: [rows, cbf, c] messages summed over neighbors and angular functions.
+    channels: output width.
+    mask: [rows] bool, rows that count.
+    reference: rows whose variance the result is to have, see `ScaleFactor`.
+
+  Returns:
+    [rows, channels].
+  """
+  x = layers.Dense(channels, name="mlp_cbf")(sums.reshape(sums.shape[0], -1))
+  return scale_factor.ScaleFactor(name="scale_cbf_sum")(
+    x, rows=lambda: (x, mask), reference=reference
+  )
+
+
 def table_to_edges(table: jax.Array, batch: batch_lib.Batch) -> jax.Array:
   """Rows of an [N, K, …] per-slot table for each main edge, [E, …]."""
-  return table[batch.main.receivers, batch.main_slot]
+  return table[batch.graphs.main.receivers, batch.graphs.main_slot]
 
 
-class _CircularInteraction(hk.Module):
-  """What the three interactions with one angle have in common."""
+class Neighborhood(NamedTuple):
+  """What carries messages to the main edges of an atom.
 
-  def __init__(self, config: config_lib.GemNetOCConfig, name: str):
+  Sizes: N atoms, E main edges, K main table width, e edges that carry messages, W the
+  width of their table, L Legendre orders.
+
+  Attributes:
+    radial: [e, rbf] radial embedding of the edges that carry messages.
+    mask: [e] bool, real edges among them.
+    table: [N, W] int32, ids of those edges into each atom.
+    angular: [N, K, L, W] Y_l of the angle between main edge and message.
+    angular_mask: [N, K, W] bool, pairs that count.
+    circular: [E, cbf, L] radial weights of the main edges per Legendre order.
+  """
+
+  radial: jax.Array
+  mask: jax.Array
+  table: jax.Array
+  angular: jax.Array
+  angular_mask: jax.Array
+  circular: jax.Array
+
+
+def triplet_neighborhood(
+  batch: batch_lib.Batch,
+  geometry: geometry_lib.Geometry,
+  bases: shared_bases.SharedBases,
+) -> Neighborhood:
+  """Messages from edges b→a to edges c→a, b ≠ c."""
+  return Neighborhood(
+    radial=bases.triplet_radial,
+    mask=geometry.main.mask,
+    table=batch.graphs.main_table,
+    angular=geometry.edge_edge,
+    angular_mask=geometry.edge_edge_mask,
+    circular=bases.triplet_circular,
+  )
+
+
+def atom_edge_neighborhood(
+  batch: batch_lib.Batch,
+  geometry: geometry_lib.Geometry,
+  bases: shared_bases.SharedBases,
+) -> Neighborhood:
+  """Messages from atoms b, over a2ee2a edges b→a, to main edges c→a."""
+  return Neighborhood(
+    radial=bases.atom_edge_radial,
+    mask=geometry.a2ee2a.mask,
+    table=batch.graphs.a2ee2a_table,
+    angular=geometry.edge_atom,
+    angular_mask=geometry.edge_atom_mask,
+    circular=bases.atom_edge_circular,
+  )
+
+
+class EdgeUpdate(hk.Module):
+  """Messages over one angle to the main edges: triplet and atom→edge interactions."""
+
+  def __init__(
+    self,
+    config: config_lib.BilinearConfig,
+    channels: int,
+    *,
+    dropout: float = 0.0,
+    name: str,
+  ):
+    """Builds the interaction.
+
+    Args:
+      config: widths around the bilinear layer.
+      channels: width of the edge embeddings.
+      dropout: dropout rate of the dense layers.
+      name: name of the module.
+    """
     super().__init__(name=name)
     self._config = config
-
-  @hk.transparent
-  def _bilinear(self, sums, mask, reference):
-    """[rows, cbf, c] to [rows, triplet_out], scaled."""
-    x = layers.Dense(self._config.triplet_out_channels, name="mlp_cbf")(
-      sums.reshape(sums.shape[0], -1)
-    )
-    return scale_factor.ScaleFactor(name="scale_cbf_sum")(
-      x, rows=lambda: (x, mask), reference=reference
-    )
-
-  @hk.transparent
-  def _to_edges(self, angular, inputs, circular, batch):
-    """Sums inputs per main edge and order, then weights the orders radially."""
-    sums = jnp.einsum("nilj,njc->nilc", angular.astype(inputs.dtype), inputs)
-    sums = table_to_edges(sums, batch)
-    return jnp.einsum("eml,elc->emc", circular.astype(inputs.dtype), sums)
-
-
-class TripletInteraction(_CircularInteraction):
-  """Messages from edges b→a to edges c→a, b ≠ c."""
+    self._channels = channels
+    self._dropout = dropout
 
   def __call__(
     self,
-    m: jax.Array,
+    x: jax.Array,
     batch: batch_lib.Batch,
     geometry: geometry_lib.Geometry,
-    bases: shared_bases.SharedBases,
+    neighborhood: Neighborhood,
+    gather: Callable[[jax.Array], jax.Array] = lambda x: x,
   ) -> jax.Array:
-    """Maps edge embeddings [E, edge] to an update [E, edge]."""
-    config, mask = self._config, geometry.main.mask
+    """Sums messages over the neighborhood of every main edge.
+
+    Args:
+      x: [rows, channels] embeddings that messages are made of.
+      batch: packed structures.
+      geometry: geometry of the batch.
+      neighborhood: what carries the messages.
+      gather: from rows of `x` to the edges that carry them.
+
+    Returns:
+      [E, edge channels] update of the main edges.
+    """
     x = gated_down_projection(
-      m,
-      bases.triplet_radial,
-      mask,
-      config.triplet_in_channels,
+      x,
+      neighborhood.radial,
+      neighborhood.mask,
+      self._config.in_channels,
       dense_name="dense_ba",
-      dropout=config.dropout,
+      dropout=self._dropout,
+      gather=gather,
     )
-    inputs = gather_rows(x, batch.main_table)
-    sums = self._to_edges(geometry.edge_edge, inputs, bases.triplet_circular, batch)
-    x = self._bilinear(sums, mask, lambda: (inputs, geometry.edge_edge_mask.sum(1)))
-    return symmetric_up_projection(
-      x, config.edge_channels, batch.reverse_edge, config.dropout
-    )
-
-
-class AtomEdgeInteraction(_CircularInteraction):
-  """Messages from atoms b, over a2ee2a edges b→a, to main edges c→a."""
-
-  def __call__(
-    self,
-    h: jax.Array,
-    batch: batch_lib.Batch,
-    geometry: geometry_lib.Geometry,
-    bases: shared_bases.SharedBases,
-  ) -> jax.Array:
-    """Maps atom embeddings [N, atom] to an update of edges [E, edge]."""
-    config = self._config
-    x = gated_down_projection(
-      h,
-      bases.atom_edge_radial,
-      geometry.a2ee2a.mask,
-      config.triplet_in_channels,
-      dense_name="dense_ba",
-      dropout=config.dropout,
-      gather=lambda x: x[batch.a2ee2a.senders],
-    )
-    inputs = gather_rows(x, batch.a2ee2a_table)
-    sums = self._to_edges(geometry.edge_atom, inputs, bases.atom_edge_circular, batch)
-    x = self._bilinear(
+    inputs = gather_rows(x, neighborhood.table)
+    angular = neighborhood.angular.astype(inputs.dtype)
+    sums = table_to_edges(jnp.einsum("nilj,njc->nilc", angular, inputs), batch)
+    circular = neighborhood.circular.astype(inputs.dtype)
+    sums = jnp.einsum("eml,elc->emc", circular, sums)
+    x = bilinear(
       sums,
+      self._config.out_channels,
       geometry.main.mask,
-      lambda: (inputs, geometry.edge_atom_mask.sum(1)),
+      lambda: (inputs, neighborhood.angular_mask.sum(1)),
     )
     return symmetric_up_projection(
-      x, config.edge_channels, batch.reverse_edge, config.dropout
+      x, self._channels, batch.graphs.reverse_edge, self._dropout
     )
 
 
-class EdgeAtomInteraction(_CircularInteraction):
+class EdgeAtomInteraction(hk.Module):
   """Messages from main edges b→a, over a2ee2a edges c→a, to the atom a."""
+
+  def __init__(
+    self,
+    config: config_lib.BilinearConfig,
+    channels: int,
+    *,
+    dropout: float = 0.0,
+    name: str = "edge_atom_interaction",
+  ):
+    """Builds the interaction.
+
+    Args:
+      config: widths around the bilinear layer.
+      channels: width of the atom embeddings.
+      dropout: dropout rate of the dense layers.
+      name: name of the module.
+    """
+    super().__init__(name=name)
+    self._config = config
+    self._channels = channels
+    self._dropout = dropout
 
   def __call__(
     self,
@@ -167,26 +247,25 @@ class EdgeAtomInteraction(_CircularInteraction):
     bases: shared_bases.SharedBases,
   ) -> jax.Array:
     """Maps edge embeddings [E, edge] to an update of atoms [N, atom]."""
-    config = self._config
     x = gated_down_projection(
       m,
       bases.edge_atom_radial,
       geometry.main.mask,
-      config.triplet_in_channels,
+      self._config.in_channels,
       dense_name="dense_ba",
-      dropout=config.dropout,
+      dropout=self._dropout,
     )
-    inputs = gather_rows(x, batch.main_table)
+    inputs = gather_rows(x, batch.graphs.main_table)
     circular = bases.edge_atom_circular.astype(inputs.dtype)
     sums = jnp.einsum("nmj,njc->nmc", circular, inputs)
-    x = self._bilinear(
-      sums, batch.atom_mask, lambda: (inputs, geometry.edge_atom_mask.sum(2))
+    x = bilinear(
+      sums,
+      self._config.out_channels,
+      batch.atom_mask,
+      lambda: (inputs, geometry.edge_atom_mask.sum(2)),
     )
     return layers.Dense(
-      config.atom_channels,
-      activation=True,
-      dropout=config.dropout,
-      name="up_projection_ca",
+      self._channels, activation=True, dropout=self._dropout, name="up_projection_ca"
     )(x)
 
 
@@ -197,9 +276,23 @@ class AtomPairInteraction(hk.Module):
   periodic images are summed beforehand (`SharedBases.pair_radial`).
   """
 
-  def __init__(self, config: config_lib.GemNetOCConfig, name: str = "atom_interaction"):
+  def __init__(
+    self,
+    config: config_lib.BilinearConfig,
+    *,
+    dropout: float = 0.0,
+    name: str = "atom_interaction",
+  ):
+    """Builds the interaction.
+
+    Args:
+      config: widths around the bilinear layer.
+      dropout: dropout rate of the dense layers.
+      name: name of the module.
+    """
     super().__init__(name=name)
     self._config = config
+    self._dropout = dropout
 
   def __call__(
     self,
@@ -209,26 +302,22 @@ class AtomPairInteraction(hk.Module):
     bases: shared_bases.SharedBases,
   ) -> jax.Array:
     """Maps atom embeddings [N, atom] to an update [N, atom]."""
-    config = self._config
     x = layers.Dense(
-      config.pair_in_channels,
+      self._config.in_channels,
       activation=True,
-      dropout=config.dropout,
+      dropout=self._dropout,
       name="down_projection",
     )(h)
-    inputs = gather_rows(x, batch.a2a_senders)
+    inputs = gather_rows(x, batch.graphs.a2a_senders)
     sums = jnp.einsum("npr,npc->nrc", bases.pair_radial.astype(x.dtype), inputs)
-    y = layers.Dense(config.pair_out_channels, name="bilinear")(
+    y = layers.Dense(self._config.out_channels, name="bilinear")(
       sums.reshape(sums.shape[0], -1)
     )
     y = scale_factor.ScaleFactor(name="scale_rbf_sum")(
       y,
       rows=lambda: (y, batch.atom_mask),
-      reference=lambda: (x[batch.a2a.senders], geometry.a2a.mask),
+      reference=lambda: (x[batch.graphs.a2a.senders], geometry.a2a.mask),
     )
     return layers.Dense(
-      config.atom_channels,
-      activation=True,
-      dropout=config.dropout,
-      name="up_projection",
+      h.shape[-1], activation=True, dropout=self._dropout, name="up_projection"
     )(y)

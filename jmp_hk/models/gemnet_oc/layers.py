@@ -6,6 +6,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from jmp_hk.graphs import batch as batch_lib
+
 _SQRT_HALF = 0.5**0.5
 _SILU_SCALE = 1 / 0.6
 
@@ -144,7 +146,7 @@ class Residual(hk.Module):
 def residual_stack(
   x: jax.Array, count: int, name: str, *, dropout: float = 0.0
 ) -> jax.Array:
-  """Applies `count` residual layers named `name_0`, `name_1`, …"""
+  """Applies `count` residual layers named `name_0`, `name_1` and so on."""
   for i in range(count):
     x = Residual(dropout=dropout, name=f"{name}_{i}")(x)
   return x
@@ -159,9 +161,61 @@ def fusion_barrier(x: jax.Array) -> jax.Array:
   """Keeps XLA's CPU compiler from recomputing residual chains in every consumer.
 
   Its fusion pass otherwise duplicates the whole chain into each of them, at a cost
-  that grows with depth squared. It needs the compiler flag that `jmp_hk.runtime.configuration`
-  sets. Other back ends do not need it.
+  that grows with depth squared. It needs the compiler flag that
+  `jmp_hk.runtime.configuration` sets. Other back ends do not need it.
   """
   if jax.default_backend() == "cpu":
     return jax.lax.optimization_barrier(x)
   return x
+
+
+class EdgeEmbedding(hk.Module):
+  """New edge features from both atoms and the edge itself."""
+
+  def __init__(self, channels: int, *, dropout: float = 0.0, name: str):
+    super().__init__(name=name)
+    self._channels = channels
+    self._dropout = dropout
+
+  def __call__(
+    self, h: jax.Array, edge_features: jax.Array, batch: batch_lib.Batch
+  ) -> jax.Array:
+    """act(W [h_s, h_t, features]).
+
+    The two atom parts are multiplied per atom and gathered, which costs less than
+    multiplying gathered rows.
+
+    Args:
+      h: [N, atom].
+      edge_features: [E, any].
+      batch: packed structures.
+
+    Returns:
+      [E, channels].
+    """
+    atoms = h.shape[-1]
+    inputs = 2 * atoms + edge_features.shape[-1]
+    dense = SplitDense(self._channels, (atoms, atoms), inputs)
+    source, target, edge = dense(h, h, edge_features)
+    x = scaled_silu(
+      source[batch.graphs.main.senders] + target[batch.graphs.main.receivers] + edge
+    )
+    if self._dropout:
+      x = hk.dropout(hk.next_rng_key(), self._dropout, x)
+    return x
+
+
+class SplitDense(Dense):
+  """A dense layer on a concatenation, with the product taken part by part."""
+
+  def __init__(self, channels: int, splits: tuple[int, int], inputs: int):
+    super().__init__(channels, name="dense")
+    self._splits = splits
+    self._inputs = inputs
+
+  def __call__(self, *parts: jax.Array) -> tuple[jax.Array, ...]:
+    """Maps parts [..., n_i] to their contributions [..., channels]."""
+    w = self.weight(self._inputs, parts[0].dtype)
+    first, second = self._splits
+    pieces = (w[:first], w[first : first + second], w[first + second :])
+    return tuple(part @ piece for part, piece in zip(parts, pieces, strict=True))

@@ -94,7 +94,7 @@ def _frame(axis: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _azimuth_powers(
   along_first: jax.Array, along_second: jax.Array, mask: jax.Array, order: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """cos kα and sin kα for k = 0 … order - 1 of vectors in a plane.
+  """Cos kα and sin kα for k = 0 … order - 1 of vectors in a plane.
 
   Args:
     along_first: [...] component along the plane's first axis.
@@ -124,13 +124,14 @@ def _azimuth_powers(
 
 def _inputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
   """Angles of d→b about b→a, per qint edge and slot of b's table row."""
-  table = batch.main_table[batch.qint.senders]
+  graphs = batch.graphs
+  table = graphs.main_table[graphs.qint.senders]
   first, second = _frame(qint.vectors)
   vectors = edges_lib.gather_rows(main.vectors, table)
-  offsets = edges_lib.gather_rows(batch.main.edges["cell_offsets"], table)
+  offsets = edges_lib.gather_rows(graphs.main.edges["cell_offsets"], table)
   returns_to_a = (
-    edges_lib.gather_rows(batch.main.senders, table) == batch.qint.receivers[:, None]
-  ) & ((offsets + batch.qint.edges["cell_offsets"][:, None]) == 0).all(-1)
+    edges_lib.gather_rows(graphs.main.senders, table) == graphs.qint.receivers[:, None]
+  ) & ((offsets + graphs.qint.edges["cell_offsets"][:, None]) == 0).all(-1)
   mask = (table >= 0) & qint.mask[:, None] & ~returns_to_a
   cosines, sines, collinear = _azimuth_powers(
     jnp.einsum("qjx,qx->qj", vectors, first),
@@ -147,11 +148,12 @@ def _inputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
 
 def _outputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
   """Angles of c→a about b→a, per atom, slot of c→a and slot of b→a."""
-  edges, axes = batch.main_table, batch.qint_table
+  graphs = batch.graphs
+  edges, axes = graphs.main_table, graphs.qint_table
   main_vectors = edges_lib.gather_rows(main.vectors, edges)
   axis_vectors = edges_lib.gather_rows(qint.vectors, axes)
   first, second = _frame(axis_vectors)
-  same = edges_lib.same_sources(batch.main, edges, batch.qint, axes)
+  same = edges_lib.same_sources(graphs.main, edges, graphs.qint, axes)
   mask = (edges >= 0)[:, :, None] & (axes >= 0)[:, None, :] & ~same
   cosines, sines, collinear = _azimuth_powers(
     jnp.einsum("nix,nqx->niq", main_vectors, first),

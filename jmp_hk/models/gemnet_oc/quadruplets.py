@@ -12,6 +12,7 @@ derived in docs/model.md.
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import jraph
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models.gemnet_oc import config as config_lib
@@ -28,9 +29,23 @@ gather_rows = edges_lib.gather_rows
 class QuadrupletInteraction(hk.Module):
   """Messages from edges d→b to edges c→a over the edges b→a of the qint graph."""
 
-  def __init__(self, config: config_lib.GemNetOCConfig, name: str = "quad_interaction"):
+  def __init__(
+    self,
+    config: config_lib.BilinearConfig,
+    *,
+    dropout: float = 0.0,
+    name: str = "quad_interaction",
+  ):
+    """Builds the interaction.
+
+    Args:
+      config: widths around the bilinear layer.
+      dropout: dropout rate of the dense layers.
+      name: name of the module.
+    """
     super().__init__(name=name)
     self._config = config
+    self._dropout = dropout
 
   def __call__(
     self,
@@ -40,19 +55,18 @@ class QuadrupletInteraction(hk.Module):
     bases: shared_bases.SharedBases,
   ) -> jax.Array:
     """Maps edge embeddings [E, edge] to an update [E, edge]."""
-    config = self._config
     x = interactions.gated_down_projection(
       m,
       bases.quad_radial,
       geometry.main.mask,
-      config.quad_in_channels,
+      self._config.in_channels,
       dense_name="dense_db",
-      dropout=config.dropout,
+      dropout=self._dropout,
     )
     messages = self._messages(x, batch, geometry, bases)
     sums = _sum_quadruplets(messages, batch, geometry, bases)
     x = jnp.einsum("ems,esc->emc", bases.quad_spherical.astype(x.dtype), sums)
-    x = layers.Dense(config.quad_out_channels, name="mlp_sbf")(
+    x = layers.Dense(self._config.out_channels, name="mlp_sbf")(
       x.reshape(x.shape[0], -1)
     )
     x = scale_factor.ScaleFactor(name="scale_sbf_sum")(
@@ -61,13 +75,14 @@ class QuadrupletInteraction(hk.Module):
       reference=lambda: (messages, _multiplicity(batch, geometry)),
     )
     return interactions.symmetric_up_projection(
-      x, config.edge_channels, batch.reverse_edge, config.dropout
+      x, m.shape[-1], batch.graphs.reverse_edge, self._dropout
     )
 
   @hk.transparent
   def _messages(self, x, batch, geometry, bases) -> jax.Array:
     """w_fq for every qint edge q = (b→a) and slot of b's table row, [Q, K, c]."""
-    inputs = gather_rows(x, batch.main_table[batch.qint.senders])
+    graphs = batch.graphs
+    inputs = gather_rows(x, graphs.main_table[graphs.qint.senders])
     circular = bases.quad_circular
     gated = inputs * layers.Dense(x.shape[-1], name="mlp_cbf")(circular)
     mask = geometry.quadruplets.input_mask
@@ -93,6 +108,7 @@ def _sum_quadruplets(
   Returns:
     [E, L·L, c], ordered by (Fourier order k, Legendre order l1).
   """
+  graphs = batch.graphs
   order = geometry.quadruplets.cos_abd.shape[1]
   dtype = messages.dtype
   fourier = jnp.einsum(
@@ -104,13 +120,13 @@ def _sum_quadruplets(
   first = jnp.arange(order + 1)
   second = jnp.array([0, *range(order + 1, 2 * order), 0])
   pairs = fourier[:, jnp.stack([first, second], axis=1)]
-  pairs = gather_rows(pairs, batch.qint_table)  # [N, W, L + 1, 2, c]
+  pairs = gather_rows(pairs, graphs.qint_table)  # [N, W, L + 1, 2, c]
   pairs = pairs.transpose(0, 2, 3, 1, 4)
   pairs = pairs.reshape(*pairs.shape[:2], -1, pairs.shape[-1])
   sums = jnp.einsum("nkxs,nksc->nkxc", bases.quad_output.astype(dtype), pairs)
-  num_atoms, width = batch.main_table.shape
+  num_atoms, width = graphs.main_table.shape
   sums = sums.reshape(num_atoms, order + 1, width, order, -1)
-  sums = sums[batch.main.receivers, :, batch.main_slot]  # [E, L + 1, L, c]
+  sums = sums[graphs.main.receivers, :, graphs.main_slot]  # [E, L + 1, L, c]
   excluded, excluded_collinear = _excluded(messages, batch, geometry)
   perpendicular = sums[:, order] - excluded_collinear
   cosines = jnp.asarray(shared_bases.perpendicular_cosines(order), dtype)
@@ -129,10 +145,11 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
     Two arrays [E, L, c]: terms of dihedral zero, and those with collinear atoms, which
     were counted with cos θ = 0.
   """
-  receivers, slots = batch.main.receivers, batch.main_slot
+  graphs = batch.graphs
+  receivers, slots = graphs.main.receivers, graphs.main_slot
   quads = geometry.quadruplets
-  index = batch.quad_exclusion[receivers, slots]  # [E, W]
-  edges = jnp.maximum(batch.qint_table[receivers], 0)
+  index = graphs.quad_exclusion[receivers, slots]  # [E, W]
+  edges = jnp.maximum(graphs.qint_table[receivers], 0)
   width = messages.shape[1]
   position = edges * width + jnp.maximum(index, 0)
   terms = messages.reshape(-1, messages.shape[-1])[position]  # [E, W, c]
@@ -151,17 +168,18 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
 
 def _multiplicity(batch, geometry) -> jax.Array:
   """[Q, K]: in how many quadruplets each message takes part (for fitting)."""
+  graphs = batch.graphs
   quads = geometry.quadruplets
   num_edges, width = quads.input_mask.shape
-  counts = jax.ops.segment_sum(
+  counts = jraph.segment_sum(
     quads.output_mask.sum(1).reshape(-1),
-    jnp.where(batch.qint_table < 0, num_edges, batch.qint_table).reshape(-1),
+    jnp.where(graphs.qint_table < 0, num_edges, graphs.qint_table).reshape(-1),
     num_edges + 1,
   )[:num_edges]
-  excluded = (batch.quad_exclusion >= 0) & quads.output_mask
-  edges = jnp.broadcast_to(batch.qint_table[:, None], batch.quad_exclusion.shape)
-  slots = jnp.where(excluded, edges * width + batch.quad_exclusion, num_edges * width)
-  removed = jax.ops.segment_sum(
+  excluded = (graphs.quad_exclusion >= 0) & quads.output_mask
+  edges = jnp.broadcast_to(graphs.qint_table[:, None], graphs.quad_exclusion.shape)
+  slots = jnp.where(excluded, edges * width + graphs.quad_exclusion, num_edges * width)
+  removed = jraph.segment_sum(
     excluded.astype(counts.dtype).reshape(-1),
     slots.reshape(-1),
     num_edges * width + 1,

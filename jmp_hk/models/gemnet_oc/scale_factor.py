@@ -1,17 +1,25 @@
 """Fitted scalars that keep the variance of every branch near one.
 
-A factor is stored as Haiku state, not as a parameter: it is fitted on data once
-(`jmp_hk.models.gemnet_oc.scale_fitting`) and never trained. Zero means "not fitted" and multiplies
-by one (fact 26 of the published implementation).
+A factor is stored as Haiku state, not as a parameter: it is fitted on data once, at the
+start of a run from scratch, and never trained. Zero means "not fitted" and multiplies
+by one.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
+import re
+from typing import Any
 from typing import NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jmp_hk.graphs import batch as batch_lib
 
 
 class Observation(NamedTuple):
@@ -32,23 +40,34 @@ class Observation(NamedTuple):
 # while fitting.
 Rows = Callable[[], tuple[jax.Array, jax.Array]]
 
-_observers: list[dict[str, Observation]] = []
-
 
 @contextlib.contextmanager
-def observe():
+def observe() -> Iterator[dict[str, Observation]]:
   """Collects an `Observation` per factor while the model runs inside the context."""
   observations: dict[str, Observation] = {}
-  _observers.append(observations)
-  try:
+
+  def interceptor(
+    next_call: Callable[..., jax.Array],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    context: hk.MethodContext,
+  ) -> jax.Array:
+    if isinstance(context.module, ScaleFactor) and context.method_name == "__call__":
+      name = context.module.module_name
+      observations[name] = _observe(kwargs["rows"], kwargs["reference"])
+    return next_call(*args, **kwargs)
+
+  with hk.intercept_methods(interceptor):
     yield observations
-  finally:
-    _observers.pop()
 
 
-def is_observed() -> bool:
-  """Whether the model runs inside `observe`."""
-  return bool(_observers)
+def _observe(rows: Rows, reference: Rows) -> Observation:
+  values, weights = rows()
+  return Observation(
+    reference_variance=_column_variance(*reference()),
+    variance=_column_variance(values, weights),
+    num_rows=weights.sum(),
+  )
 
 
 def _column_variance(rows: jax.Array, weights: jax.Array) -> jax.Array:
@@ -64,7 +83,7 @@ def _column_variance(rows: jax.Array, weights: jax.Array) -> jax.Array:
 class ScaleFactor(hk.Module):
   """Multiplies by a fitted scalar."""
 
-  def __call__(self, x: jax.Array, rows: Rows, reference: Rows) -> jax.Array:
+  def __call__(self, x: jax.Array, *, rows: Rows, reference: Rows) -> jax.Array:
     """Scales.
 
     Args:
@@ -75,14 +94,95 @@ class ScaleFactor(hk.Module):
     Returns:
       `x` times the factor.
     """
+    del rows, reference  # Read while fitting, see `observe`.
     factor = hk.get_state(
       "scale_factor", (), jnp.promote_types(x.dtype, jnp.float32), init=jnp.zeros
     )
-    if _observers:
-      values, weights = rows()
-      _observers[-1][self.module_name] = Observation(
-        reference_variance=_column_variance(*reference()),
-        variance=_column_variance(values, weights),
-        num_rows=weights.sum(),
-      )
     return x * jnp.where(factor == 0, 1, factor).astype(x.dtype)
+
+
+_ORDER = (
+  "trip_interaction/scale_rbf",
+  "trip_interaction/scale_cbf_sum",
+  "quad_interaction/scale_rbf",
+  "quad_interaction/scale_cbf",
+  "quad_interaction/scale_sbf_sum",
+  "atom_edge_interaction/scale_rbf",
+  "atom_edge_interaction/scale_cbf_sum",
+  "edge_atom_interaction/scale_rbf",
+  "edge_atom_interaction/scale_cbf_sum",
+  "atom_interaction/scale_rbf_sum",
+  "atom_update/scale_sum",
+  "scale_sum",
+  "scale_rbf_F",
+)
+_NAME = re.compile(r"backbone/(int|out)_blocks_(\d+)/(.+)")
+
+
+def fitting_order(modules: Sequence[str]) -> list[str]:
+  """Sorts scale-factor modules: interaction blocks first, then output blocks."""
+
+  def key(module):
+    kind, block, name = _NAME.fullmatch(module).groups()
+    return kind, int(block), _ORDER.index(name)
+
+  return sorted(modules, key=key)
+
+
+def fit(
+  apply: Callable[[hk.State, batch_lib.Batch], Any],
+  state: hk.State,
+  batches: Sequence[batch_lib.Batch],
+  on_factor: Callable[[str, float], None] = lambda module, value: None,
+) -> hk.MutableState:
+  """Fits every scale factor that is still zero ("not fitted").
+
+  One factor after another, in the order of the modules: its value makes the mean
+  variance of a branch equal to that of its reference (GemNet, appendix E). A factor
+  depends on those before it, so each needs a pass of its own.
+
+  Args:
+    apply: runs the backbone with a state on a batch.
+    state: scale factors, a Haiku state.
+    batches: packed structures of one shape, together a sample of the training data.
+    on_factor: called with module and value after each fit, for progress.
+
+  Returns:
+    The scale factors, a tree like `state`.
+
+  Raises:
+    ValueError: no batches.
+  """
+  if not batches:
+    raise ValueError("Fitting scale factors needs at least one batch.")
+
+  def observed(state: hk.State, batch: batch_lib.Batch) -> dict[str, Observation]:
+    with observe() as observations:
+      apply(state, batch)
+    return observations
+
+  measure = jax.jit(observed)
+  scales = {module: dict(leaves) for module, leaves in state.items()}
+  for module in fitting_order(list(scales)):
+    if float(scales[module]["scale_factor"]) != 0.0:
+      continue
+    values = [jax.device_get(measure(scales, batch)[module]) for batch in batches]
+    value = _fitted_value(values)
+    dtype = scales[module]["scale_factor"].dtype
+    scales[module]["scale_factor"] = np.asarray(value, dtype)
+    on_factor(module, value)
+  return scales
+
+
+def _fitted_value(observations: Sequence[Observation]) -> float:
+  """sqrt(reference variance / variance), averaged over batches by rows.
+
+  A branch without variance (a data set without quadruplets, say) keeps one.
+  """
+  rows = np.array([o.num_rows for o in observations], np.float64)
+  if not rows.sum():
+    return 1.0
+  reference = np.average([o.reference_variance for o in observations], weights=rows)
+  variance = np.average([o.variance for o in observations], weights=rows)
+  ratio = np.sqrt(reference / variance) if variance > 0 else 1.0
+  return float(ratio) if np.isfinite(ratio) and ratio > 0 else 1.0

@@ -1,19 +1,23 @@
 """Everything the blocks share: projected bases and geometry in contraction order."""
 
+import re
+
 import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models.gemnet_oc import bases
 from jmp_hk.models.gemnet_oc import config as config_lib
-from jmp_hk.models.gemnet_oc import edge_embedding
 from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import layers
 from jmp_hk.models.gemnet_oc import quadruplet_geometry
+
+_SHARED = re.compile(r"^backbone/bases/mlp_\w+$")
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -56,9 +60,19 @@ class SharedBases:
 class BasisEmbeddings(hk.Module):
   """Computes `SharedBases`; holds the twelve projections that all blocks share."""
 
-  def __init__(self, config: config_lib.GemNetOCConfig, name: str = "bases"):
+  def __init__(
+    self, config: config_lib.BasesConfig, edge_channels: int, name: str = "bases"
+  ):
+    """Builds the projections.
+
+    Args:
+      config: sizes of the bases.
+      edge_channels: width of the edge embeddings.
+      name: name of the module.
+    """
     super().__init__(name=name)
     self._config = config
+    self._edge_channels = edge_channels
 
   def __call__(
     self, h: jax.Array, batch: batch_lib.Batch, geometry: geometry_lib.Geometry
@@ -80,7 +94,7 @@ class BasisEmbeddings(hk.Module):
     def project(radial, name):
       return layers.Dense(config.radial_channels, name=name)(radial)
 
-    m = edge_embedding.EdgeEmbedding(config.edge_channels, name="edge_emb")(
+    m = layers.EdgeEmbedding(self._edge_channels, name="edge_emb")(
       h, main.astype(h.dtype), batch
     )
     m = jnp.where(geometry.main.mask[:, None], m, 0)
@@ -143,7 +157,7 @@ class BasisEmbeddings(hk.Module):
     radial: jax.Array,
   ) -> jax.Array:
     weights = self._circular(radial, "mlp_cbf_eaint")
-    weights = edges_lib.gather_rows(weights, batch.a2ee2a_table)
+    weights = edges_lib.gather_rows(weights, batch.graphs.a2ee2a_table)
     return jnp.einsum("nocl,njlo->ncj", weights, geometry.edge_atom)
 
   @hk.transparent
@@ -154,9 +168,9 @@ class BasisEmbeddings(hk.Module):
       self._radial(geometry.a2a)
     )
     projected = projected.astype(jnp.promote_types(projected.dtype, jnp.float32))
-    num_atoms, width = batch.a2a_senders.shape
-    slots = batch.a2a.receivers * width + batch.a2a_slot
-    summed = jax.ops.segment_sum(projected, slots, num_atoms * width)
+    num_atoms, width = batch.graphs.a2a_senders.shape
+    slots = batch.graphs.a2a.receivers * width + batch.graphs.a2a_slot
+    summed = jraph.segment_sum(projected, slots, num_atoms * width)
     return summed.reshape(num_atoms, width, -1)
 
 
@@ -181,3 +195,41 @@ def quad_output_weights(quads: quadruplet_geometry.QuadrupletGeometry) -> jax.Ar
 def perpendicular_cosines(num_spherical: int) -> np.ndarray:
   """cos(kπ/2) for k = 0 … num_spherical - 1: the dihedral of collinear atoms."""
   return np.array([1.0, 0.0, -1.0, 0.0] * num_spherical)[:num_spherical]
+
+
+def num_uses(module: str, num_blocks: int) -> int:
+  """How often the blocks of a backbone use the parameters of a module.
+
+  Args:
+    module: path of the module.
+    num_blocks: number of interaction blocks.
+
+  Returns:
+    For the twelve shared projections the number of blocks, of which there is one more
+    for the projection of output blocks; 1 for all others.
+  """
+  if not _SHARED.match(module):
+    return 1
+  return num_blocks + 1 if module.endswith("mlp_rbf_out") else num_blocks
+
+
+def divide_shared_gradients(
+  gradients: hk.MutableParams, num_blocks: int
+) -> hk.MutableParams:
+  """Divides the gradients of the shared basis projections by their number of uses.
+
+  The published training does so; without it these projections would learn several
+  times as fast as the rest.
+
+  Args:
+    gradients: Haiku tree, before clipping.
+    num_blocks: number of interaction blocks.
+
+  Returns:
+    The tree with shared gradients divided.
+  """
+  divided = {}
+  for module, leaves in gradients.items():
+    uses = num_uses(module, num_blocks)
+    divided[module] = {name: gradient / uses for name, gradient in leaves.items()}
+  return divided

@@ -10,35 +10,30 @@ import dataclasses
 import numpy as np
 
 from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
-from jmp_hk.graphs import neighbors as neighbors
+from jmp_hk.graphs import neighbors
 
-_PUBLISHED_MAIN_CAP = 30  # The other caps are published in proportion to this one.
-_PUBLISHED_A2A_CAP = 1000
-_PUBLISHED_A2EE2A_CAP = 20
-_PUBLISHED_QINT_CAP = 8
 _MAX_ATOMS = 46_000  # Pairs of atoms are numbered in 32 bits.
 
 
 @dataclasses.dataclass(frozen=True)
-class StructureGraphs:
+class GemNetOCStructureGraphs(builder_lib.StructureGraphs):
   """The graphs of one structure; indices count from its first atom or edge.
 
   Attributes:
-    structure: what the graphs belong to.
     main: symmetrised main edges, sorted by receiver.
     a2a: atom-to-atom edges, sorted by receiver.
     a2ee2a: edges of the atom-edge interactions, sorted by receiver and distance.
     qint: intermediate edges of quadruplets, sorted by receiver and distance.
     reverse_edge: [main] index of the main edge with swapped ends.
-    a2a_pairs: distinct (sender, receiver) pairs of the a2a edges, sorted by receiver
-      and sender; [pairs, 2].
+    a2a_pairs: [pairs, 2] distinct (sender, receiver) pairs of the a2a edges, sorted by
+      receiver and sender.
     a2a_slot: [a2a] position of an edge's sender among its receiver's pairs.
-    quad_exclusion: [main, w], see `Batch.quad_exclusion`; w is the largest number of
-      qint edges into one atom.
+    quad_exclusion: [main, w], see `GemNetOCGraphs.quad_exclusion`; w is the largest
+      number of qint edges into one atom.
   """
 
-  structure: structure_lib.Structure
   main: neighbors.EdgeSet
   a2a: neighbors.EdgeSet
   a2ee2a: neighbors.EdgeSet
@@ -50,8 +45,37 @@ class StructureGraphs:
 
 
 @dataclasses.dataclass(frozen=True)
+class GraphOptions:
+  """How the four graphs are chosen, apart from what the dataset decides.
+
+  Attributes:
+    symmetrize: "published" keeps an edge s→t with s < t and adds its reverse, which
+      depends on the order of atoms where the number of neighbors is limited, and is
+      what the published weights expect; "union" keeps an edge if either direction was
+      kept.
+    qint_tags: edges of quadruplets need at least one end with one of these tags.
+  """
+
+  symmetrize: str = "published"
+  qint_tags: tuple[int, ...] = (1, 2)
+
+  def __post_init__(self) -> None:
+    if self.symmetrize not in ("published", "union"):
+      raise ValueError(
+        f'symmetrize must be "published" or "union", got {self.symmetrize!r}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class NeighborLimits:
-  """Largest number of edges into one atom in each directed graph."""
+  """Largest number of edges into one atom in each directed graph.
+
+  Attributes:
+    main: limit of the main graph, before it is symmetrised.
+    a2a: limit of the atom-to-atom graph.
+    a2ee2a: limit of the atom-to-edge graph.
+    qint: limit of the intermediate edges of quadruplets.
+  """
 
   main: int
   a2a: int
@@ -60,82 +84,76 @@ class NeighborLimits:
 
 
 def neighbor_limits(config: graph_config.GraphConfig, num_atoms: int) -> NeighborLimits:
-  """NeighborLimits that a structure of this size is built with.
+  """Limits that a structure of this size is built with.
 
   Args:
-    config: graph settings.
-    num_atoms: atoms of the structure.
+    config: graph settings of the dataset.
+    num_atoms: number of atoms of the structure.
 
   Returns:
-    The caps of the four graphs.
+    The limits. Those of the other graphs follow that of the main graph in the published
+    proportion of 30 : 1000 : 20 : 8.
 
   Raises:
-    ValueError: a cap is negative.
+    ValueError: max_neighbors is negative.
   """
-  cap = config.max_neighbors
-  for size, cap_above in sorted(config.max_neighbors_by_size):
-    if num_atoms > size:
-      cap = cap_above
-  if cap < 0:
-    raise ValueError(f"max_neighbors must not be negative, got {cap}.")
-  scaled = lambda published: cap * published // _PUBLISHED_MAIN_CAP
+  main = config.max_neighbors_of(num_atoms)
   return NeighborLimits(
-    main=cap,
-    a2a=scaled(_PUBLISHED_A2A_CAP),
-    a2ee2a=scaled(_PUBLISHED_A2EE2A_CAP),
-    qint=scaled(_PUBLISHED_QINT_CAP),
+    main=main, a2a=main * 1000 // 30, a2ee2a=main * 20 // 30, qint=main * 8 // 30
   )
 
 
 def build_graphs(
   structure: structure_lib.Structure,
   config: graph_config.GraphConfig,
+  options: GraphOptions,
   *,
   edge_dropout: float = 0.0,
   rng: np.random.Generator | None = None,
-) -> StructureGraphs:
+) -> GemNetOCStructureGraphs:
   """Builds the four graphs of a structure.
 
   Args:
     structure: any number of atoms, with or without neighbors.
-    config: cutoff, caps and symmetrisation.
+    config: cutoff and number of neighbors.
+    options: symmetrisation and which edges make quadruplets.
     edge_dropout: probability with which each directed a2a edge is left out before
       the other graphs are selected from those that remain.
-    rng: source of the dropout's draws.
+    rng: source of the dropout's draws; None leaves all edges in.
 
   Returns:
     The graphs.
 
   Raises:
-    ValueError: dropout without `rng` or outside [0, 1), an unknown symmetrisation, or
-      too many atoms.
+    ValueError: the structure has too many atoms.
     InvalidStructureError: see `find_neighbors`.
   """
-  _check(structure, config)
+  _check(structure)
   num_atoms = structure.num_atoms
-  caps = neighbor_limits(config, num_atoms)
+  limits = neighbor_limits(config, num_atoms)
   a2a = neighbors.find_neighbors(structure, config.cutoff)
   home = neighbors.home_cells(structure)
-  a2a = _drop_edges(a2a, edge_dropout, rng)
-  if len(a2a) and np.bincount(a2a.receivers).max() > caps.a2a:
-    a2a, _ = neighbors.nearest(a2a, caps.a2a, home)
-  near, rank = neighbors.nearest(a2a, caps.main, home)
+  if edge_dropout and rng is not None:
+    a2a = a2a.take(rng.random(len(a2a)) >= edge_dropout)
+  if len(a2a) and np.bincount(a2a.receivers).max() > limits.a2a:
+    a2a, _ = neighbors.nearest(a2a, limits.a2a, home)
+  near, rank = neighbors.nearest(a2a, limits.main, home)
   codes, bound = _codes(near, home)
   tagged = np.zeros(num_atoms, bool)
-  for tag in config.qint_tags:  # Faster than `isin` for a few atoms and tags.
+  for tag in options.qint_tags:  # Faster than `isin` for a few atoms and tags.
     tagged |= structure.tags == tag
   wanted = tagged.take(near.senders) | tagged.take(near.receivers)
-  wanted &= rank < caps.qint
+  wanted &= rank < limits.qint
   qint, qint_codes = near.take(wanted), codes.compress(wanted)
-  main, main_codes, reverse_edge = _symmetrize(near, codes, bound, config.symmetrize)
+  main, main_codes, reverse_edge = _symmetrize(near, codes, bound, options.symmetrize)
   exclusion = find_quad_exclusion(main, main_codes, qint, qint_codes, bound, num_atoms)
   pairs, a2a_slot = distinct_senders(a2a, num_atoms)
   compact = _Compactor(num_atoms)
-  return StructureGraphs(
+  return GemNetOCStructureGraphs(
     structure=structure,
     main=compact.edges(main),
     a2a=compact.edges(a2a),
-    a2ee2a=compact.edges(near.take(rank < caps.a2ee2a)),
+    a2ee2a=compact.edges(near.take(rank < limits.a2ee2a)),
     qint=compact.edges(qint),
     reverse_edge=reverse_edge.astype(np.int32),
     a2a_pairs=compact.index(pairs),
@@ -144,32 +162,13 @@ def build_graphs(
   )
 
 
-def _check(
-  structure: structure_lib.Structure, config: graph_config.GraphConfig
-) -> None:
-  """Raises for settings and sizes that no graph can be built with."""
-  if config.symmetrize not in ("published", "union"):
-    raise ValueError(
-      f'symmetrize must be "published" or "union", got {config.symmetrize!r}.'
-    )
+def _check(structure: structure_lib.Structure) -> None:
+  """Raises for structures that no graph can be built for."""
   if structure.num_atoms > _MAX_ATOMS:
     raise ValueError(
       f"{structure.record_id or 'structure'}: {structure.num_atoms} atoms are more "
       f"than the {_MAX_ATOMS} that graphs can be built for."
     )
-
-
-def _drop_edges(
-  edges: neighbors.EdgeSet, probability: float, rng: np.random.Generator | None
-) -> neighbors.EdgeSet:
-  """Leaves out each directed edge with the given probability."""
-  if not 0.0 <= probability < 1.0:
-    raise ValueError(f"edge_dropout must lie in [0, 1), got {probability}.")
-  if probability == 0.0:
-    return edges
-  if rng is None:
-    raise ValueError("edge_dropout needs an rng.")
-  return edges.take(rng.random(len(edges)) >= probability)
 
 
 def _codes(edges: neighbors.EdgeSet, home: np.ndarray) -> tuple[np.ndarray, int]:

@@ -1,0 +1,127 @@
+"""How a backbone turns structures into the graphs that it reads.
+
+Training, prediction and the data pipeline ask a `GraphBuilder` for everything that
+depends on the backbone; they know nothing of its edges and tables. Building imports
+NumPy alone, so that worker processes start fast; packing may import more.
+"""
+
+import abc
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import ClassVar
+
+import numpy as np
+
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import config as graph_config
+
+if TYPE_CHECKING:
+  from jmp_hk.graphs import batch as batch_lib
+  from jmp_hk.graphs import layout as layout_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class StructureGraphs:
+  """The graphs of one structure; backbones add what they need.
+
+  Attributes:
+    structure: the structure that the graphs belong to.
+  """
+
+  structure: structure_lib.Structure
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphBuilder(abc.ABC):
+  """Builds the graphs of single structures and packs those of several.
+
+  Builders are small values: they are compared, hashed and sent to worker processes.
+
+  Attributes:
+    edge_dropout: probability with which each directed edge is left out in training.
+  """
+
+  # The static sizes that the graphs of this backbone need.
+  budget_type: ClassVar[type[budget_lib.Budget]]
+
+  edge_dropout: float = 0.0
+
+  def __post_init__(self) -> None:
+    if not 0.0 <= self.edge_dropout < 1.0:
+      raise ValueError(f"edge_dropout must lie in [0, 1), got {self.edge_dropout}.")
+
+  @abc.abstractmethod
+  def build(
+    self,
+    structure: structure_lib.Structure,
+    config: graph_config.GraphConfig,
+    rng: np.random.Generator | None = None,
+  ) -> StructureGraphs:
+    """Builds the graphs of a structure.
+
+    Args:
+      structure: any number of atoms, with or without neighbors.
+      config: cutoff and number of neighbors, from the structure's dataset.
+      rng: source of the edge dropout's draws; None leaves all edges in.
+
+    Returns:
+      The graphs.
+
+    Raises:
+      InvalidStructureError: positions or cell cannot be used.
+      ValueError: the settings or the number of atoms cannot be used.
+    """
+
+  @abc.abstractmethod
+  def sizes(self, graphs: Any) -> budget_lib.Budget:
+    """What one structure's graphs need, without padding."""
+
+  @abc.abstractmethod
+  def pack(
+    self, graphs: Sequence[Any], layout: "layout_lib.Layout"
+  ) -> "batch_lib.PackedGraphs":
+    """Packs the graphs of several structures.
+
+    Args:
+      graphs: graphs of the structures in the order of the batch.
+      layout: where the atoms of each structure lie, and the budget.
+
+    Returns:
+      A pytree of arrays with static shapes, `Batch.graphs`.
+    """
+
+  @abc.abstractmethod
+  def width_limits(
+    self, configs: Sequence[graph_config.GraphConfig], most_atoms: int
+  ) -> dict[str, int]:
+    """Widths that no structure exceeds.
+
+    Args:
+      configs: graph settings of all datasets.
+      most_atoms: number of atoms of the largest structure.
+
+    Returns:
+      Largest possible widths by field name of the budget, for those that are bounded.
+    """
+
+  @abc.abstractmethod
+  def limits(
+    self, structure: structure_lib.Structure, config: graph_config.GraphConfig
+  ) -> Mapping[str, int]:
+    """Sizes that no arrangement of a structure's atoms exceeds, by field name."""
+
+  @abc.abstractmethod
+  def extrapolate(
+    self, known: Any, num_atoms: int, config: graph_config.GraphConfig
+  ) -> budget_lib.Budget:
+    """Estimates the sizes of a larger structure than those that were looked at.
+
+    Args:
+      known: sizes of the largest structure that was looked at.
+      num_atoms: number of atoms of the larger one.
+      config: graph settings of the dataset.
+    """

@@ -1,0 +1,135 @@
+"""GemNet-OC's graphs on the host: built, measured and packed."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import TYPE_CHECKING
+from typing import ClassVar
+
+import numpy as np
+
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import builder as builder_lib
+from jmp_hk.graphs import config as graph_config
+from jmp_hk.models.gemnet_oc.graphs import budget as budget_lib
+from jmp_hk.models.gemnet_oc.graphs import build
+
+if TYPE_CHECKING:
+  from jmp_hk.graphs import layout as layout_lib
+  from jmp_hk.models.gemnet_oc.graphs import packing
+
+Budget = budget_lib.GemNetOCBudget
+
+
+@dataclasses.dataclass(frozen=True)
+class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
+  """Builds the main, a2a, a2ee2a and qint graphs.
+
+  Attributes:
+    options: symmetrisation and which edges make quadruplets.
+  """
+
+  budget_type: ClassVar[type[Budget]] = Budget
+
+  options: build.GraphOptions = build.GraphOptions()
+
+  def build(
+    self,
+    structure: structure_lib.Structure,
+    config: graph_config.GraphConfig,
+    rng: np.random.Generator | None = None,
+  ) -> build.GemNetOCStructureGraphs:
+    """See `GraphBuilder`."""
+    return build.build_graphs(
+      structure, config, self.options, edge_dropout=self.edge_dropout, rng=rng
+    )
+
+  def sizes(self, graphs: build.GemNetOCStructureGraphs) -> Budget:
+    """See `GraphBuilder`."""
+    return Budget(
+      num_graphs=1,
+      num_atoms=graphs.structure.num_atoms,
+      num_main=len(graphs.main),
+      num_a2a=len(graphs.a2a),
+      num_a2ee2a=len(graphs.a2ee2a),
+      num_qint=len(graphs.qint),
+      main_width=_width(graphs.main.receivers),
+      a2a_width=_width(graphs.a2a_pairs[:, 1]),
+      a2ee2a_width=_width(graphs.a2ee2a.receivers),
+      qint_width=_width(graphs.qint.receivers),
+    )
+
+  def pack(
+    self,
+    graphs: Sequence[build.GemNetOCStructureGraphs],
+    layout: "layout_lib.Layout",
+  ) -> "packing.GemNetOCGraphs":
+    """See `GraphBuilder`."""
+    # Worker processes that only build need neither jax nor jraph.
+    from jmp_hk.models.gemnet_oc.graphs import packing
+
+    return packing.pack(graphs, layout)
+
+  def width_limits(
+    self, configs: Sequence[graph_config.GraphConfig], most_atoms: int
+  ) -> dict[str, int]:
+    """See `GraphBuilder`; the main graph's width has no bound."""
+    limits = [
+      build.neighbor_limits(config, size)
+      for config in configs
+      for size in (1, *(n + 1 for n, _ in config.max_neighbors_by_size))
+    ]
+    return {
+      "a2ee2a_width": max(limit.a2ee2a for limit in limits),
+      "qint_width": max(limit.qint for limit in limits),
+      "a2a_width": most_atoms,
+    }
+
+  def limits(
+    self, structure: structure_lib.Structure, config: graph_config.GraphConfig
+  ) -> dict[str, int]:
+    """See `GraphBuilder`."""
+    atoms = structure.num_atoms
+    neighbors = build.neighbor_limits(config, atoms)
+    limits = {
+      **self.width_limits([config], atoms),
+      "num_a2ee2a": atoms * neighbors.a2ee2a,
+      "num_qint": atoms * neighbors.qint,
+      "num_main": 2 * atoms * neighbors.main,  # An edge and its reverse.
+      "num_a2a": atoms * neighbors.a2a,
+    }
+    if not np.any(structure.pbc):
+      others = max(atoms - 1, 1)
+      for name in ("main_width", "a2a_width", "a2ee2a_width", "qint_width"):
+        limits[name] = min(limits.get(name, others), others)
+      for name in ("num_main", "num_a2a", "num_a2ee2a", "num_qint"):
+        limits[name] = min(limits[name], atoms * others)
+    return {name: max(limit, 1) for name, limit in limits.items()}
+
+  def extrapolate(
+    self, known: Budget, num_atoms: int, config: graph_config.GraphConfig
+  ) -> Budget:
+    """See `GraphBuilder`; edges grow with the square of the atoms up to the limits."""
+    growth = num_atoms / known.num_atoms
+    limits = build.neighbor_limits(config, num_atoms)
+
+    def edges(count: int, limit: int) -> int:
+      return int(min(count * growth**2, max(limit * num_atoms, count * growth)))
+
+    main_width = max(known.main_width, min(known.main_width * growth, limits.main))
+    return dataclasses.replace(
+      known,
+      num_atoms=num_atoms,
+      num_main=edges(known.num_main, limits.main),
+      num_a2a=edges(known.num_a2a, limits.a2a),
+      num_a2ee2a=edges(known.num_a2ee2a, limits.a2ee2a),
+      num_qint=edges(known.num_qint, limits.qint),
+      main_width=int(main_width),
+      a2a_width=int(min(known.a2a_width * growth, num_atoms)),
+      a2ee2a_width=min(num_atoms * limits.a2ee2a, limits.a2ee2a),
+      qint_width=limits.qint,
+    )
+
+
+def _width(receivers: np.ndarray) -> int:
+  """Largest number of edges into one atom."""
+  return int(np.bincount(receivers).max()) if len(receivers) else 0
