@@ -43,7 +43,6 @@ def write_dataset(directory: pathlib.Path, data: str, count: int) -> None:
   from data import records
   from data import schema
   from jmp_hk import dataset_info
-  from jmp_hk import dataset_info_io
   from jmp_hk.graphs import config as graph_config
 
   structures = make_structures(data, count)
@@ -65,7 +64,7 @@ def write_dataset(directory: pathlib.Path, data: str, count: int) -> None:
     force_scale=1.0,
     average_atoms=float(np.mean(sizes)),
   )
-  (directory / dataset_info_io.FILE_NAME).write_text(dataset_info_io.to_json(info))
+  dataset_info.save(info, directory / dataset_info.FILE_NAME)
 
 
 def run_case(
@@ -183,7 +182,7 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
-  configuration.prepare(configuration.EnvironmentConfig())
+  configuration.configure()
   for data in values.data:
     result = run_case(
       data,

@@ -27,7 +27,8 @@ from data import summary
 from data import validate
 from data.converters import base
 from jmp_hk import dataset_info
-from jmp_hk import dataset_info_io
+from jmp_hk import files
+from jmp_hk import serialization
 from jmp_hk import statistics as statistics_lib
 from jmp_hk import structure as structure_lib
 from jmp_hk.runtime import workers as processes
@@ -178,7 +179,7 @@ def run_job(job: Job) -> int:
       "filtered": dict(sorted(filtered.items())),
       "invalid": invalid,
     }
-    records.write_text(_sidecar(job.shard), json.dumps(sidecar))
+    files.write_atomically(_sidecar(job.shard), json.dumps(sidecar))
   return statistics.structures
 
 
@@ -230,7 +231,7 @@ def _finish_split(
       "sources": plans.checksums(converter, units, num_workers, progress),
     },
   }
-  records.write_text(path, json.dumps(done))
+  files.write_atomically(path, json.dumps(done))
 
 
 def _write_info(
@@ -244,10 +245,10 @@ def _write_info(
     splits[split] = statistics_lib.Statistics.from_dict(done["statistics"])
     provenance[split] = done["provenance"]
   info = summary.build(declaration, splits, scales, {"splits": provenance})
-  path = output / dataset_info_io.FILE_NAME
-  text = dataset_info_io.to_json(info)
+  path = output / dataset_info.FILE_NAME
+  text = serialization.dumps(info)
   if not path.exists() or path.read_text(encoding="utf-8") != text:
-    records.write_text(path, text)
+    files.write_atomically(path, text)
   return info
 
 

@@ -24,7 +24,7 @@ from data import records
 from data import summary
 from data.converters import base
 from data.converters import registry
-from jmp_hk import dataset_info_io
+from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 
 _ERRORS = (
@@ -32,7 +32,7 @@ _ERRORS = (
   base.PlanError,
   structure_lib.InvalidStructureError,
   conversion.WorkerError,
-  dataset_info_io.DatasetInfoError,
+  dataset_info.DatasetInfoError,
   records.RecordFileError,
   OSError,
 )

@@ -14,7 +14,7 @@ import tqdm
 from data import records
 from data.converters import base
 from jmp_hk import dataset_info
-from jmp_hk import dataset_info_io
+from jmp_hk import files
 from jmp_hk.runtime import workers as processes
 
 STATE = ".conversion"
@@ -77,7 +77,7 @@ def check_and_store(
         )
       )
   if split not in begun:
-    records.write_text(mine, json.dumps(plan, indent=1))
+    files.write_atomically(mine, json.dumps(plan, indent=1))
   elif not mine.exists():
     raise base.PlanError(
       f"{output} holds shards of split {split!r} without their plan. Choose "
@@ -87,7 +87,7 @@ def check_and_store(
 
 def remove(output: pathlib.Path, split: str) -> None:
   """Deletes a split, `dataset_info.json` first, since it promises all shards."""
-  (output / dataset_info_io.FILE_NAME).unlink(missing_ok=True)
+  (output / dataset_info.FILE_NAME).unlink(missing_ok=True)
   for name in (f"{split}.done.json", f"{split}.plan.json"):
     (output / STATE / name).unlink(missing_ok=True)
   if split in records.list_splits(output):

@@ -7,17 +7,16 @@ called `train-00003-of-00007.tfrecord` is always whole.
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
-import os
 import pathlib
 import re
 import struct
 
 from data import crc32c
+from jmp_hk import files
 
 _NAME = re.compile(
   r"(?P<split>[\w.+-]+?)-(?P<index>\d{5,})-of-(?P<count>\d{5,})\.tfrecord"
 )
-_TEMPORARY = ".tmp"
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 
@@ -31,35 +30,12 @@ def shard_name(split: str, index: int, count: int) -> str:
   return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
-@contextlib.contextmanager
-def atomic_file(path: pathlib.Path) -> Iterator:
-  """Opens a temporary binary file that becomes `path` when the block succeeds."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-  try:
-    with open(temporary, "wb") as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except BaseException:
-    temporary.unlink(missing_ok=True)
-    raise
-  directory = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(directory)
-  finally:
-    os.close(directory)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file atomically."""
-  with atomic_file(path) as file:
-    file.write(text.encode("utf-8"))
-
-
 def remove_temporary_files(directory: pathlib.Path, split: str) -> None:
   """Deletes what killed writers of a split left behind."""
-  for pattern in (f".{split}-?????-of-*{_TEMPORARY}", f".{split}.*{_TEMPORARY}"):
+  for pattern in (
+    f".{split}-?????-of-*{files.TEMPORARY_SUFFIX}",
+    f".{split}.*{files.TEMPORARY_SUFFIX}",
+  ):
     for path in directory.glob(pattern):
       path.unlink(missing_ok=True)
 
@@ -70,7 +46,7 @@ def shard_writer(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
 
   The shard appears under its name only when the block ends without an exception.
   """
-  with atomic_file(path) as file:
+  with files.open_atomically(path) as file:
 
     def write(record: bytes) -> None:
       length = struct.pack("<Q", len(record))

@@ -55,6 +55,8 @@ def build(
     targets=targets,
     units=_units(declaration),
     evaluate_free_atoms_only=declaration.evaluate_free_atoms_only,
+    periodic_in_3d=declaration.periodic_in_3d,
+    force_coefficient=declaration.force_coefficient,
     average_atoms=train.atoms / train.structures if train.structures else 0.0,
     provenance={
       **provenance,

@@ -168,12 +168,12 @@ def _read_converted(
   """Reads a converted dataset; imports TensorFlow."""
   from data import records
   from data.pipeline import datasets as datasets_lib
-  from jmp_hk import dataset_info_io
+  from jmp_hk import dataset_info
 
   try:
-    info = dataset_info_io.load(path)
+    info = dataset_info.load(path)
     shards = records.list_shards(pathlib.Path(path), values.split)
-  except (dataset_info_io.DatasetInfoError, records.RecordFileError) as error:
+  except (dataset_info.DatasetInfoError, records.RecordFileError) as error:
     raise config_lib.FlagError(f"--datasets: {error}") from error
   num_structures = info.num_structures[values.split]
   source = datasets_lib.ShardSource(name, values.split, tuple(shards), num_structures)

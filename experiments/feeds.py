@@ -147,7 +147,7 @@ def validation_datasets(
   """The validation split of every dataset that has one."""
   result = []
   for dataset in config.datasets:
-    info = datasets_lib.dataset_info_io.load(dataset.directory)
+    info = info_lib.load(dataset.directory)
     splits = [s for s in config.validation.splits if info.num_structures.get(s)]
     if splits:
       result.append(dataclasses.replace(dataset, split=splits[0]))

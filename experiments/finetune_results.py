@@ -17,6 +17,7 @@ from experiments import split_predictions
 from experiments.command_line import config as config_lib
 from experiments.command_line import tasks as declarations
 from experiments.reports import result as result_lib
+from jmp_hk import dataset_info
 from jmp_hk import serialization
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.inference import predictor as predictor_lib
@@ -45,7 +46,7 @@ def evaluate(
   """
   (dataset,) = config.datasets
   dataset = dataclasses.replace(dataset, split=split)
-  info = datasets_lib.dataset_info_io.load(dataset.directory)
+  info = dataset_info.load(dataset.directory)
   if not split or not info.num_structures.get(split):
     logging.warning("The data have no split %r: the weights are not tested.", split)
     return None

@@ -90,8 +90,8 @@ def run(values: flags.FlagValues) -> None:
 
 def _infos(values: flags.FlagValues) -> list[Any]:
   """Constants of the datasets, in the order of the heads."""
-  from jmp_hk import dataset_info_io
-  from jmp_hk import published
+  from jmp_hk import dataset_info
+  from jmp_hk import reference_energies
 
   infos = {}
   for entry in values.tasks:
@@ -100,35 +100,35 @@ def _infos(values: flags.FlagValues) -> list[Any]:
       raise config_lib.FlagError(f"--tasks names {name!r} twice.")
     if directory:
       try:
-        info = dataset_info_io.load(directory)
-      except dataset_info_io.DatasetInfoError as error:
+        info = dataset_info.load(directory)
+      except dataset_info.DatasetInfoError as error:
         raise config_lib.FlagError(f"--tasks={entry}: {error}") from error
       infos[name] = dataclasses.replace(info, name=name)
-    elif name in published.DATASETS:
-      infos[name] = published.DATASETS[name]
+    elif name in dataset_info.PUBLISHED:
+      infos[name] = dataset_info.PUBLISHED[name]
     else:
       raise config_lib.FlagError(
-        f"--tasks: {name!r} is not one of {', '.join(published.DATASETS)}; give its "
+        f"--tasks: {name!r} is not one of {', '.join(dataset_info.PUBLISHED)}; give its "
         f"converted data as {name}=DIR."
       )
   files = inference_flags.parse_pairs(values.references, "references")
   for name, file in files.items():
     if name not in infos:
       raise config_lib.FlagError(f"--references: there is no task {name!r}.")
-    infos[name] = published.with_references(
-      infos[name], published.load_references(file)
+    infos[name] = reference_energies.with_references(
+      infos[name], reference_energies.load_references(file)
     )
   return list(infos.values())
 
 
 def _errors() -> tuple[type[Exception], ...]:
-  from jmp_hk import published
+  from jmp_hk import reference_energies
   from jmp_hk.interop import recognise
   from jmp_hk.interop import torch_file
   from jmp_hk.interop import weights
 
   return (
-    published.ReferencesError,
+    reference_energies.ReferencesError,
     recognise.RecognitionError,
     torch_file.TorchFileError,
     weights.WeightsError,

@@ -148,22 +148,20 @@ def _write(path: pathlib.Path, structures: Sequence[Any]) -> None:
   """Writes all structures; the file appears whole or not at all."""
   import ase.io
 
-  temporary = path.with_name(f".{path.name}.part")
-  try:
-    ase.io.write(temporary, structures, format="extxyz")
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  from jmp_hk import files
+
+  with files.open_atomically(path, "w") as file:
+    ase.io.write(file, structures, format="extxyz")
 
 
 def _errors() -> tuple[type[Exception], ...]:
-  from jmp_hk import published
+  from jmp_hk import reference_energies
   from jmp_hk.checkpoints import model_directory
   from jmp_hk.inference import preparation
 
   return (
     preparation.InvalidStructuresError,
-    published.ReferencesError,
+    reference_energies.ReferencesError,
     model_directory.CheckpointError,
   )
 

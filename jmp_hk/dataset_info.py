@@ -2,12 +2,23 @@
 
 from collections.abc import Mapping
 import dataclasses
+import json
+import math
+import os
+import pathlib
 
 import numpy as np
 
+from jmp_hk import published
+from jmp_hk import serialization
 from jmp_hk.graphs import config as graph_config
 
-SCHEMA_VERSION = 1
+FILE_NAME = "dataset_info.json"
+SCHEMA_VERSION = 2
+
+
+class DatasetInfoError(serialization.SerializationError):
+  """A `dataset_info.json` is missing, malformed or of another version."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +58,12 @@ class DatasetInfo:
     targets: statistics of further labels by name.
     units: unit of every stored quantity by name.
     evaluate_free_atoms_only: leave fixed atoms out of force metrics.
+    periodic_in_3d: records are periodic in all three directions, also across the
+      vacuum of a slab, and so must be the structures that are predicted.
+    force_coefficient: published factor of the force loss beside an energy loss of
+      factor 1; None where there is none.
     average_atoms: mean number of atoms over the training split.
-    schema_version: version of the record layout.
+    schema_version: version of this file and of the record layout.
     provenance: free-form facts: source files with checksums, command, what was
       skipped, fitted scale where a published one is used, …
   """
@@ -64,9 +79,38 @@ class DatasetInfo:
   targets: Mapping[str, TargetStatistics] = dataclasses.field(default_factory=dict)
   units: Mapping[str, str] = dataclasses.field(default_factory=dict)
   evaluate_free_atoms_only: bool = False
+  periodic_in_3d: bool = False
+  force_coefficient: float | None = None
   average_atoms: float = 0.0
   schema_version: int = SCHEMA_VERSION
   provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self) -> None:
+    for name in ("energy_scale", "force_scale"):
+      if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+        raise ValueError(
+          f"{name} must be positive and finite, got {getattr(self, name)}."
+        )
+
+  @classmethod
+  def upgrade_json(cls, data: serialization.Json) -> serialization.Json:
+    """Turns what an earlier version stored into the fields of this one.
+
+    Raises:
+      ValueError: the version is unknown, or the stored settings have no successor.
+    """
+    version = data.get("schema_version")
+    if not isinstance(version, int):
+      raise ValueError("it has no schema_version; convert the raw data again.")
+    if version > SCHEMA_VERSION:
+      raise ValueError(
+        f"it has schema version {version}, but this program reads versions up to "
+        f"{SCHEMA_VERSION}: update the program, or convert the raw data again with "
+        "this one."
+      )
+    if version < 2:
+      data = _upgrade_from_1(data)
+    return data | {"schema_version": SCHEMA_VERSION}
 
   def reference_energy(self, atomic_numbers: np.ndarray) -> float:
     """Sum of the per-element references of a structure in eV, in float64.
@@ -87,3 +131,84 @@ class DatasetInfo:
         f"atomic numbers {missing}; it knows {sorted(self.energy_references)}."
       )
     return float(sum(self.energy_references[int(z)] for z in atomic_numbers))
+
+
+def _published_info(name: str) -> DatasetInfo:
+  constants = published.PRETRAINING[name]
+  return DatasetInfo(
+    name=name,
+    graph=graph_config.GraphConfig(constants.cutoff, constants.max_neighbors),
+    num_structures={},
+    elements=constants.elements,
+    size_histogram={},
+    energy_references={},
+    energy_scale=constants.energy_scale,
+    force_scale=constants.force_scale,
+    units={"energy": "eV", "forces": "eV/Å"},
+    evaluate_free_atoms_only=constants.evaluate_free_atoms_only,
+    periodic_in_3d=constants.periodic_in_3d,
+    force_coefficient=constants.force_coefficient,
+    average_atoms=constants.force_coefficient,  # It was chosen as their number.
+    provenance={
+      "constants": "scales of the published JMP pre-training; the per-element "
+      "references are not published with the weights"
+    },
+  )
+
+
+# The pre-training datasets as far as they are published, in the order of the published
+# weights' heads.
+PUBLISHED: Mapping[str, DatasetInfo] = {
+  name: _published_info(name) for name in published.PRETRAINING
+}
+
+
+def save(info: DatasetInfo, path: str | os.PathLike[str]) -> None:
+  """Writes the file, human-readable; it appears whole or not at all."""
+  serialization.save(info, path)
+
+
+def load(path: str | os.PathLike[str]) -> DatasetInfo:
+  """Reads `dataset_info.json` from a converted directory, or the file itself.
+
+  Raises:
+    DatasetInfoError: it is missing or invalid; names the file and the key, and says
+      what to do.
+  """
+  path = pathlib.Path(path)
+  file = path / FILE_NAME if path.is_dir() else path
+  try:
+    return serialization.load(DatasetInfo, file)
+  except FileNotFoundError as error:
+    if path.is_dir():
+      hint = "the conversion there is unfinished; run `python -m data.convert` again"
+    else:
+      hint = "convert the raw files with `python -m data.convert`"
+    raise DatasetInfoError(f"{file} does not exist: {hint}.") from error
+  except serialization.SerializationError as error:
+    raise DatasetInfoError(str(error)) from error
+
+
+def _upgrade_from_1(data: Mapping[str, serialization.Json]) -> serialization.Json:
+  """Version 1 had settings of GemNet-OC in `graph` and knew some datasets by name."""
+  graph = dict(data.get("graph", {}))
+  for name, default in (("symmetrize", "published"), ("qint_tags", [1, 2])):
+    value = graph.pop(name, default)
+    if value != default:
+      raise ValueError(
+        f"its graph settings have {name}={json.dumps(value)}, which no dataset decides "
+        f"any more: delete the key there and give {name} to the backbone's settings."
+      )
+  for old, new in (
+    ("max_neighbours", "max_neighbors"),
+    ("max_neighbours_by_size", "max_neighbors_by_size"),
+  ):
+    if old in graph:
+      graph[new] = graph.pop(old)
+  upgraded = dict(data) | {"graph": graph}
+  if constants := published.PRETRAINING.get(str(data.get("name"))):
+    upgraded |= {
+      "periodic_in_3d": constants.periodic_in_3d,
+      "force_coefficient": constants.force_coefficient,
+    }
+  return upgraded

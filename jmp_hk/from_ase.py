@@ -8,8 +8,6 @@ import numpy as np
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 
-# Their records are periodic in all three directions, also across the vacuum.
-PERIODIC_IN_3D = ("oc20", "oc22")
 _TAGS = (
   structure_lib.TAG_SUBSURFACE,
   structure_lib.TAG_SURFACE,
@@ -22,11 +20,11 @@ def from_atoms(
 ) -> structure_lib.Structure:
   """A structure as the head of a dataset expects it.
 
-  Periodic directions are those of the atoms; for heads of OC20 and OC22 a structure
-  with any periodic direction and a three-dimensional cell is periodic in all three, as
-  the data they learned were. Tags (0 sub-surface, 1 surface, 2 adsorbate) are read
-  where any is not zero, which is ASE's value for "no tag"; else all are 2, as those of
-  molecules and crystals were in training.
+  Periodic directions are those of the atoms; for heads of datasets that are
+  `periodic_in_3d` a structure with any periodic direction and a three-dimensional cell
+  is periodic in all three, as the data they learned were. Tags (0 sub-surface, 1
+  surface, 2 adsorbate) are read where any is not zero, which is ASE's value for "no
+  tag"; else all are 2, as those of molecules and crystals were in training.
 
   Args:
     atoms: any structure.
@@ -42,7 +40,7 @@ def from_atoms(
   """
   pbc, cell = np.array(atoms.pbc), np.array(atoms.cell)
   has_volume = abs(np.linalg.det(cell)) > 0 if np.isfinite(cell).all() else True
-  if info.name in PERIODIC_IN_3D and pbc.any() and has_volume:
+  if info.periodic_in_3d and pbc.any() and has_volume:
     pbc = np.ones(3, bool)
   fixed = np.zeros(len(atoms), bool)
   for constraint in atoms.constraints:

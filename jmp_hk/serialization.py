@@ -1,10 +1,18 @@
-"""Nested frozen dataclasses to JSON and back, strictly.
+"""Dataclasses to JSON and back, strictly.
 
-One helper for every config and for `DatasetInfo`: unknown keys, missing keys and
-values of the wrong type are errors that name the place, so that a config written by
-another version is never half understood.
+The one serialiser of the library: configurations, `DatasetInfo` and whatever else is
+stored as JSON go through it. Unknown keys, missing keys and values of the wrong type
+are errors that name the place, so that a file of another version is never half
+understood.
+
+A dataclass can say more about how it is stored:
+
+* `upgrade_json(data)`, a class method, turns what an earlier version of the class
+  stored into what the present one reads;
+* a class derived from `Polymorphic` is stored with the name of its class.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -13,24 +21,63 @@ import json
 import math
 import os
 import pathlib
-import tempfile
+import re
 import types
 import typing
 from typing import Any
+from typing import ClassVar
 from typing import TypeVar
+
+from jmp_hk import files
 
 T = TypeVar("T")
 Json = Any  # None, bool, int, float, str, list or dict with string keys.
 
 _UNION_ORIGINS = (typing.Union, types.UnionType)
+# Strings in JSON do not span lines, so that this finds lists alone.
+_NUMBER_LIST = re.compile(r"\[\s*([-+.\de]+(?:,\n\s*[-+.\de]+)*)\n\s*\]")
+_TYPE = "type"
 
 
-class ConfigError(ValueError):
-  """A config cannot be read from or written to JSON."""
+class SerializationError(ValueError):
+  """A value cannot be read from or written to JSON."""
+
+
+class Polymorphic:
+  """Base of dataclasses of which one of several subclasses is stored.
+
+  A subclass is stored as `{"type": type_name, …fields}`; reading the base class picks
+  the subclass by that name. A family of classes has a base class with a `registry` of
+  its own; whoever adds a class to it sets its `type_name`.
+
+  Attributes:
+    type_name: name under which the class is stored.
+    registry: classes of the family by name.
+    default_type: name of the class where the stored value has none.
+  """
+
+  type_name: ClassVar[str] = ""
+  registry: ClassVar[dict[str, type[Any]]] = {}
+  default_type: ClassVar[str] = ""
+
+  @classmethod
+  def find_class(cls, name: str) -> type[Any]:
+    """The class of a name; a family may import the module that defines it.
+
+    Raises:
+      SerializationError: there is no class of this name.
+    """
+    if name not in cls.registry:
+      raise SerializationError(
+        f"There is no {cls.__name__} of type {name!r}; known are "
+        f"{', '.join(map(repr, cls.registry)) or 'none'}. Import the module that "
+        "defines it first."
+      )
+    return cls.registry[name]
 
 
 def to_json(value: Any) -> Json:
-  """Turns a nested config into values that `json` writes without loss.
+  """Turns nested dataclasses into values that `json` writes without loss.
 
   Args:
     value: dataclass, enum, mapping, sequence, string, number, bool, None or NumPy
@@ -40,19 +87,21 @@ def to_json(value: Any) -> Json:
     The same as dicts, lists and plain scalars.
 
   Raises:
-    ConfigError: something else is inside.
+    SerializationError: something else is inside.
   """
   if value is None or isinstance(value, (bool, str)):
     return value
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    fields = dataclasses.fields(value)
-    return {field.name: to_json(getattr(value, field.name)) for field in fields}
+    fields = {
+      f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
+    }
+    return {_TYPE: _stored_type(value)} | fields if _is_polymorphic(value) else fields
   if isinstance(value, enum.Enum):
     return value.value
   if isinstance(value, Mapping):
     return {str(key): to_json(item) for key, item in value.items()}
-  if hasattr(value, "tolist"):  # NumPy scalars and arrays.
-    return to_json(value.tolist())
+  if tolist := getattr(value, "tolist", None):  # Scalars and arrays of NumPy or JAX.
+    return to_json(tolist())
   if isinstance(value, (Sequence, set, frozenset)):
     return [to_json(item) for item in value]
   if isinstance(value, int):
@@ -61,7 +110,7 @@ def to_json(value: Any) -> Json:
     return value if math.isfinite(value) else str(value)
   if isinstance(value, os.PathLike):
     return os.fspath(value)
-  raise ConfigError(f"Cannot write a {type(value).__name__} to JSON: {value!r}.")
+  raise SerializationError(f"Cannot write a {type(value).__name__} to JSON: {value!r}.")
 
 
 def from_json(cls: type[T], data: Json, where: str = "") -> T:
@@ -77,59 +126,34 @@ def from_json(cls: type[T], data: Json, where: str = "") -> T:
     The value. Dataclass fields with defaults may be absent from `data`.
 
   Raises:
-    ConfigError: unknown key, missing key or a value of another type.
+    SerializationError: unknown key, missing key or a value of another type.
   """
-  if dataclasses.is_dataclass(cls):
-    return _read_dataclass(cls, data, where or cls.__name__)
-  origin = typing.get_origin(cls)
-  if origin in _UNION_ORIGINS:
-    return _read_union(cls, data, where)
-  if origin is tuple:
-    return _read_tuple(cls, data, where)
-  if origin is not None and issubclass(origin, Mapping):
-    _expect(isinstance(data, Mapping), data, "a mapping", where)
-    key_type, item_type = typing.get_args(cls)
-    return {
-      _read_scalar(key_type, key, where): from_json(item_type, item, f"{where}.{key}")
-      for key, item in data.items()
-    }
-  if origin is not None and issubclass(origin, Sequence):
-    _expect(isinstance(data, list), data, "a list", where)
-    (item_type,) = typing.get_args(cls)
-    return [from_json(item_type, x, f"{where}[{i}]") for i, x in enumerate(data)]
-  if cls in (Any, object):
-    return data
-  return _read_scalar(cls, data, where)
+  return _read(cls, data, where)
+
+
+def dumps(value: Any) -> str:
+  """JSON text of a value: indented, lists of numbers on one line, final newline."""
+  text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False)
+  return _NUMBER_LIST.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
 
 
 def save(value: Any, path: str | os.PathLike[str]) -> None:
-  """Writes a config as indented JSON; the file appears whole or not at all."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(to_json(value), indent=2) + "\n"
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-  try:
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-      file.write(text)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    pathlib.Path(temporary).unlink(missing_ok=True)
-    raise
+  """Writes a value as JSON text; the file appears whole or not at all."""
+  files.write_atomically(path, dumps(value))
 
 
 def load(cls: type[T], path: str | os.PathLike[str]) -> T:
   """Reads what `save` wrote.
 
   Raises:
-    ConfigError: the file is no JSON or does not fit `cls`; names the file.
+    SerializationError: the file is no JSON or does not fit `cls`; names the file.
     FileNotFoundError: there is no such file.
   """
   try:
     data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     return from_json(cls, data)
   except ValueError as error:
-    raise ConfigError(f"Cannot read {os.fspath(path)}: {error}") from error
+    raise SerializationError(f"Cannot read {os.fspath(path)}: {error}") from error
 
 
 def differences(old: Json, new: Json, where: str = "") -> list[str]:
@@ -144,29 +168,86 @@ def differences(old: Json, new: Json, where: str = "") -> list[str]:
       )
     ]
   if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-    pairs = enumerate(zip(old, new))
+    pairs = enumerate(zip(old, new, strict=True))
     return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}[{i}]")]
   return [] if old == new else [f"{where}: {old!r} → {new!r}"]
 
 
 def _expect(condition: bool, data: Json, expected: str, where: str) -> None:
   if not condition:
-    raise ConfigError(f"{where or 'The value'} should be {expected}, not {data!r}.")
+    raise SerializationError(
+      f"{where or 'The value'} should be {expected}, not {data!r}."
+    )
 
 
-def _read_dataclass(cls: type[T], data: Json, where: str) -> T:
+def _read(cls: Any, data: Json, where: str) -> Any:
+  """`from_json` for annotations that are no classes, too."""
+  if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+    return _read_dataclass(cls, data, where or cls.__name__)
+  origin = typing.get_origin(cls)
+  if origin in _UNION_ORIGINS:
+    return _read_union(cls, data, where)
+  if origin is tuple:
+    return _read_tuple(cls, data, where)
+  if origin is not None and issubclass(origin, Mapping):
+    _expect(isinstance(data, Mapping), data, "a mapping", where)
+    key_type, item_type = typing.get_args(cls)
+    return {
+      _read_scalar(key_type, key, where): _read(
+        item_type, item, f"{where}.{key}" if where else str(key)
+      )
+      for key, item in data.items()
+    }
+  if origin is not None and issubclass(origin, Sequence):
+    _expect(isinstance(data, list), data, "a list", where)
+    (item_type,) = typing.get_args(cls)
+    return [_read(item_type, x, f"{where}[{i}]") for i, x in enumerate(data)]
+  if cls in (Any, object):
+    return data
+  return _read_scalar(cls, data, where)
+
+
+def _is_polymorphic(value: Any) -> typing.TypeGuard[Polymorphic]:
+  return isinstance(value, Polymorphic)
+
+
+def _stored_type(value: Polymorphic) -> str:
+  """Name of the class of a value, after a check that reading will find that class."""
+  cls = type(value)
+  if not cls.type_name or cls.registry.get(cls.type_name) is not cls:
+    raise SerializationError(
+      f"{cls.__qualname__} cannot be stored: no name is registered for this class."
+    )
+  return cls.type_name
+
+
+def _chosen_class(cls: type[Any], data: Mapping[str, Json], where: str) -> type[Any]:
+  """The class among `cls` and its subclasses that a stored value names."""
+  name = data.get(_TYPE, cls.type_name or cls.default_type)
+  try:
+    chosen = cls.find_class(name)
+  except SerializationError as error:
+    raise SerializationError(f"{where}: {error}") from error
+  if not issubclass(chosen, cls):
+    raise SerializationError(
+      f"{where} should be a {cls.__name__}, not a {chosen.__name__} ({name!r})."
+    )
+  return chosen
+
+
+def _read_dataclass(cls: type[Any], data: Json, where: str) -> Any:
   """Reads one dataclass; every key must be a field of it."""
-  _expect(
-    isinstance(data, Mapping),
-    data,
-    f"a mapping with the fields of {cls.__name__}",
-    where,
-  )
-  hints = typing.get_type_hints(cls)
+  expected = f"a mapping with the fields of {cls.__name__}"
+  _expect(isinstance(data, Mapping), data, expected, where)
+  if issubclass(cls, Polymorphic):
+    cls = _chosen_class(cls, data, where)
+    data = {name: item for name, item in data.items() if name != _TYPE}
+  if hasattr(cls, "upgrade_json"):
+    data = _with_place(where, cls.upgrade_json, dict(data))
   fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
   unknown = sorted(set(data) - set(fields))
   if unknown:
-    raise ConfigError(
+    raise SerializationError(
       f"{where} has no {' and no '.join(map(repr, unknown))}; it knows "
       f"{', '.join(fields)}."
     )
@@ -178,13 +259,22 @@ def _read_dataclass(cls: type[T], data: Json, where: str) -> T:
     and field.default_factory is dataclasses.MISSING
   ]
   if missing:
-    raise ConfigError(f"{where} lacks {', '.join(map(repr, missing))}.")
-  return cls(
-    **{
-      name: from_json(hints[name], item, f"{where}.{name}")
-      for name, item in data.items()
-    }
-  )
+    raise SerializationError(f"{where} lacks {', '.join(map(repr, missing))}.")
+  hints = typing.get_type_hints(cls)
+  values = {
+    name: _read(hints[name], item, f"{where}.{name}") for name, item in data.items()
+  }
+  return _with_place(where, cls, **values)
+
+
+def _with_place(
+  where: str, function: Callable[..., T], /, *args: Any, **kwargs: Any
+) -> T:
+  """Calls a function of a dataclass; what it refuses names the place."""
+  try:
+    return function(*args, **kwargs)
+  except ValueError as error:
+    raise SerializationError(f"{where}: {error}") from error
 
 
 def _read_union(cls: Any, data: Json, where: str) -> Any:
@@ -197,10 +287,10 @@ def _read_union(cls: Any, data: Json, where: str) -> Any:
     if member is type(None):
       continue
     try:
-      return from_json(member, data, where)
-    except ConfigError as error:
+      return _read(member, data, where)
+    except SerializationError as error:
       errors.append(str(error))
-  raise ConfigError(errors[0] if errors else f"{where} cannot be {data!r}.")
+  raise SerializationError(errors[0] if errors else f"{where} cannot be {data!r}.")
 
 
 def _read_tuple(cls: Any, data: Json, where: str) -> tuple[Any, ...]:
@@ -211,11 +301,12 @@ def _read_tuple(cls: Any, data: Json, where: str) -> tuple[Any, ...]:
     types_ = (types_[0],) * len(data)
   _expect(len(types_) == len(data), data, f"a list of {len(types_)}", where)
   return tuple(
-    from_json(t, item, f"{where}[{i}]") for i, (t, item) in enumerate(zip(types_, data))
+    _read(t, item, f"{where}[{i}]")
+    for i, (t, item) in enumerate(zip(types_, data, strict=True))
   )
 
 
-def _read_scalar(cls: type[T], data: Json, where: str) -> T:
+def _read_scalar(cls: Any, data: Json, where: str) -> Any:
   """Reads a bool, int, float, string or enum. Mapping keys arrive as strings."""
   if isinstance(cls, type) and issubclass(cls, enum.Enum):
     known = [member.value for member in cls]
@@ -233,4 +324,6 @@ def _read_scalar(cls: type[T], data: Json, where: str) -> T:
   if isinstance(cls, type) and isinstance(data, cls):
     return data
   name = getattr(cls, "__name__", str(cls))
-  raise ConfigError(f"{where or 'The value'} should be of type {name}, not {data!r}.")
+  raise SerializationError(
+    f"{where or 'The value'} should be of type {name}, not {data!r}."
+  )

@@ -17,7 +17,6 @@ import numpy as np
 
 from data.converters import base
 from data.converters import hdf5
-from jmp_hk.graphs import config as graph_config
 
 _NUMBERS = "atomic_numbers"
 _FRAMES = ("coordinates", "wb97x_dz.energy", "wb97x_dz.forces")
@@ -42,11 +41,8 @@ class ANI1x(base.Converter):
   options_type = ANI1xOptions
 
   def declare(self) -> base.Declaration:
-    return base.Declaration(
-      name="ani1x",
-      graph=graph_config.GraphConfig(cutoff=8.0, max_neighbors=30),
-      published_scales=base.Scales(2.8700712783472118, 2.131422996520996),
-      notes={"hartree_in_eV": ase_units.Hartree},
+    return base.published_declaration(
+      "ani1x", notes={"hartree_in_eV": ase_units.Hartree}
     )
 
   def units(self) -> Sequence[base.Unit]:

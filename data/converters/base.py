@@ -29,6 +29,7 @@ from typing import Literal
 
 import numpy as np
 
+from jmp_hk import published
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
@@ -112,6 +113,9 @@ class Declaration:
     published_scales: used by `--scales=published`; the fitted ones stay in the
       provenance.
     evaluate_free_atoms_only: leave fixed atoms out of force metrics.
+    periodic_in_3d: structures are periodic in all three directions, also across the
+      vacuum of a slab.
+    force_coefficient: published factor of the force loss, or None.
     notes: facts for the provenance, e.g. how raw units were converted.
   """
 
@@ -122,7 +126,30 @@ class Declaration:
   targets: Mapping[str, Target] = dataclasses.field(default_factory=dict)
   published_scales: Scales | None = None
   evaluate_free_atoms_only: bool = False
+  periodic_in_3d: bool = False
+  force_coefficient: float | None = None
   notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def published_declaration(
+  name: str, notes: Mapping[str, Any] | None = None
+) -> Declaration:
+  """Declares a dataset of the published pre-training with its published constants.
+
+  Args:
+    name: one of `published.PRETRAINING`.
+    notes: facts for the provenance.
+  """
+  constants = published.PRETRAINING[name]
+  return Declaration(
+    name=name,
+    graph=graph_config.GraphConfig(constants.cutoff, constants.max_neighbors),
+    published_scales=Scales(constants.energy_scale, constants.force_scale),
+    evaluate_free_atoms_only=constants.evaluate_free_atoms_only,
+    periodic_in_3d=constants.periodic_in_3d,
+    force_coefficient=constants.force_coefficient,
+    notes=notes or {},
+  )
 
 
 @dataclasses.dataclass(frozen=True)

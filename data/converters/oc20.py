@@ -17,7 +17,6 @@ import numpy as np
 from data.converters import base
 from data.converters import extxyz
 from jmp_hk import structure as structure_lib
-from jmp_hk.graphs import config as graph_config
 
 _FRAMES = ".extxyz.xz"
 _IDS = ".txt.xz"
@@ -30,11 +29,8 @@ class OC20(base.Converter):
   name = "oc20"
 
   def declare(self) -> base.Declaration:
-    return base.Declaration(
-      name="oc20",
-      graph=graph_config.GraphConfig(cutoff=12.0, max_neighbors=30),
-      published_scales=base.Scales(24.901469505465872, 0.5111534595489502),
-      evaluate_free_atoms_only=True,
+    return base.published_declaration(
+      "oc20",
       notes={"energy": "total RPBE energy as in the raw files, not adsorption energy"},
     )
 

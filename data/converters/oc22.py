@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from data.converters import base
 from data.converters import lmdb_records
-from jmp_hk.graphs import config as graph_config
 
 
 class OC22(base.Converter):
@@ -17,12 +16,7 @@ class OC22(base.Converter):
   name = "oc22"
 
   def declare(self) -> base.Declaration:
-    return base.Declaration(
-      name="oc22",
-      graph=graph_config.GraphConfig(cutoff=12.0, max_neighbors=30),
-      published_scales=base.Scales(25.229595396538468, 0.25678861141204834),
-      evaluate_free_atoms_only=True,
-    )
+    return base.published_declaration("oc22")
 
   def units(self) -> Sequence[base.Unit]:
     paths = base.find_files(self.source, "*.lmdb")

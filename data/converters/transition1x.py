@@ -12,7 +12,6 @@ import h5py
 
 from data.converters import base
 from data.converters import hdf5
-from jmp_hk.graphs import config as graph_config
 
 _SPLITS = ("train", "val", "test")
 _NUMBERS = "atomic_numbers"
@@ -25,11 +24,7 @@ class Transition1x(base.Converter):
   name = "transition1x"
 
   def declare(self) -> base.Declaration:
-    return base.Declaration(
-      name="transition1x",
-      graph=graph_config.GraphConfig(cutoff=8.0, max_neighbors=30),
-      published_scales=base.Scales(1.787466168382901, 0.3591422140598297),
-    )
+    return base.published_declaration("transition1x")
 
   def units(self) -> Sequence[base.Unit]:
     path = base.find_file(self.source, "*.h5", "*.hdf5")

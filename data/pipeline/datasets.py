@@ -7,7 +7,7 @@ import pathlib
 
 from data import records
 from data.pipeline import config as config_lib
-from jmp_hk import dataset_info_io
+from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.pipeline import datasets as datasets_lib
@@ -95,7 +95,7 @@ def _open(
       "Convert the raw files with `python -m data.convert`, or correct --datasets."
     )
   task = names.index(config.name)
-  info = dataset_info_io.load(config.directory)
+  info = dataset_info.load(config.directory)
   shards = records.list_shards(pathlib.Path(config.directory), config.split)
   num_structures = info.num_structures.get(config.split, 0)
   if not num_structures:

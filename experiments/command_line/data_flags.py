@@ -8,7 +8,6 @@ from absl import flags
 from data.pipeline import config as pipeline_config
 from experiments.command_line import config as config_lib
 from jmp_hk import dataset_info as info_lib
-from jmp_hk import dataset_info_io
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import pool as pool_lib
 from jmp_hk.pipeline import config as stream_config
@@ -160,8 +159,8 @@ def load_info(
       f"data.convert --dataset=… --input=… --output={dataset.directory}`."
     )
   try:
-    return dataset_info_io.load(dataset.directory)
-  except dataset_info_io.DatasetInfoError as error:
+    return info_lib.load(dataset.directory)
+  except info_lib.DatasetInfoError as error:
     raise config_lib.FlagError(f"{flag}: dataset {dataset.name!r}: {error}") from error
 
 

@@ -14,14 +14,6 @@ from jmp_hk.training import losses
 
 PRECISIONS = ("float32", "bfloat16")
 
-# λ_F of the published pre-training, roughly the average number of atoms.
-_PUBLISHED_FORCE_COEFFICIENTS = {
-  "oc20": 73.0,
-  "oc22": 80.0,
-  "ani1x": 15.0,
-  "transition1x": 14.0,
-}
-
 
 def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the backbone."""
@@ -146,7 +138,7 @@ def loss(values: flags.FlagValues) -> losses.LossConfig:
 def force_coefficients(
   values: flags.FlagValues, names: Sequence[str]
 ) -> Mapping[str, float | None]:
-  """Force coefficient of each dataset; None where its data have to tell.
+  """Force coefficient of each dataset; None where its `DatasetInfo` decides.
 
   Raises:
     FlagError: --force_coefficients cannot be read or names another dataset.
@@ -158,8 +150,7 @@ def force_coefficients(
       f"--force_coefficients names {', '.join(unknown)}, but the datasets are "
       f"{', '.join(names)}."
     )
-  published = _PUBLISHED_FORCE_COEFFICIENTS
-  return {name: given.get(name, given.get("", published.get(name))) for name in names}
+  return {name: given.get(name, given.get("")) for name in names}
 
 
 def make_tasks(
@@ -167,14 +158,14 @@ def make_tasks(
 ) -> tuple[tasks_lib.TaskConfig, ...]:
   """The pre-training task of each dataset, in the order of `infos`."""
   coefficients = force_coefficients(values, list(infos))
-  return tuple(
-    tasks_lib.pretraining_task(
-      name,
-      values.energy_coefficient,
-      info.average_atoms if coefficients[name] is None else coefficients[name],
+  tasks = []
+  for name, info in infos.items():
+    choices = (coefficients[name], info.force_coefficient, info.average_atoms)
+    force_coefficient = next(value for value in choices if value is not None)
+    tasks.append(
+      tasks_lib.pretraining_task(name, values.energy_coefficient, force_coefficient)
     )
-    for name, info in infos.items()
-  )
+  return tuple(tasks)
 
 
 def _parse_coefficients(entries: Sequence[str]) -> dict[str, float]:

@@ -13,7 +13,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jmp_hk import dataset_info as info_lib
-from jmp_hk import dataset_info_io
 from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.graphs import batch as batch_lib
@@ -62,7 +61,7 @@ def describe(
   return {
     "format_version": checkpointer_lib.FORMAT_VERSION,
     "model": serialization.to_json(config),
-    "datasets": {name: dataset_info_io.to_dict(info) for name, info in infos.items()},
+    "datasets": serialization.to_json(infos),
     "budget": serialization.to_json(budget),
     **(origin or {}),
   }
@@ -142,10 +141,9 @@ def read_description(
     )
   try:
     config = serialization.from_json(model_lib.ModelConfig, data["model"], "model")
-    infos = {
-      name: dataset_info_io.from_dict(values, f"{file}: dataset {name}")
-      for name, values in data["datasets"].items()
-    }
+    infos = serialization.from_json(
+      dict[str, info_lib.DatasetInfo], data["datasets"], "datasets"
+    )
   except (KeyError, ValueError) as error:
     raise CheckpointError(f"{file} cannot be understood: {error}") from error
   return config, infos

@@ -9,7 +9,7 @@ import ase
 import numpy as np
 
 from jmp_hk import dataset_info
-from jmp_hk import published
+from jmp_hk import reference_energies
 from jmp_hk import structure as structure_lib
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.graphs import buckets
@@ -278,7 +278,7 @@ def load(
     ema: the averaged weights, where there are some.
     step: which checkpoint of a run; by default the best.
     references: files of per-element reference energies by head, see
-      `published.load_references`.
+      `reference_energies.load_references`.
     precision: "float32", "float64" or "bfloat16".
     batch_edges: main edges of a batch.
 
@@ -297,8 +297,8 @@ def load(
       raise ValueError(
         f"There is no head {head!r} among the model's: {', '.join(infos)}."
       )
-    infos[head] = published.with_references(
-      infos[head], published.load_references(path)
+    infos[head] = reference_energies.with_references(
+      infos[head], reference_energies.load_references(path)
     )
   return Predictor(
     loaded.config, infos, loaded.variables, precision=precision, batch_edges=batch_edges

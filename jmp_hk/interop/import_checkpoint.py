@@ -51,7 +51,7 @@ def import_checkpoint(
   output: str | os.PathLike[str],
   *,
   ema: bool | None = None,
-  infos: Sequence[dataset_info.DatasetInfo] = tuple(published.DATASETS.values()),
+  infos: Sequence[dataset_info.DatasetInfo] = tuple(dataset_info.PUBLISHED.values()),
   on_tensor: Callable[[str], None] = lambda name: None,
 ) -> ImportSummary:
   """Imports a checkpoint; memory holds about one tensor at a time.

@@ -8,11 +8,12 @@ import math
 import os
 import pathlib
 import struct
-import tempfile
 from typing import NamedTuple
 import zipfile
 
 import numpy as np
+
+from jmp_hk import files
 
 _ALIGNMENT = 64  # Bytes; of each storage in the file, so that it can be mapped.
 _PADDING_FIELD = 0x4246  # PyTorch's kind of extra field, "FB".
@@ -53,23 +54,16 @@ def write_state_dict(path: str | os.PathLike[str], entries: Sequence[Entry]) -> 
     keys[entry.name] = (
       keys[entry.alias_of] if entry.alias_of else str(len(set(keys.values())))
     )
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-  try:
-    with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-      prefix = path.stem
-      _add(archive, f"{prefix}/data.pkl", _pickle(entries, keys))
-      _add(archive, f"{prefix}/.format_version", b"1")
-      _add(archive, f"{prefix}/.storage_alignment", str(_ALIGNMENT).encode())
-      _add(archive, f"{prefix}/byteorder", b"little")
-      for entry in entries:
-        if entry.read is not None:
-          _add(archive, f"{prefix}/data/{keys[entry.name]}", _tensor_bytes(entry))
-      _add(archive, f"{prefix}/version", b"3\n")
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    pathlib.Path(temporary).unlink(missing_ok=True)
-    raise
+  with files.open_atomically(path) as file, zipfile.ZipFile(file, "w") as archive:
+    prefix = path.stem
+    _add(archive, f"{prefix}/data.pkl", _pickle(entries, keys))
+    _add(archive, f"{prefix}/.format_version", b"1")
+    _add(archive, f"{prefix}/.storage_alignment", str(_ALIGNMENT).encode())
+    _add(archive, f"{prefix}/byteorder", b"little")
+    for entry in entries:
+      if entry.read is not None:
+        _add(archive, f"{prefix}/data/{keys[entry.name]}", _tensor_bytes(entry))
+    _add(archive, f"{prefix}/version", b"3\n")
 
 
 def _tensor_bytes(entry: Entry) -> bytes:

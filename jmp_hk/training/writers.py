@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 import math
-import os
 import pathlib
-import tempfile
 from typing import Any
 from typing import Protocol
+
+from jmp_hk import files
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_DIRECTORY = "tensorboard"
@@ -43,9 +43,9 @@ class JsonlWriter:
       path: the file.
       resume_step: step at which the run continues; 0 empties the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
-    _write_atomically(path, kept if resume_step else [])
+    lines = map(_line, kept) if resume_step else []
+    files.write_atomically(path, "".join(lines))
     self._file = path.open("a", encoding="utf-8")
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
@@ -115,11 +115,3 @@ def _line(values: Mapping[str, Any]) -> str:
     for k, v in values.items()
   }
   return json.dumps(plain) + "\n"
-
-
-def _write_atomically(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-  with os.fdopen(handle, "w", encoding="utf-8") as file:
-    file.writelines(map(_line, records))
-  os.chmod(temporary, 0o644)
-  os.replace(temporary, path)

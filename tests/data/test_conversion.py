@@ -19,7 +19,7 @@ from data import schema
 from data.converters import base
 from data.converters import oc20
 from data.converters import registry
-from jmp_hk import dataset_info_io
+from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from tests.data import raw_files
 
@@ -61,7 +61,7 @@ def test_shards_do_not_depend_on_the_number_of_processes(tmp_path):
   assert _shards(tmp_path / "1") == _shards(tmp_path / "3")
   assert len(_shards(tmp_path / "1")) == 5
   assert infos[0] == infos[1]
-  assert dataset_info_io.load(tmp_path / "1") == infos[0]
+  assert dataset_info.load(tmp_path / "1") == infos[0]
 
 
 def test_dataset_info(tmp_path):
@@ -183,8 +183,8 @@ def test_killed_conversion_resumes_to_the_same_bytes(tmp_path):
     assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
   with pytest.raises(records.RecordFileError, match="lacks"):
     records.list_shards(output, "train")
-  with pytest.raises(dataset_info_io.DatasetInfoError, match="unfinished"):
-    dataset_info_io.load(output)
+  with pytest.raises(dataset_info.DatasetInfoError, match="unfinished"):
+    dataset_info.load(output)
   process = _command(*arguments)
   out, err = process.communicate(timeout=120)
   assert process.returncode == 0, err

@@ -1,5 +1,6 @@
 """Flags become one config; every flag of the recipe and its ablations arrives."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -11,7 +12,7 @@ from experiments import pretrain
 from experiments.command_line import config as config_lib
 from experiments.command_line import model_flags
 from experiments.command_line import workdir as workdir_lib
-from jmp_hk import dataset_info_io
+from jmp_hk import dataset_info
 from jmp_hk import serialization
 from jmp_hk.training import config as train_config
 from tests.experiments import demo_data
@@ -150,8 +151,11 @@ def test_saved_flags_give_the_same_config(datasets, tmp_path):
   assert made[0] == made[1]
 
 
-def test_coefficients_of_other_datasets_are_their_average_size(datasets):
+def test_force_coefficients_come_from_the_datasets(datasets):
   values = parse("--force_coefficients=")
-  infos = {"mine": dataset_info_io.load(datasets["ani1x"])}
-  (task,) = model_flags.make_tasks(values, infos)
-  assert task.targets[1].loss_coefficient == pytest.approx(infos["mine"].average_atoms)
+  published = dataset_info.load(datasets["ani1x"])
+  other = dataclasses.replace(published, force_coefficient=None)
+  tasks = model_flags.make_tasks(values, {"published": published, "other": other})
+  assert tasks[0].targets[1].loss_coefficient == 15.0
+  # Without a published one it is the average size.
+  assert tasks[1].targets[1].loss_coefficient == pytest.approx(other.average_atoms)

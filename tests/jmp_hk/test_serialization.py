@@ -59,6 +59,79 @@ def test_round_trip_through_a_file(tmp_path):
   assert [p.name for p in (tmp_path / "deep").iterdir()] == ["c.json"]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Shape(serialization.Polymorphic):
+  registry = {}
+  default_type = "ball"
+  label: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ball(_Shape):
+  radius: float = 1.0
+
+  @classmethod
+  def upgrade_json(cls, data: serialization.Json) -> serialization.Json:
+    """Earlier versions stored the diameter."""
+    if "diameter" in data:
+      data["radius"] = data.pop("diameter") / 2
+    if data.get("radius", 1.0) > 100:
+      raise ValueError("balls used to be larger")
+    return data
+
+
+@dataclasses.dataclass(frozen=True)
+class _Box(_Shape):
+  edges: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawing:
+  shapes: tuple[_Shape, ...] = ()
+  frame: _Shape | None = None
+
+
+for _name, _class in (("ball", _Ball), ("box", _Box)):
+  _class.type_name = _name
+  _Shape.registry[_name] = _class
+
+
+def test_subclasses_are_stored_with_their_type():
+  drawing = _Drawing((_Ball("a", 2.0), _Box("b")), _Box("c", (1.0, 2.0, 3.0)))
+  written = serialization.to_json(drawing)
+  assert written["shapes"][0] == {"type": "ball", "label": "a", "radius": 2.0}
+  assert serialization.from_json(_Drawing, written) == drawing
+  # Without a type it is the default one, or the class that was asked for.
+  assert serialization.from_json(_Shape, {"radius": 3.0}) == _Ball("", 3.0)
+  assert serialization.from_json(_Box, {"label": "d"}) == _Box("d")
+
+
+def test_types_that_do_not_fit_are_named():
+  @dataclasses.dataclass(frozen=True)
+  class Disc(_Ball):
+    pass
+
+  with pytest.raises(serialization.SerializationError, match="Disc cannot be stored"):
+    serialization.to_json(Disc())
+  with pytest.raises(
+    serialization.SerializationError, match=r"frame: There is no _Shape.*'cone'.*'ball'"
+  ):
+    serialization.from_json(_Drawing, {"frame": {"type": "cone"}})
+  with pytest.raises(serialization.SerializationError, match="should be a _Box"):
+    serialization.from_json(_Box, {"type": "ball"})
+  with pytest.raises(serialization.SerializationError, match="_Drawing.frame"):
+    serialization.from_json(_Drawing, {"frame": {"type": "ball", "edges": []}})
+
+
+def test_earlier_versions_are_upgraded():
+  read = serialization.from_json(_Drawing, {"frame": {"diameter": 3.0}})
+  assert read == _Drawing(frame=_Ball("", 1.5))
+  with pytest.raises(
+    serialization.SerializationError, match="_Drawing.frame: balls used to be larger"
+  ):
+    serialization.from_json(_Drawing, {"frame": {"diameter": 300.0}})
+
+
 def test_project_dataclasses_round_trip():
   info = dataset_info.DatasetInfo(
     name="x",
@@ -99,15 +172,15 @@ def test_numpy_values_become_plain():
 )
 def test_wrong_values_are_named(change: dict[str, Any], message: str):
   data = serialization.to_json(_example()) | change
-  with pytest.raises(serialization.ConfigError, match=message):
+  with pytest.raises(serialization.SerializationError, match=message):
     serialization.from_json(_Outer, data)
 
 
 def test_missing_key_and_broken_file(tmp_path):
-  with pytest.raises(serialization.ConfigError, match="lacks 'inner'"):
+  with pytest.raises(serialization.SerializationError, match="lacks 'inner'"):
     serialization.from_json(_Outer, {})
   (tmp_path / "x.json").write_text("{")
-  with pytest.raises(serialization.ConfigError, match="x.json"):
+  with pytest.raises(serialization.SerializationError, match="x.json"):
     serialization.load(_Outer, tmp_path / "x.json")
 
 

@@ -3,7 +3,7 @@ import pytest
 from data import records
 from data.pipeline import config as config_lib
 from data.pipeline import datasets as datasets_lib
-from jmp_hk import dataset_info_io
+from jmp_hk import dataset_info
 from jmp_hk.pipeline import config as stream_config
 from jmp_hk.targets import config as tasks
 from tests.jmp_hk.pipeline import corpus
@@ -63,7 +63,7 @@ def test_opening_reports_what_is_wrong(corpus_directory, tmp_path):
     open_one(name="oc20")
   with pytest.raises(ValueError, match="does not exist.*data.convert"):
     open_one(directory=corpus_directory / "nowhere")
-  with pytest.raises(dataset_info_io.DatasetInfoError, match="data.convert"):
+  with pytest.raises(dataset_info.DatasetInfoError, match="data.convert"):
     open_one(directory=tmp_path)
   with pytest.raises(records.RecordFileError, match="'val'"):
     open_one(split="val")

@@ -9,7 +9,6 @@ import numpy as np
 
 from jmp_hk import dataset_info
 from jmp_hk import from_ase
-from jmp_hk import published
 from jmp_hk import structure as structure_lib
 from jmp_hk.inference import prediction
 from jmp_hk.pipeline import normalise
@@ -43,20 +42,20 @@ class FromAtomsTest(parameterized.TestCase):
   def test_a_slab_without_a_third_vector_stays_as_it_is(self):
     atoms = _slab(pbc=(True, True, False))
     atoms.cell[2] = 0
-    structure = from_ase.from_atoms(atoms, published.DATASETS["oc20"])
+    structure = from_ase.from_atoms(atoms, dataset_info.PUBLISHED["oc20"])
     self.assertEqual(tuple(structure.pbc), (True, True, False))
 
   @parameterized.parameters(([0, 1], [0, 1]), ([0, 0], [2, 2]), ([1, 2], [1, 2]))
   def test_tags(self, given, expected):
     atoms = _slab()
     atoms.set_tags(given)
-    structure = from_ase.from_atoms(atoms, published.DATASETS["oc20"])
+    structure = from_ase.from_atoms(atoms, dataset_info.PUBLISHED["oc20"])
     np.testing.assert_array_equal(structure.tags, expected)
 
   def test_fixed_atoms(self):
     atoms = _slab()
     atoms.set_constraint(constraints.FixAtoms([1]))
-    structure = from_ase.from_atoms(atoms, published.DATASETS["oc20"])
+    structure = from_ase.from_atoms(atoms, dataset_info.PUBLISHED["oc20"])
     np.testing.assert_array_equal(structure.fixed, [False, True])
 
   @parameterized.parameters(
@@ -146,7 +145,7 @@ class PublishedTest(absltest.TestCase):
   def test_scales_are_those_that_the_converters_use(self):
     from data.converters import registry
 
-    for name, info in published.DATASETS.items():
+    for name, info in dataset_info.PUBLISHED.items():
       declaration = registry.converters()[name](None).declare()
       scales = declaration.published_scales
       self.assertEqual(

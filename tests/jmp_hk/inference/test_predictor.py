@@ -11,7 +11,8 @@ import ase.build
 import jax
 import numpy as np
 
-from jmp_hk import published
+from jmp_hk import dataset_info
+from jmp_hk import reference_energies
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import preparation
@@ -58,7 +59,7 @@ class ImportedModelTest(parameterized.TestCase):
       for name, info in imported.infos.items()
     }
     for task, name in enumerate(golden_case.TASKS):
-      info = published.DATASETS[name]
+      info = dataset_info.PUBLISHED[name]
       results = imported.predict([_atoms(s) for s in structures], name)
       energies = np.array([result.energy for result in results]) / info.energy_scale
       forces = np.concatenate([result.forces for result in results]) / info.force_scale
@@ -73,7 +74,7 @@ class ImportedModelTest(parameterized.TestCase):
   def test_published_settings_of_the_heads(self):
     for name, cutoff in (("oc20", 12), ("oc22", 12), ("ani1x", 8), ("transition1x", 8)):
       self.assertEqual(
-        published.DATASETS[name].graph,
+        dataset_info.PUBLISHED[name].graph,
         graph_config.GraphConfig(cutoff=cutoff, max_neighbors=30),
       )
 
@@ -99,10 +100,10 @@ class ImportedModelTest(parameterized.TestCase):
   def test_wrong_references_say_what_is_expected(self):
     directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
     np.savez(directory / "wrong.npz", other=np.zeros(3))
-    with self.assertRaisesRegex(published.ReferencesError, "array `coeff`"):
-      published.load_references(directory / "wrong.npz")
-    with self.assertRaisesRegex(published.ReferencesError, "missing.npz"):
-      published.load_references(directory / "missing.npz")
+    with self.assertRaisesRegex(reference_energies.ReferencesError, "array `coeff`"):
+      reference_energies.load_references(directory / "wrong.npz")
+    with self.assertRaisesRegex(reference_energies.ReferencesError, "missing.npz"):
+      reference_energies.load_references(directory / "missing.npz")
 
 
 class PredictorTest(parameterized.TestCase):

@@ -10,6 +10,7 @@ from absl.testing import parameterized
 import jax
 import numpy as np
 
+from jmp_hk import dataset_info
 from jmp_hk import published
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.interop import export_checkpoint
@@ -60,7 +61,7 @@ class ImportTest(parameterized.TestCase):
     _assert_equal(loaded.variables.scales, scales)
     self.assertLen(summary.ignored, 4)
     self.assertFalse(summary.averaged)
-    self.assertEqual(loaded.infos, dict(published.DATASETS))
+    self.assertEqual(loaded.infos, dict(dataset_info.PUBLISHED))
 
   @parameterized.parameters((None, True), (True, True), (False, False))
   def test_moving_average(self, ema, expect_average):
@@ -171,7 +172,7 @@ class ImportTest(parameterized.TestCase):
     }
     with self.assertRaisesRegex(recognise.RecognitionError, "3 datasets.*--tasks"):
       self._import(checkpoints.lightning(state))
-    infos = list(published.DATASETS.values())[:3]
+    infos = list(dataset_info.PUBLISHED.values())[:3]
     summary = self._import(checkpoints.lightning(state), infos=infos)
     self.assertLen(summary.config.tasks, 3)
 

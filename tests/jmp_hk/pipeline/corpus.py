@@ -9,7 +9,6 @@ from data import schema
 from data.pipeline import config as config_lib
 from data.pipeline import datasets as datasets_lib
 from jmp_hk import dataset_info
-from jmp_hk import dataset_info_io
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import config as graph_config
@@ -88,7 +87,7 @@ def write(
       "kind": statistics("", 0.0, 1.0, {}, 3),
     },
   )
-  (directory / dataset_info_io.FILE_NAME).write_text(dataset_info_io.to_json(info))
+  dataset_info.save(info, directory / dataset_info.FILE_NAME)
   return directory
 
 

@@ -1,0 +1,59 @@
+"""Files that appear whole or not at all."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import tempfile
+from typing import IO
+
+# How the names of unfinished files end, for those who clear up after killed programs.
+TEMPORARY_SUFFIX = ".tmp"
+
+
+@contextlib.contextmanager
+def open_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO]:
+  """Opens a temporary file that becomes `path` when the block succeeds.
+
+  The content is flushed to disk before the file gets its name, so that a file of that
+  name is whole even after the machine lost power. The folder must exist.
+
+  Args:
+    path: where the file appears; a file that is already there is replaced.
+    mode: "wb" for bytes, "w" for text in UTF-8.
+
+  Yields:
+    The open file. Where the block raises, the file is deleted.
+  """
+  path = pathlib.Path(path)
+  handle, temporary = tempfile.mkstemp(
+    dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX
+  )
+  encoding = None if "b" in mode else "utf-8"
+  try:
+    with os.fdopen(handle, mode, encoding=encoding) as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    pathlib.Path(temporary).unlink(missing_ok=True)
+    raise
+  directory = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(directory)
+  finally:
+    os.close(directory)
+
+
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+  """Writes a file, and the folders above it where they are missing.
+
+  Args:
+    path: where the file appears; a file that is already there is replaced.
+    content: all of it; text is stored in UTF-8.
+  """
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  with open_atomically(path) as file:
+    file.write(content.encode("utf-8") if isinstance(content, str) else content)

@@ -1,0 +1,28 @@
+"""Files appear whole or not at all."""
+
+import pytest
+
+from jmp_hk import files
+
+
+def test_content_and_mode(tmp_path):
+  path = tmp_path / "deep" / "file.txt"
+  files.write_atomically(path, "Å")
+  assert path.read_bytes() == "Å".encode()
+  files.write_atomically(path, b"bytes")
+  assert path.read_bytes() == b"bytes"
+  assert path.stat().st_mode & 0o777 == 0o644
+  assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_failure_leaves_the_earlier_file(tmp_path):
+  path = tmp_path / "file.txt"
+  files.write_atomically(path, "earlier")
+  with (
+    pytest.raises(RuntimeError, match="half-way"),
+    files.open_atomically(path, "w") as file,
+  ):
+    file.write("later")
+    raise RuntimeError("half-way")
+  assert path.read_text() == "earlier"
+  assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
