@@ -196,7 +196,7 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
-  configuration.prepare(configuration.EnvironmentConfig())
+  configuration.configure()
   run(
     values.model,
     values.precision,

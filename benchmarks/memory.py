@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
-  configuration.prepare(configuration.EnvironmentConfig())
+  configuration.configure()
   for model, precision, remat in itertools.product(
     values.model, values.precision, values.remat
   ):

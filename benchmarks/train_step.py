@@ -89,7 +89,7 @@ def run_case(
     "dense_tflop": round(statistics.mean(work) / 1e12, 4),
     "structures": round(held, 1),
     "atoms": round(atoms),
-    "main_edges": round(per_step(lambda microbatch: microbatch.main)),
+    "main_edges": round(per_step(lambda microbatch: microbatch.graphs.main)),
     **measure.machine(),
   }
 
@@ -228,7 +228,7 @@ def main(argv: Sequence[str]) -> None:
       )
     return
   os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
-  configuration.prepare(configuration.EnvironmentConfig(values.compilation_cache))
+  configuration.configure(configuration.RuntimeConfig(values.compilation_cache))
   result = run_case(
     *combinations[0], values.structures, values.steps, values.remat, values.microbatches
   )

@@ -9,7 +9,7 @@ import numpy as np
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import shared_gradients
-from jmp_hk.runtime import compiled
+from jmp_hk.runtime import compilation
 from jmp_hk.training import config as train_config
 from jmp_hk.training import losses
 from jmp_hk.training import optimizer as optimizer_lib
@@ -44,7 +44,7 @@ class Training:
     )
     settings = train_config.OptimizerConfig()
     self._optimizer = optimizer_lib.make_optimizer(settings, self.shapes.params)
-    self.step: compiled.CompiledOnce = step_lib.make_train_step(
+    self.step: compilation.CompiledOnce = step_lib.make_train_step(
       self._objective(),
       self._optimizer,
       self._mesh,

@@ -190,7 +190,7 @@ def run(values: flags.FlagValues) -> None:
     FlagError: flags that cannot be used.
   """
   started = training_flags.environment_config(values)
-  configuration.prepare(started)
+  configuration.configure(started)
   processes.connect(started)
   with processes.ends_together(EXPECTED_ERRORS):
     _run(values)

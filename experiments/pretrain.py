@@ -122,7 +122,7 @@ def run(values: flags.FlagValues) -> None:
   """
   workdir = check_flags(values)
   started = training_flags.environment_config(values)
-  configuration.prepare(started)
+  configuration.configure(started)
   processes.connect(started)
   with processes.ends_together(_EXPECTED_ERRORS):
     _run(values, workdir)

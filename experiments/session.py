@@ -43,7 +43,6 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> dict[str, float]
   Returns:
     The last validation metrics; empty where nothing is validated.
   """
-  checkpointer_lib.quiet_orbax()
   mesh = sharding.make_mesh()
   microbatches = sharding.local_microbatches(mesh, config.train.num_microbatches)
   data = feeds.open_data(config, microbatches, workdir)
@@ -191,7 +190,7 @@ class Session:
     )
     return variables._replace(scales=scales)
 
-  def _train_step(self) -> step_lib.compiled.CompiledOnce:
+  def _train_step(self) -> step_lib.compilation.CompiledOnce:
     config = self._config
     variables = model_lib.Variables
     objective = step_lib.Objective(

@@ -7,7 +7,6 @@ from typing import Any
 from absl import flags
 
 from experiments.command_line import config as config_lib
-from jmp_hk.runtime import allocator
 from jmp_hk.runtime import configuration
 
 PRECISIONS = ("float32", "float64", "bfloat16")
@@ -44,18 +43,12 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def start(values: flags.FlagValues) -> None:
   """Prepares jax's environment; call it before jax is imported."""
-  configuration.prepare(configuration.EnvironmentConfig(values.compilation_cache))
-  from jmp_hk.checkpoints import checkpointer as checkpointer_lib
-
-  checkpointer_lib.quiet_orbax()
+  configuration.configure(configuration.RuntimeConfig(values.compilation_cache))
 
 
 def start_without_computing() -> None:
   """Prepares runners that move weights only, for which memory matters."""
-  allocator.return_freed_memory()
-  from jmp_hk.checkpoints import checkpointer as checkpointer_lib
-
-  checkpointer_lib.quiet_orbax()
+  configuration.configure(configuration.RuntimeConfig(freed_memory="return"))
 
 
 def require(values: flags.FlagValues, *names: str) -> None:

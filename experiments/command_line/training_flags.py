@@ -248,13 +248,13 @@ def train(
     raise config_lib.FlagError(str(error)) from error
 
 
-def environment_config(values: flags.FlagValues) -> configuration.EnvironmentConfig:
+def environment_config(values: flags.FlagValues) -> configuration.RuntimeConfig:
   """How jax is started."""
-  return configuration.EnvironmentConfig(
-    values.compilation_cache,
-    values.coordinator_address,
-    values.num_processes,
-    values.process_id,
+  return configuration.RuntimeConfig(
+    compilation_cache=values.compilation_cache,
+    coordinator_address=values.coordinator_address,
+    num_processes=values.num_processes,
+    process_id=values.process_id,
   )
 
 

@@ -14,7 +14,6 @@ alone reads it with `jmp_hk.checkpoints.model_directory`.
 """
 
 from collections.abc import Mapping
-import logging
 import math
 import pathlib
 from typing import Any
@@ -162,13 +161,6 @@ def complete_steps(directory: pathlib.Path) -> list[int]:
     return []
   names = [path.name for path in directory.iterdir() if path.is_dir()]
   return sorted(int(name) for name in names if name.isdigit())
-
-
-def quiet_orbax() -> None:
-  """Leaves only warnings of Orbax's many log lines."""
-  logging.getLogger("absl").addFilter(
-    lambda record: record.levelno >= logging.WARNING or "orbax" not in record.pathname
-  )
 
 
 def _array_items(state: state_lib.TrainState) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""How the C library's heap is used by programs that run on the CPU.
+"""Settings of the C library's memory allocator for programs that run on the CPU.
 
-XLA's CPU runtime asks for its temporary memory and for packed copies of matrices anew
-in every step. With glibc's defaults that costs page faults; with one heap that is never
-given back, it costs searching, once the compiler has left a hundred thousand gaps in
-it. Both are cured here. Everything does nothing without glibc, or where the user tunes
-or replaces the allocator.
+XLA's CPU runtime allocates its temporary memory and packed copies of matrices anew in
+every step. With glibc's defaults each of these allocations costs page faults. With a
+heap that is never returned to the system it costs searching instead, because the
+compiler leaves about a hundred thousand free chunks in the heap. `keep_freed_memory`
+avoids the first cost and `close_gaps` the second.
+
+The functions of this module have no effect where the C library is not glibc, or where
+the user has replaced the allocator (LD_PRELOAD) or set its options (GLIBC_TUNABLES,
+MALLOC_…).
 """
 
 from collections.abc import Mapping
@@ -12,22 +16,22 @@ import ctypes
 import os
 import sys
 
-# Options of glibc's mallopt: one heap for all threads, nothing mapped apart from it,
-# never shrunk, grown in large pieces.
+# Options of glibc's mallopt, by number: one heap for all threads, no allocation outside
+# it, which is never shrunk and grows in large pieces.
 _KEEPING = {
   "ARENA_MAX": (-8, 1),
   "MMAP_MAX": (-4, 0),
   "TRIM": (-1, -1),
   "TOP_PAD": (-2, 256 << 20),
 }
-# Arrays of more than 1 MiB are mapped apart from the heaps, of which there are few.
+# Arrays of more than 1 MiB lie outside the heaps, of which there are at most two.
 _RETURNING = {"MMAP_THRESHOLD": (-3, 1 << 20), "ARENA_MAX": (-8, 2)}
 
 _LARGEST_GAP = 256 << 20
-# Smaller chunks are kept by exact size and found without a search.
+# glibc keeps smaller chunks by exact size and finds them without a search.
 _SMALLEST_GAP = 1100
 _HEADER = 64
-_SMALL_CHANGE = 256 << 20
+_RESERVE = 256 << 20
 
 _state = {"keeping": False}
 
@@ -55,8 +59,9 @@ class _MallocInfo(ctypes.Structure):
 def keep_freed_memory() -> None:
   """Stops the C library from returning freed memory to the system.
 
-  Mapping memory anew costs a page fault for every 4 kB: 165 000 a step for 12 residual
-  layers of width 512 on 4 470 rows; 1 000 with this, a fifth of the time.
+  Memory that comes from the system costs a page fault for every 4 kB. A step of 12
+  residual layers of width 512 on 4 470 rows then has 165 000 page faults; with this
+  setting it has 1 000 and takes a fifth of the time.
   """
   _state["keeping"] = _set_options(_KEEPING)
 
@@ -64,27 +69,30 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
   """Makes the C library return freed arrays to the system at once.
 
-  For programs that move weights without computing; the opposite of the above.
+  This is the opposite of `keep_freed_memory`, for programs that move weights without
+  computing.
   """
   _state["keeping"] = False
   _set_options(_RETURNING)
 
 
 def close_gaps() -> int:
-  """Takes the gaps of the heap out of use, for programs that keep freed memory.
+  """Takes the heap's gaps out of use, in programs that keep freed memory.
 
-  Compilation leaves about 100 000 free chunks of all sizes, which every later request
-  searches: 40 % of the time of a small model's step. Their pages are returned to the
-  system first; then they are allocated for good, without being touched, so that they
-  cost addresses but no memory. Later requests are served from one gap for small ones
-  and from the heap's end. Takes about 0.2 s; call it after each compilation.
+  Compilation leaves about 100 000 free chunks of all sizes, and every later request
+  searches them, which takes 40 % of the time of a small model's step. This function
+  first returns their pages to the system and then allocates them for good without
+  touching them, so that they cost addresses but no memory. Later requests are served
+  from one gap that is kept for small ones, and from the end of the heap.
+
+  It takes about 0.2 s and should be called after each compilation.
 
   Returns:
     The number of gaps that were closed; 0 where `keep_freed_memory` has no effect.
   """
-  if not _state["keeping"]:
+  library = _library() if _state["keeping"] else None
+  if library is None:
     return 0
-  library = _library()
   try:
     library.mallinfo2.restype = _MallocInfo
     library.malloc.restype = library.sbrk.restype = ctypes.c_void_p
@@ -103,24 +111,24 @@ def close_gaps() -> int:
       size = size * 4 // 5
     else:
       closed += 1
-  _leave_small_change(library)
+  _reserve_a_gap(library)
   return closed
 
 
-def _leave_small_change(library: ctypes.CDLL) -> None:
+def _reserve_a_gap(library: ctypes.CDLL) -> None:
   """Makes one gap again, for small requests.
 
-  glibc takes the smallest gap that is large enough. Without this one it would cut small
-  requests out of a step's temporary memory while that is free; the next step would find
-  the rest too small and take as much again from the heap's end.
+  glibc takes the smallest gap that is large enough. Without this one it would serve
+  small requests from a step's temporary memory while that is free; the next step would
+  find the rest too small and take as much again from the end of the heap.
   """
-  gap = library.malloc(_SMALL_CHANGE)
+  gap = library.malloc(_RESERVE)
   library.malloc(2 * _SMALLEST_GAP)  # For good, so that the gap does not join the end.
   library.free(gap)
 
 
 def _set_options(options: Mapping[str, tuple[int, int]]) -> bool:
-  """Calls glibc's mallopt, where that is what allocates; says whether it did."""
+  """Sets options of glibc's allocator; returns whether that is the one in use."""
   library = _library()
   if library is None:
     return False
@@ -130,7 +138,7 @@ def _set_options(options: Mapping[str, tuple[int, int]]) -> bool:
 
 
 def _library() -> ctypes.CDLL | None:
-  """The C library if it is an untuned glibc."""
+  """The C library if it is a glibc whose allocator the user has left as it is."""
   if not sys.platform.startswith("linux"):
     return None
   if any(name in os.environ for name in ("LD_PRELOAD", "GLIBC_TUNABLES")):
@@ -139,7 +147,6 @@ def _library() -> ctypes.CDLL | None:
     return None
   try:
     library = ctypes.CDLL(None)
-    library.gnu_get_libc_version  # pylint: disable=pointless-statement
-    return library
-  except (OSError, AttributeError):
+  except OSError:
     return None
+  return library if hasattr(library, "gnu_get_libc_version") else None

@@ -20,7 +20,7 @@ class ConnectionFailedError(RuntimeError):
   """The processes of a run did not find each other."""
 
 
-def connect(config: configuration.EnvironmentConfig) -> None:
+def connect(config: configuration.RuntimeConfig) -> None:
   """Joins the run's other processes; does nothing where there are none.
 
   Args:

@@ -14,7 +14,7 @@ import optax
 
 from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
-from jmp_hk.runtime import compiled
+from jmp_hk.runtime import compilation
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import feed
 from jmp_hk.training import progress as progress_lib
@@ -51,7 +51,7 @@ class Parts:
   """
 
   mesh: jax.sharding.Mesh
-  train_step: compiled.CompiledOnce
+  train_step: compilation.CompiledOnce
   evaluate: Callable[[state_lib.TrainState], dict[str, float]] | None
   batches: Callable[[Resume], Iterator[feed.HostBatch]]
   schedule: optax.Schedule

@@ -6,7 +6,7 @@ from typing import Any
 from absl import logging
 import jax
 
-from jmp_hk.runtime import compiled
+from jmp_hk.runtime import compilation
 
 DIRECTORY = "profile"
 _WARM_UP = 3  # Steps after compilation that are left out.
@@ -19,7 +19,7 @@ class ProfiledStep:
   """
 
   def __init__(
-    self, step: compiled.CompiledOnce, num_steps: int, directory: pathlib.Path
+    self, step: compilation.CompiledOnce, num_steps: int, directory: pathlib.Path
   ) -> None:
     """Wraps a step.
 

@@ -1,82 +1,64 @@
-"""The training step: gradients over all microbatches of all devices, then one update."""
+"""The training step: gradients of all microbatches of all devices, then one update."""
 
 from collections.abc import Callable
-from collections.abc import Mapping
-import dataclasses
-from typing import Any
+from typing import TypeVar
 
 import chex
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
 
-from jmp_hk.runtime import compiled
+from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.runtime import compilation
+from jmp_hk.training import config as config_lib
+from jmp_hk.training import objective as objective_lib
+from jmp_hk.training import optimizer as optimizer_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
 
-Predictions = Mapping[str, chex.Array]
-Terms = Mapping[str, tuple[chex.Array, chex.Array]]
 Metrics = dict[str, chex.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-  """What is minimised: Σ over terms of (sum of a term) / (its count).
-
-  Attributes:
-    predict: (params, scales, key, batch) → predictions of one microbatch, in training
-      mode.
-    terms: (batch, predictions) → {name: (weighted sum, count)} of one microbatch. Counts
-      depend on the batch alone, never on the predictions.
-    process_gradients: applied to the summed gradients before clipping (the division
-      of gradients of shared parameters).
-  """
-
-  predict: Callable[[Any, Any, chex.PRNGKey, Any], Predictions]
-  terms: Callable[[Any, Predictions], Terms]
-  process_gradients: Callable[[Any], Any] = lambda gradients: gradients
+TreeT = TypeVar("TreeT")  # A pytree of arrays.
 
 
 def make_train_step(
-  objective: Objective,
+  objective: objective_lib.Objective,
   optimizer: optax.GradientTransformationExtraArgs,
+  config: config_lib.TrainConfig,
   mesh: jax.sharding.Mesh,
-  *,
-  ema_decay: float,
-  schedule: optax.Schedule,
-  trainable: chex.ArrayTree | None = None,
-) -> compiled.CompiledOnce:
+) -> compilation.CompiledOnce:
   """Builds the step.
 
   A step whose loss or gradient is not finite changes nothing but `halted`, and
-  neither does any later one, so that the state stays what it was before.
+  neither does any later one, so that the state stays what it was before. Parameters
+  that the optimiser does not train count as having no gradient.
 
   Args:
     objective: what is minimised.
     optimizer: from `optimizer.make_optimizer`.
+    config: the run; schedule, frozen parameters and moving average are read.
     mesh: the devices.
-    ema_decay: of the moving average of weights, ignored where there is none.
-    schedule: base learning rate, for the metrics.
-    trainable: tree of booleans; false ones count neither in the gradient norm nor
-      cost a backward pass. All are trained by default.
 
   Returns:
     A function (state, batch [microbatches, ...]) → (state, metrics), which donates the
     state. Metrics are scalars: "loss", "loss/term" for each term, "gradient_norm"
     (before clipping), "learning_rate" and "finite".
   """
+  schedule = optimizer_lib.make_schedule(config.optimizer.schedule)
 
   def train_step(
-    state: state_lib.TrainState, batch: Any
+    state: state_lib.TrainState, batch: batch_lib.Batch
   ) -> tuple[state_lib.TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
     gradients, terms = microbatch_gradients(
       objective, mesh, state.params, state.scales, key, batch
     )
     gradients = objective.process_gradients(gradients)
-    if trainable is not None:
+    if config.optimizer.frozen:
       gradients = jax.tree.map(
-        lambda keep, g: g if keep else jnp.zeros_like(g), trainable, gradients
+        lambda keep, g: g if keep else jnp.zeros_like(g),
+        optimizer_lib.trainable(config.optimizer, state.params),
+        gradients,
       )
     loss = sum(terms.values())
     norm = optax.global_norm(gradients)
@@ -85,14 +67,14 @@ def make_train_step(
     rate = schedule(state.step) * state.plateau.scale
     metrics = {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
     metrics |= {f"loss/{name}": value for name, value in terms.items()}
-    updated = _update(state, gradients, optimizer, ema_decay)
+    updated = _update(state, gradients, optimizer, average_rate(state.step, config))
     new_state = jax.tree.map(
       lambda new, old: jnp.where(proceed, new, old), updated, state
     )
     return new_state.replace(halted=~proceed), metrics | {"finite": finite}
 
   replicated = sharding.replicated(mesh)
-  return compiled.CompiledOnce(
+  return compilation.CompiledOnce(
     train_step,
     "train_step",
     donate_argnums=(0,),
@@ -102,41 +84,44 @@ def make_train_step(
 
 
 def microbatch_gradients(
-  objective: Objective,
+  objective: objective_lib.Objective,
   mesh: jax.sharding.Mesh,
-  params: Any,
-  scales: Any,
+  params: hk.Params,
+  scales: hk.State,
   key: chex.PRNGKey,
-  batch: Any,
-) -> tuple[Any, Metrics]:
+  batch: batch_lib.Batch,
+) -> tuple[hk.MutableParams, Metrics]:
   """Gradient of the loss of all microbatches, and its terms.
 
-  Each device works through its microbatches one after another; what is differentiated is
-  local to a device (no collective inside), sums over devices come afterwards.
+  Each device works through its microbatches one after another. What is differentiated
+  is local to a device (no collective inside); sums over devices come afterwards.
 
   Args:
     objective: what is minimised.
     mesh: the devices.
     params: parameters, replicated.
     scales: scale factors, replicated.
-    key: of the step; a microbatch folds in its global number.
+    key: key of the step; a microbatch folds in its global number.
     batch: [microbatches, ...], split by microbatch.
 
   Returns:
     Gradients like `params`, and the value of each term of the loss.
   """
-  microbatch, everywhere = (
-    jax.sharding.PartitionSpec(sharding.AXIS),
-    jax.sharding.PartitionSpec(),
-  )
 
-  def local(params: Any, scales: Any, key: chex.PRNGKey, microbatches: Any) -> Any:
+  def local(
+    params: hk.Params,
+    scales: hk.State,
+    key: chex.PRNGKey,
+    microbatches: batch_lib.Batch,
+  ) -> tuple[hk.MutableParams, Metrics]:
     num_microbatches = jax.tree.leaves(microbatches)[0].shape[0]
     counts, no_terms = _counts(objective, params, scales, key, microbatches)
     totals = jax.lax.psum(counts, sharding.AXIS)
     first = jax.lax.axis_index(sharding.AXIS) * num_microbatches
 
-    def microbatch_loss(params: Any, microbatch: Any, number: chex.Array) -> Any:
+    def microbatch_loss(
+      params: hk.Params, microbatch: batch_lib.Batch, number: chex.Array
+    ) -> tuple[chex.Array, Metrics]:
       predictions = objective.predict(
         params, scales, jax.random.fold_in(key, number), microbatch
       )
@@ -153,6 +138,8 @@ def microbatch_gradients(
     )
     return jax.lax.psum(sums, sharding.AXIS)
 
+  microbatch = jax.sharding.PartitionSpec(sharding.AXIS)
+  everywhere = jax.sharding.PartitionSpec()
   # check_vma would sum gradients of replicated parameters a second time.
   return jax.shard_map(
     local,
@@ -164,11 +151,11 @@ def microbatch_gradients(
 
 
 def _sum_over_microbatches(
-  function: Callable[[Any, chex.Array], Any],
-  microbatches: Any,
+  function: Callable[[batch_lib.Batch, chex.Array], TreeT],
+  microbatches: batch_lib.Batch,
   num_microbatches: int,
-  zeros: Any,
-) -> Any:
+  zeros: TreeT,
+) -> TreeT:
   """Σ over microbatches of a pytree-valued function; compiled once for any number."""
   pick = lambda i: jax.tree.map(lambda x: x[i], microbatches)
   if num_microbatches == 1:
@@ -178,7 +165,11 @@ def _sum_over_microbatches(
 
 
 def _counts(
-  objective: Objective, params: Any, scales: Any, key: chex.PRNGKey, microbatches: Any
+  objective: objective_lib.Objective,
+  params: hk.Params,
+  scales: hk.State,
+  key: chex.PRNGKey,
+  microbatches: batch_lib.Batch,
 ) -> tuple[Metrics, Metrics]:
   """Counts of the terms over local microbatches, and a zero for each term.
 
@@ -192,11 +183,25 @@ def _counts(
   return counts, {name: jnp.zeros((), s.dtype) for name, (s, _) in terms.items()}
 
 
+def average_rate(step: chex.Array, config: config_lib.TrainConfig) -> chex.Numeric:
+  """Share of the new weights in their moving average, that is one minus its decay.
+
+  With `ema_warmup` the n-th update has the decay min(ema_decay, (1 + n) / (10 + n)), as
+  in TensorFlow's `ExponentialMovingAverage`.
+
+  Args:
+    step: [] int32, number of updates before this one, n - 1.
+    config: the run.
+  """
+  rate = 1.0 - config.ema_decay
+  return jnp.maximum(rate, 9.0 / (step + 11.0)) if config.ema_warmup else rate
+
+
 def _update(
   state: state_lib.TrainState,
-  gradients: Any,
+  gradients: hk.MutableParams,
   optimizer: optax.GradientTransformationExtraArgs,
-  ema_decay: float,
+  average: chex.Numeric,
 ) -> state_lib.TrainState:
   """Optimiser, moving average and step number."""
   updates, opt_state = optimizer.update(
@@ -205,5 +210,11 @@ def _update(
   params = optax.apply_updates(state.params, updates)
   ema = state.ema
   if ema is not None:
-    ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+    ema = jax.tree.map(
+      lambda new, old: optax.incremental_update(
+        new, old, jnp.asarray(average, old.dtype)
+      ),
+      params,
+      ema,
+    )
   return state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)

@@ -13,12 +13,12 @@ from jmp_hk.runtime import processes
 
 def main(workdir, num_steps, process_id, num_processes, port, death="0:0:") -> None:
   """Runs the train loop on the toy model over all processes' devices."""
-  config = configuration.EnvironmentConfig(
+  config = configuration.RuntimeConfig(
     coordinator_address=f"127.0.0.1:{port}" if int(num_processes) > 1 else "",
     num_processes=int(num_processes),
     process_id=int(process_id),
   )
-  configuration.prepare(config)
+  configuration.configure(config)
   processes.connect(config)
   with processes.ends_together():
     run(pathlib.Path(workdir), int(num_steps), death.split(":"))

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jmp_hk.runtime import compiled
+from jmp_hk.runtime import compilation
 from jmp_hk.training import sharding
 from jmp_hk.training import step as step_lib
 from tests.jmp_hk.training import toy
@@ -107,7 +107,7 @@ def test_compiles_once_and_refuses_other_shapes():
   wrong = toy.batch(0, 2)
   wrong["y"] = wrong["y"][:, :-1]
   with pytest.raises(
-    compiled.RecompileError, match=r"'y'\] is float32\[2, 5\], it was"
+    compilation.RecompileError, match=r"'y'\] is float32\[2, 5\], it was"
   ):
     step(state, sharding.put_batch(wrong, mesh))
 
