@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from jmp_hk.models.gemnet_oc import layers
+from jmp_hk.models import layers
 
 _MAX_BLOCK = 512
 

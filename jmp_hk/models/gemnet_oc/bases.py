@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmp_hk.models import layers as base_layers
 from jmp_hk.models.gemnet_oc import layers
 
 
@@ -119,4 +120,4 @@ class BasisProjection(hk.Module):
       return layers.standardised_orthogonal(key, torch_shape, dtype).reshape(shape)
 
     shape = (num_radial, self._channels, self._num_angular)
-    return layers.get_weight("w", shape, radial.dtype, init)
+    return base_layers.get_weight("w", shape, radial.dtype, init)

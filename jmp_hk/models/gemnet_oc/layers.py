@@ -7,14 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import layers as base_layers
 
 _SQRT_HALF = 0.5**0.5
-_SILU_SCALE = 1 / 0.6
-
-
-def scaled_silu(x: jax.Array) -> jax.Array:
-  """SiLU divided by 0.6, which keeps unit variance (GemNet, appendix E)."""
-  return jax.nn.silu(x) * _SILU_SCALE
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -60,26 +55,18 @@ def _saving_products(function):
 
 @_saving_products
 def _activated(x: jax.Array, w: jax.Array) -> jax.Array:
-  return scaled_silu(x @ w)
+  return base_layers.scaled_silu(x @ w)
 
 
 @_saving_products
 def _residual(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-  y = scaled_silu(scaled_silu(x @ first) @ second)
+  y = base_layers.scaled_silu(base_layers.scaled_silu(x @ first) @ second)
   return (x + y) * _SQRT_HALF
 
 
 def _dense_init(shape, dtype):
   inputs, outputs = shape
   return standardised_orthogonal(hk.next_rng_key(), (outputs, inputs), dtype).T
-
-
-def get_weight(
-  name: str, shape: tuple[int, ...], dtype, init: hk.initializers.Initializer
-) -> jax.Array:
-  """A parameter that is stored in float32 or wider and used in `dtype`."""
-  stored = jnp.promote_types(dtype, jnp.float32)
-  return hk.get_parameter(name, shape, stored, init).astype(dtype)
 
 
 class Dense(hk.Module):
@@ -117,7 +104,7 @@ class Dense(hk.Module):
 
   def weight(self, inputs: int, dtype) -> jax.Array:
     """The parameter, [inputs, channels]."""
-    return get_weight("w", (inputs, self._channels), dtype, _dense_init)
+    return base_layers.get_weight("w", (inputs, self._channels), dtype, _dense_init)
 
 
 class Residual(hk.Module):
@@ -197,7 +184,7 @@ class EdgeEmbedding(hk.Module):
     inputs = 2 * atoms + edge_features.shape[-1]
     dense = SplitDense(self._channels, (atoms, atoms), inputs)
     source, target, edge = dense(h, h, edge_features)
-    x = scaled_silu(
+    x = base_layers.scaled_silu(
       source[batch.graphs.main.senders] + target[batch.graphs.main.receivers] + edge
     )
     if self._dropout:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmp_hk.models import layers as base_layers
 from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import layers
 from tests.jmp_hk.models.gemnet_oc import small_model
@@ -69,7 +70,7 @@ class DropoutTest(parameterized.TestCase):
     np.testing.assert_array_equal(long[:17], short)
     kept = np.asarray(long) > 0
     np.testing.assert_allclose(kept.mean(), 0.5, atol=0.05)
-    np.testing.assert_allclose(long[kept], 2 * layers.scaled_silu(4.0), rtol=1e-6)
+    np.testing.assert_allclose(long[kept], 2 * base_layers.scaled_silu(4.0), rtol=1e-6)
 
   def test_draws_of_a_model_do_not_depend_on_padding(self):
     run = _training_apply(0.3, _EDGE_DROPOUT)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmp_hk.models import layers as base_layers
 from jmp_hk.models.gemnet_oc import bases
 from jmp_hk.models.gemnet_oc import layers
 
@@ -63,13 +64,13 @@ class LayersTest(parameterized.TestCase):
   def test_scaled_silu(self):
     x = np.linspace(-3, 3, 7)
     np.testing.assert_allclose(
-      layers.scaled_silu(jnp.asarray(x)), x / (1 + np.exp(-x)) / 0.6, rtol=1e-5
+      base_layers.scaled_silu(jnp.asarray(x)), x / (1 + np.exp(-x)) / 0.6, rtol=1e-5
     )
 
   def test_residual_layer(self):
     x = jax.random.normal(jax.random.PRNGKey(0), (5, 8))
     params, y = _run(lambda x: layers.Residual(name="r")(x), x)
-    act = layers.scaled_silu
+    act = base_layers.scaled_silu
     inner = act(x @ params["r/dense_mlp_0"]["w"])
     inner = act(inner @ params["r/dense_mlp_1"]["w"])
     np.testing.assert_allclose(y, (x + inner) / np.sqrt(2), rtol=1e-5, atol=1e-6)
