@@ -10,7 +10,6 @@ is written last, so its presence marks a complete conversion.
 from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Sequence
-import concurrent.futures.process
 import contextlib
 import dataclasses
 import fcntl
@@ -31,11 +30,7 @@ from jmp_hk import files
 from jmp_hk import serialization
 from jmp_hk import statistics as statistics_lib
 from jmp_hk import structure as structure_lib
-from jmp_hk.runtime import workers as processes
-
-
-class WorkerError(RuntimeError):
-  """A process died from outside."""
+from jmp_hk.runtime import workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,16 +132,9 @@ def _results(jobs: Sequence[Job], num_workers: int) -> Iterator[int]:
   if num_workers <= 1:
     yield from map(run_job, jobs)
     return
-  with processes.pool(min(num_workers, len(jobs))) as executor:
-    try:
-      futures = [executor.submit(run_job, job) for job in jobs]
-      for future in concurrent.futures.as_completed(futures):
-        yield future.result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-      raise WorkerError(
-        "A conversion process was killed, perhaps for lack of memory. Run the same "
-        "command again to go on, with fewer --num_workers."
-      ) from error
+  num_workers = min(num_workers, len(jobs))
+  with workers.WorkerPool(num_workers, plans.DEATH_MESSAGE) as pool:
+    yield from pool.as_completed(run_job, jobs)
 
 
 def run_job(job: Job) -> int:

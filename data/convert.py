@@ -26,12 +26,13 @@ from data.converters import base
 from data.converters import registry
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
+from jmp_hk.runtime import workers
 
 _ERRORS = (
   base.RawDataError,
   base.PlanError,
   structure_lib.InvalidStructureError,
-  conversion.WorkerError,
+  workers.WorkerError,
   dataset_info.DatasetInfoError,
   records.RecordFileError,
   OSError,

@@ -15,9 +15,13 @@ from data import records
 from data.converters import base
 from jmp_hk import dataset_info
 from jmp_hk import files
-from jmp_hk.runtime import workers as processes
+from jmp_hk.runtime import workers
 
 STATE = ".conversion"
+DEATH_MESSAGE = (
+  "A conversion process was killed, perhaps for lack of memory. Run the same command "
+  "again to go on, with fewer --num_workers."
+)
 _EDGE = 1 << 16
 
 
@@ -107,8 +111,8 @@ def checksums(
   paths = [converter.root / name for name in _files(units)]
   with contextlib.ExitStack() as stack:
     if num_workers > 1 and len(paths) > num_workers:
-      executor = stack.enter_context(processes.pool(num_workers))
-      sums = executor.map(_sha256, paths, chunksize=8)
+      pool = stack.enter_context(workers.WorkerPool(num_workers, DEATH_MESSAGE))
+      sums = pool.map(_sha256, paths, chunk_size=8)
     else:
       sums = map(_sha256, paths)
     bar = tqdm.tqdm(

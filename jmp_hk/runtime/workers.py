@@ -1,33 +1,125 @@
-"""Pools of processes that end with the process that started them."""
+"""A pool of processes for work in NumPy; they end with the one that started them."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 import time
+import types
+from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _POLL_SECONDS = 0.5
+_LINEAR_ALGEBRA = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_main_lock = threading.Lock()
 
 
-@contextlib.contextmanager
-def pool(num_workers: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-  """A pool of fresh processes; leaving the block cancels what has not started.
+class WorkerError(RuntimeError):
+  """A worker process died."""
 
-  Args:
-    num_workers: number of processes.
+
+class WorkerPool:
+  """Fresh processes that import what their tasks need and nothing else.
+
+  They do not import the main module of this program, which might start JAX or
+  TensorFlow in each of them, and so the functions that they run must be defined in
+  other modules. Their linear algebra has one thread each. They end soon after this
+  process has, whatever ended it. As a context manager, the pool waits for the tasks
+  that have started and cancels the others.
   """
-  executor = concurrent.futures.ProcessPoolExecutor(
-    num_workers,
-    mp_context=multiprocessing.get_context("spawn"),
-    initializer=_follow_parent,
-    initargs=(os.getpid(),),
-  )
-  try:
-    yield executor
-  finally:
-    executor.shutdown(wait=True, cancel_futures=True)
+
+  def __init__(self, num_workers: int, death_message: str):
+    """Starts the processes.
+
+    Args:
+      num_workers: number of processes.
+      death_message: message of the `WorkerError` where one of them dies, which is
+        nearly always for lack of memory: what they did, and what the user can do.
+    """
+    self._death_message = death_message
+    self._executor = concurrent.futures.ProcessPoolExecutor(
+      num_workers,
+      mp_context=multiprocessing.get_context("spawn"),
+      initializer=_follow_parent,
+      initargs=(os.getpid(),),
+    )
+    with _hidden_main(), _single_thread():
+      # Every task starts one process as long as none is idle.
+      for _ in range(num_workers):
+        self._executor.submit(_start)
+
+  def __enter__(self) -> "WorkerPool":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._executor.shutdown(wait=True, cancel_futures=True)
+
+  def close(self) -> None:
+    """Cancels what has not started, and does not wait for the rest."""
+    self._executor.shutdown(wait=False, cancel_futures=True)
+
+  def submit(self, function: Callable[..., T], *args: Any) -> Callable[[], T]:
+    """Orders one call.
+
+    Args:
+      function: defined in a module that the processes can import.
+      *args: its arguments, which are pickled.
+
+    Returns:
+      A function that waits for the result and returns it; it raises what the call
+      raised, or a `WorkerError`.
+    """
+    with self._naming_death():
+      future = self._executor.submit(function, *args)
+
+    def wait() -> T:
+      with self._naming_death():
+        return future.result()
+
+    return wait
+
+  def as_completed(
+    self, function: Callable[[Any], T], items: Iterable[Any]
+  ) -> Iterator[T]:
+    """Yields the results of a function in the order in which they are finished.
+
+    Raises:
+      WorkerError: a process died.
+    """
+    with self._naming_death():
+      futures = [self._executor.submit(function, item) for item in items]
+      for future in concurrent.futures.as_completed(futures):
+        yield future.result()
+
+  def map(
+    self, function: Callable[[Any], T], items: Iterable[Any], chunk_size: int = 1
+  ) -> Iterator[T]:
+    """Yields the results of a function in the order of the items.
+
+    Raises:
+      WorkerError: a process died.
+    """
+    with self._naming_death():
+      yield from self._executor.map(function, items, chunksize=chunk_size)
+
+  @contextlib.contextmanager
+  def _naming_death(self) -> Iterator[None]:
+    try:
+      yield
+    except concurrent.futures.process.BrokenProcessPool as error:
+      raise WorkerError(self._death_message) from error
+
+
+def _start() -> None:
+  """A first task, which starts a process."""
 
 
 def _follow_parent(parent: int) -> None:
@@ -39,3 +131,30 @@ def _follow_parent(parent: int) -> None:
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _hidden_main() -> Iterator[None]:
+  """Keeps new processes from importing this program's main module."""
+  with _main_lock:
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+      yield
+    finally:
+      sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _single_thread() -> Iterator[None]:
+  """New processes start with one thread each in linear algebra."""
+  before = {name: os.environ.get(name) for name in _LINEAR_ALGEBRA}
+  os.environ.update(dict.fromkeys(_LINEAR_ALGEBRA, "1"))
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      if value is None:
+        del os.environ[name]
+      else:
+        os.environ[name] = value

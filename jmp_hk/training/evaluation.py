@@ -85,7 +85,7 @@ def evaluate(
     See `metrics.summarise`.
   """
   results: list[metrics_lib.Sums] = []
-  with feed.Prefetcher(batches, mesh) as prefetched:
+  with feed.to_devices(batches, mesh) as prefetched:
     for item in _until_all_end(prefetched, mesh, empty):
       results.append(eval_step(*variables, item.batch))
       if len(results) > _AHEAD:

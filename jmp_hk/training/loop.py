@@ -145,7 +145,7 @@ class _Run:
     if self._finished():
       return self._state, self._host
     source = self._parts.batches(self._host.data)
-    with feed.Prefetcher(source, self._parts.mesh) as batches:
+    with feed.to_devices(source, self._parts.mesh) as batches:
       self._progress.resume()
       for item in batches:
         self._take_step(item)

@@ -20,6 +20,7 @@ from data.converters import base
 from data.converters import oc20
 from data.converters import registry
 from jmp_hk import dataset_info
+from jmp_hk.runtime import workers
 from jmp_hk import structure as structure_lib
 from tests.data import raw_files
 
@@ -293,7 +294,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 def test_a_killed_process_is_reported(tmp_path):
   source = raw_files.oc20_folder(tmp_path / "raw", files=3)
   killer = Killer(source, "train")
-  with pytest.raises(conversion.WorkerError, match="killed.*--num_workers"):
+  with pytest.raises(workers.WorkerError, match="killed.*--num_workers"):
     conversion.convert(killer, tmp_path / "out", num_workers=2, progress=False)
   # The same plan goes on where it stopped.
   assert _convert(source, tmp_path / "out").num_structures == {"train": 12}

@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 import subprocess
 import sys
 import textwrap
@@ -11,7 +10,6 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.pipeline import graph_jobs
 from jmp_hk.pipeline import graph_workers
-from jmp_hk.runtime import prefetch
 from tests.jmp_hk.pipeline import corpus
 
 
@@ -55,27 +53,10 @@ def test_workers_import_neither_jax_nor_tensorflow():
       from jmp_hk.pipeline import graph_workers
       import tests.jmp_hk.pipeline.probe as probe
       b = graph_workers.Builder(1)
-      print(b._executor.submit(probe.loaded).result())
+      print(b._pool.submit(probe.loaded)())
       b.close()
   """)
   result = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert result.stdout.strip() == "[]"
-
-
-def test_prefetch_keeps_order_passes_errors_and_stops():
-  assert list(prefetch.Prefetcher(iter(range(9)), 2)) == list(range(9))
-
-  def failing():
-    yield 1
-    raise ValueError("broken record")
-
-  items = prefetch.Prefetcher(failing(), 4)
-  assert next(items) == 1
-  with pytest.raises(ValueError, match="broken record"):
-    next(items)
-  endless = prefetch.Prefetcher(itertools.count(), 2)
-  assert next(endless) == 0
-  endless.close()
-  assert not endless._thread.is_alive()

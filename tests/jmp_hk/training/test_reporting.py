@@ -81,7 +81,7 @@ def _batches(count, fail_at=None):
 
 def test_prefetcher_keeps_order_and_state():
   mesh = sharding.make_mesh(jax.devices()[:1])
-  with feed.Prefetcher(_batches(5), mesh) as batches:
+  with feed.to_devices(_batches(5), mesh) as batches:
     items = list(batches)
   assert [int(item.batch[0, 0]) for item in items] == list(range(5))
   assert items[3].resume == {"position": 3} and items[3].record_ids == ("3",)
@@ -90,7 +90,7 @@ def test_prefetcher_keeps_order_and_state():
 
 def test_prefetcher_raises_in_place_and_stops_its_thread():
   mesh = sharding.make_mesh(jax.devices()[:1])
-  with feed.Prefetcher(_batches(5, fail_at=2), mesh) as batches:
+  with feed.to_devices(_batches(5, fail_at=2), mesh) as batches:
     assert int(next(batches).batch[0, 0]) == 0
     next(batches)
     with pytest.raises(ValueError, match="no such record"):
@@ -105,7 +105,7 @@ def test_prefetcher_raises_in_place_and_stops_its_thread():
     finally:
       closed.append(True)
 
-  with feed.Prefetcher(endless(), mesh) as batches:
+  with feed.to_devices(endless(), mesh) as batches:
     next(batches)
   # Leaving early ends the thread and closes the source.
   assert closed and threading.active_count() == before
