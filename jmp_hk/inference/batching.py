@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import buckets
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
+from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.graphs import pool as pool_lib
@@ -32,32 +33,61 @@ class Prepared:
   """A structure with its sizes, and its graphs unless they took too much memory."""
 
   structure: structure_lib.Structure
-  sizes: budget_lib.Sizes
-  graphs: build.StructureGraphs | None
+  sizes: budget_lib.Budget
+  graphs: builder_lib.StructureGraphs | None
 
 
 class Preparer:
   """Builds graphs once to learn their sizes, and keeps them while memory allows."""
 
-  def __init__(self, config: graph_config.GraphConfig) -> None:
+  def __init__(
+    self, builder: builder_lib.GraphBuilder, config: graph_config.GraphConfig
+  ) -> None:
+    """Starts with nothing kept.
+
+    Args:
+      builder: the backbone's builder of graphs.
+      config: graph settings of the structures' dataset.
+    """
+    self._builder = builder
     self._config = config
     self._left = _KEPT_BYTES
 
   def __call__(self, structure: structure_lib.Structure) -> Prepared:
     """Raises `InvalidStructureError` where no graphs can be built."""
-    graphs = build.build_graphs(structure, self._config)
+    graphs = self._builder.build(structure, self._config)
     self._left -= _num_bytes(graphs)
-    sizes = budget_lib.sizes_of(graphs)
+    sizes = self._builder.sizes(graphs)
     return Prepared(structure, sizes, graphs if self._left > 0 else None)
+
+  def make_buckets(
+    self,
+    items: Sequence[Prepared],
+    batch_edges: int,
+    known: Sequence[budget_lib.Budget],
+  ) -> list[buckets.Bucket]:
+    """Budgets for structures, see `buckets.make_buckets`."""
+    sizes = [item.sizes for item in items]
+    return buckets.make_buckets(sizes, self._builder, self._config, batch_edges, known)
+
+  def pack(
+    self, items: Sequence[Prepared], budget: budget_lib.Budget, dtype: npt.DTypeLike
+  ) -> batch_lib.Batch:
+    """Packs structures; builds graphs again that were not kept."""
+    graphs = [
+      item.graphs or self._builder.build(item.structure, self._config) for item in items
+    ]
+    packed = [packing.PackItem(entry) for entry in graphs]
+    return packing.pack(packed, self._builder, budget, dtype)
 
 
 def run(
   items: Sequence[Prepared],
   apply: Callable[[batch_lib.Batch], Outputs],
   per_atom: Collection[str],
-  classes: Sequence[buckets.SizeClass],
-  config: graph_config.GraphConfig,
-  dtype: np.dtype,
+  size_buckets: Sequence[buckets.Bucket],
+  preparer: Preparer,
+  dtype: npt.DTypeLike,
   on_progress: OnProgress | None = None,
 ) -> list[dict[str, np.ndarray]]:
   """Applies a function to every structure.
@@ -68,9 +98,9 @@ def run(
     items: the structures.
     apply: batch → outputs by name, with a leading axis of structures or atoms.
     per_atom: names of the outputs with one row per atom.
-    classes: budgets, and which structures are packed to them.
-    config: graph settings.
-    dtype: of the batches.
+    size_buckets: budgets, and which structures are packed to them.
+    preparer: what the structures were prepared with.
+    dtype: data type of positions and cells.
     on_progress: called after each batch.
 
   Returns:
@@ -95,7 +125,7 @@ def run(
     if on_progress is not None:
       on_progress(done, len(items))
 
-  for chosen, batch in _batches(items, classes, config, dtype):
+  for chosen, batch in _batches(items, size_buckets, preparer, dtype):
     outputs = apply(batch)
     if waiting is not None:
       finish(*waiting)
@@ -107,39 +137,37 @@ def run(
 
 def _batches(
   items: Sequence[Prepared],
-  classes: Sequence[buckets.SizeClass],
-  config: graph_config.GraphConfig,
-  dtype: np.dtype,
+  size_buckets: Sequence[buckets.Bucket],
+  preparer: Preparer,
+  dtype: npt.DTypeLike,
 ) -> Iterator[tuple[list[int], batch_lib.Batch]]:
   """Indices of the structures of each batch in packing order, and the batch."""
 
-  def pack(pool: pool_lib.Pool[int], budget: batch_lib.Budget):
+  def pack(
+    pool: pool_lib.Pool[int], budget: budget_lib.Budget
+  ) -> tuple[list[int], batch_lib.Batch]:
     _, chosen = pool.take()
-    packed = [packing.PackItem(_graphs(items[index], config)) for index in chosen]
-    return chosen, packing.pack(packed, budget, dtype)
+    return chosen, preparer.pack([items[index] for index in chosen], budget, dtype)
 
-  for size_class in classes:
-    pool: pool_lib.Pool[int] = pool_lib.Pool(size_class.budget, _POOL)
-    for index in size_class.members:
+  for bucket in size_buckets:
+    pool: pool_lib.Pool[int] = pool_lib.Pool(bucket.budget, _POOL)
+    for index in bucket.members:
       item = items[index]
       pool.add(index, index, item.sizes, item.structure.record_id)
       if pool.is_full:
-        yield pack(pool, size_class.budget)
+        yield pack(pool, bucket.budget)
     while len(pool):
-      yield pack(pool, size_class.budget)
+      yield pack(pool, bucket.budget)
 
 
-def _graphs(item: Prepared, config: graph_config.GraphConfig) -> build.StructureGraphs:
-  return item.graphs or build.build_graphs(item.structure, config)
-
-
-def _num_bytes(graphs: build.StructureGraphs) -> int:
-  arrays = [
-    graphs.reverse_edge,
-    graphs.a2a_pairs,
-    graphs.a2a_slot,
-    graphs.quad_exclusion,
-  ]
-  for edges in (graphs.main, graphs.a2a, graphs.a2ee2a, graphs.qint):
-    arrays += [edges.senders, edges.receivers, edges.offsets]
-  return sum(array.nbytes for array in arrays)
+def _num_bytes(graphs: builder_lib.StructureGraphs) -> int:
+  """Memory that the arrays of a structure's graphs take."""
+  total = 0
+  waiting: list[object] = [graphs]
+  while waiting:
+    value = waiting.pop()
+    if isinstance(value, np.ndarray):
+      total += value.nbytes
+    elif dataclasses.is_dataclass(value):
+      waiting += [getattr(value, field.name) for field in dataclasses.fields(value)]
+  return total

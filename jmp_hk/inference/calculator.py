@@ -11,8 +11,6 @@ import numpy as np
 
 from jmp_hk import from_ase
 from jmp_hk.graphs import buckets
-from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import packing
 from jmp_hk.inference import prediction
 from jmp_hk.inference import predictor as predictor_lib
@@ -65,7 +63,9 @@ class JMPCalculator(ase_calculator.Calculator):
       self.implemented_properties.append("forces")
     if prediction.is_conservative(task):
       self.implemented_properties.append("stress")
-    self._budget = buckets.MovingBudget(self._runner.info.graph)
+    self._budget = buckets.MovingBudget(
+      self._runner.builder, self._runner.info.graph
+    )
 
   @property
   def num_compilations(self) -> int:
@@ -88,9 +88,10 @@ class JMPCalculator(ase_calculator.Calculator):
     super().calculate(atoms, properties, system_changes)
     runner = self._runner
     structure = from_ase.from_atoms(self.atoms, runner.info, "the structure")
-    graphs = build.build_graphs(structure, runner.info.graph)
-    budget = self._budget.fit(budget_lib.sizes_of(graphs), structure)
-    batch = packing.pack([packing.PackItem(graphs)], budget, runner.dtype)
+    graphs = runner.builder.build(structure, runner.info.graph)
+    budget = self._budget.fit(runner.builder.sizes(graphs), structure)
+    item = packing.PackItem(graphs)
+    batch = packing.pack([item], runner.builder, budget, runner.dtype)
     outputs = jax.device_get(runner.predict(batch))
     values = {
       name: value[: structure.num_atoms] if name in runner.per_atom else value[0]

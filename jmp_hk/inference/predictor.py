@@ -1,7 +1,10 @@
 """Predicts structures with any model of this program."""
 
+from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import os
 from typing import NamedTuple
 
@@ -12,7 +15,7 @@ from jmp_hk import dataset_info
 from jmp_hk import reference_energies
 from jmp_hk import structure as structure_lib
 from jmp_hk.checkpoints import model_directory
-from jmp_hk.graphs import buckets
+from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import batching
 from jmp_hk.inference import prediction as prediction_lib
@@ -157,8 +160,9 @@ class Predictor:
     """
     runner = self.head(head)
     policy = preparation.InvalidPolicy(skip_invalid, on_invalid)
-    items = preparation.prepare(structures, runner.info, policy)
-    return self._predict(items, runner, on_progress, policy)
+    preparer = batching.Preparer(runner.builder, runner.info.graph)
+    items = preparation.prepare(structures, runner.info, preparer, policy)
+    return self._predict(items, runner, preparer, on_progress, policy)
 
   def predict_structures(
     self,
@@ -179,9 +183,9 @@ class Predictor:
       ValueError: see `head`.
     """
     runner = self.head(head)
-    prepare = batching.Preparer(runner.info.graph)
-    items = [prepare(structure) for structure in structures]
-    return self._predict(items, runner, on_progress)
+    preparer = batching.Preparer(runner.builder, runner.info.graph)
+    items = [preparer(structure) for structure in structures]
+    return self._predict(items, runner, preparer, on_progress)
 
   def embed(
     self,
@@ -206,8 +210,9 @@ class Predictor:
     """
     runner = self.head(head)
     policy = preparation.InvalidPolicy(skip_invalid, on_invalid)
-    items = preparation.prepare(structures, runner.info, policy)
-    return self._embed(items, runner, runner.info.graph, on_progress, policy)
+    preparer = batching.Preparer(runner.builder, runner.info.graph)
+    items = preparation.prepare(structures, runner.info, preparer, policy)
+    return self._embed(items, runner, preparer, on_progress, policy)
 
   def embed_structures(
     self,
@@ -226,39 +231,61 @@ class Predictor:
       on_progress: as in `predict_structures`, likewise what is raised.
     """
     runner = self.head(head)
-    prepare = batching.Preparer(graph or runner.info.graph)
-    items = [prepare(structure) for structure in structures]
-    return self._embed(items, runner, graph or runner.info.graph, on_progress)
+    preparer = batching.Preparer(runner.builder, graph or runner.info.graph)
+    items = [preparer(structure) for structure in structures]
+    return self._embed(items, runner, preparer, on_progress)
 
-  def _predict(self, items, runner, on_progress, policy=preparation.InvalidPolicy()):
+  def _predict(
+    self,
+    items: Sequence[batching.Prepared | None],
+    runner: single_head.SingleHead,
+    preparer: batching.Preparer,
+    on_progress: batching.OnProgress | None,
+    policy: preparation.InvalidPolicy = preparation.InvalidPolicy(),
+  ) -> list[prediction_lib.Prediction | None]:
+    """Predictions of the structures that are valid; None for the others."""
     outputs = self._run(
-      items, runner, runner.predict, runner.info.graph, on_progress, policy
+      items, runner, runner.predict, runner.per_atom, preparer, on_progress, policy
     )
     return [
-      values
-      and prediction_lib.denormalise(runner.task, runner.info, item.structure, values)
+      None
+      if item is None or values is None
+      else prediction_lib.denormalise(runner.task, runner.info, item.structure, values)
       for item, values in zip(items, outputs, strict=True)
     ]
 
   def _embed(
-    self, items, runner, graph, on_progress, policy=preparation.InvalidPolicy()
-  ):
-    outputs = self._run(items, runner, runner.embed, graph, on_progress, policy)
+    self,
+    items: Sequence[batching.Prepared | None],
+    runner: single_head.SingleHead,
+    preparer: batching.Preparer,
+    on_progress: batching.OnProgress | None,
+    policy: preparation.InvalidPolicy = preparation.InvalidPolicy(),
+  ) -> list[Embedding | None]:
+    """Embeddings of the structures that are valid; None for the others."""
+    outputs = self._run(items, runner, runner.embed, (), preparer, on_progress, policy)
     return [
-      values and Embedding(values["nodes"], values.get("edges")) for values in outputs
+      None if values is None else Embedding(values["nodes"], values.get("edges"))
+      for values in outputs
     ]
 
-  def _run(self, items, runner, apply, graph, on_progress, policy):
+  def _run(
+    self,
+    items: Sequence[batching.Prepared | None],
+    runner: single_head.SingleHead,
+    apply: Callable[[batch_lib.Batch], batching.Outputs],
+    per_atom: Collection[str],
+    preparer: batching.Preparer,
+    on_progress: batching.OnProgress | None,
+    policy: preparation.InvalidPolicy,
+  ) -> list[Mapping[str, np.ndarray] | None]:
     """Applies a function to the structures that are valid; None for the others."""
     valid = [item for item in items if item is not None]
-    classes = buckets.classify(
-      [item.sizes for item in valid], graph, self.batch_edges, runner.budgets
+    found = preparer.make_buckets(valid, self.batch_edges, runner.budgets)
+    results = iter(
+      batching.run(valid, apply, per_atom, found, preparer, runner.dtype, on_progress)
     )
-    per_atom = runner.per_atom if apply == runner.predict else ()
-    outputs = iter(
-      batching.run(valid, apply, per_atom, classes, graph, runner.dtype, on_progress)
-    )
-    outputs = [None if item is None else next(outputs) for item in items]
+    outputs = [None if item is None else next(results) for item in items]
     return preparation.only_finite(items, outputs, policy)
 
 

@@ -57,6 +57,7 @@ class InvalidPolicy:
 def prepare(
   structures: Iterable[ase.Atoms],
   info: dataset_info.DatasetInfo,
+  preparer: batching.Preparer,
   policy: InvalidPolicy = InvalidPolicy(),
 ) -> list[batching.Prepared | None]:
   """Checks all structures and builds their graphs.
@@ -64,6 +65,7 @@ def prepare(
   Args:
     structures: any number of structures.
     info: of the head that is to predict them.
+    preparer: builds their graphs.
     policy: what happens to those that cannot be predicted.
 
   Returns:
@@ -72,13 +74,12 @@ def prepare(
   Raises:
     InvalidStructuresError: some cannot be predicted; names all of them.
   """
-  prepare_one = batching.Preparer(info.graph)
   items: list[batching.Prepared | None] = []
   problems: dict[int, str] = {}
   for index, atoms in enumerate(structures):
     name = f"structure {index} ({atoms.get_chemical_formula()})"
     try:
-      items.append(prepare_one(from_ase.from_atoms(atoms, info, name)))
+      items.append(preparer(from_ase.from_atoms(atoms, info, name)))
     except structure_lib.InvalidStructureError as error:
       items.append(None)
       problems[index] = str(error)

@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 
 from jmp_hk import dataset_info
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.inference import prediction
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import compilation
@@ -32,7 +34,8 @@ class SingleHead:
   Attributes:
     task: the head's targets.
     info: constants of its dataset.
-    dtype: of the batches it takes.
+    builder: the backbone's builder of graphs.
+    dtype: data type of the batches it takes.
   """
 
   def __init__(
@@ -66,6 +69,7 @@ class SingleHead:
     )
     self.task = config.tasks[0]
     self.info = info
+    self.builder = config.backbone.graph_builder
     self.dtype = np.dtype("float64" if precision == "float64" else "float32")
     self._model = model_lib.build_model(
       dataclasses.replace(config, stress=prediction.is_conservative(self.task))
@@ -90,7 +94,7 @@ class SingleHead:
     return frozenset(t.name for t in targets if t.kind in _PER_ATOM_KINDS)
 
   @property
-  def budgets(self) -> list[batch_lib.Budget]:
+  def budgets(self) -> list[budget_lib.Budget]:
     """Budgets that something is compiled for, oldest first."""
     same = [key for key in self._programs if key[1:-1] == self._signature]
     return list(dict.fromkeys(budget for *_, budget in same))
@@ -123,10 +127,14 @@ class SingleHead:
 
   def _embed(self, variables: model_lib.Variables, batch: batch_lib.Batch):
     embeddings = self._model.embed(variables, batch)
-    result = {"nodes": _means(embeddings.nodes, batch.node_graph, batch.main.n_node)}
+    result = {"nodes": _means(embeddings.nodes, batch.node_graph, batch.n_node)}
     if embeddings.edges is not None:
-      graph = batch.node_graph[batch.main.receivers]
-      result["edges"] = _means(embeddings.edges, graph, batch.main.n_edge)
+      graph = batch.node_graph[embeddings.receivers]
+      is_real = batch.atom_mask[embeddings.receivers].astype(jnp.int32)
+      counts = jraph.segment_sum(
+        is_real, graph, len(batch.n_node), indices_are_sorted=True
+      )
+      result["edges"] = _means(embeddings.edges, graph, counts)
     return jax.tree.map(
       lambda x: jnp.where(batch.graph_mask[:, None], x, 0).astype(self.dtype), result
     )
@@ -184,5 +192,5 @@ def _signature(config: model_lib.ModelConfig) -> model_lib.ModelConfig:
 def _means(x: jax.Array, graph: jax.Array, counts: jax.Array) -> jax.Array:
   """Mean of the rows of each structure in float32 or wider; padding rows are zero."""
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  sums = jax.ops.segment_sum(x, graph, counts.shape[0], indices_are_sorted=True)
+  sums = jraph.segment_sum(x, graph, counts.shape[0], indices_are_sorted=True)
   return sums / jnp.maximum(counts, 1)[:, None]

@@ -11,7 +11,6 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.interop import torch_names
@@ -58,32 +57,36 @@ def backbone(shapes: Shapes) -> gemnet_config.GemNetOCConfig:
   (edge, _) = size(f"{_BASES}.edge_emb.dense.linear.weight", 2)
   num_radial, num_spherical, circular = size(f"{_BASES}.mlp_cbf_tint.weight", 3)
   first_layer = int(atom != edge)  # A first layer changes the width if it has to.
+  num_atom_update = _count(shapes, rf"{_BLOCK}\.atom_update\.layers\.(\d+)\.")
   return gemnet_config.GemNetOCConfig(
     num_blocks=_count(shapes, r"backbone\.int_blocks\.(\d+)\."),
-    num_radial=num_radial,
-    num_spherical=num_spherical,
     atom_channels=atom,
     edge_channels=edge,
-    triplet_in_channels=size.out(f"{_BLOCK}.trip_interaction.down_projection"),
-    triplet_out_channels=size.out(f"{_BLOCK}.trip_interaction.mlp_cbf.bilinear"),
-    quad_in_channels=size.out(f"{_BLOCK}.quad_interaction.down_projection"),
-    quad_out_channels=size.out(f"{_BLOCK}.quad_interaction.mlp_sbf.bilinear"),
-    pair_in_channels=size.out(f"{_BLOCK}.atom_interaction.down_projection"),
-    pair_out_channels=size.out(f"{_BLOCK}.atom_interaction.bilinear"),
-    radial_channels=size.out(f"{_BASES}.mlp_rbf_tint"),
-    circular_channels=circular,
-    spherical_channels=size(f"{_BASES}.mlp_sbf_qint.weight", 3)[2],
-    num_before_skip=_count(shapes, rf"{_BLOCK}\.layers_before_skip\.(\d+)\."),
-    num_after_skip=_count(shapes, rf"{_BLOCK}\.layers_after_skip\.(\d+)\."),
-    num_concat=_count(shapes, rf"{_BLOCK}\.residual_m\.(\d+)\."),
-    num_atom=_count(shapes, rf"{_BLOCK}\.atom_update\.layers\.(\d+)\.") - first_layer,
-    num_output_after_atom=_count(
-      shapes, r"backbone\.out_blocks\.0\.seq_energy2\.(\d+)\."
-    ),
-    num_atom_embedding=_count(shapes, rf"{_BLOCK}\.atom_emb_layers\.(\d+)\."),
-    num_global_output=_count(shapes, r"backbone\.out_mlp_E\.out_mlp\.(\d+)\.") - 1,
     num_elements=num_elements,
     direct_vectors=any(".out_mlp_F." in name for name in shapes),
+    bases=gemnet_config.BasesConfig(
+      num_radial=num_radial,
+      num_spherical=num_spherical,
+      radial_channels=size.out(f"{_BASES}.mlp_rbf_tint"),
+      circular_channels=circular,
+      spherical_channels=size(f"{_BASES}.mlp_sbf_qint.weight", 3)[2],
+    ),
+    interaction=gemnet_config.InteractionConfig(
+      triplet=size.bilinear("trip_interaction", "mlp_cbf.bilinear"),
+      quadruplet=size.bilinear("quad_interaction", "mlp_sbf.bilinear"),
+      pair=size.bilinear("atom_interaction", "bilinear"),
+      num_before_skip=_count(shapes, rf"{_BLOCK}\.layers_before_skip\.(\d+)\."),
+      num_after_skip=_count(shapes, rf"{_BLOCK}\.layers_after_skip\.(\d+)\."),
+      num_concat=_count(shapes, rf"{_BLOCK}\.residual_m\.(\d+)\."),
+      num_atom_update=num_atom_update - first_layer,
+      num_atom_embedding=_count(shapes, rf"{_BLOCK}\.atom_emb_layers\.(\d+)\."),
+    ),
+    output=gemnet_config.OutputConfig(
+      # Published models have as many layers here as in the atom update.
+      num_before_skip=num_atom_update - first_layer,
+      num_after_skip=_count(shapes, r"backbone\.out_blocks\.0\.seq_energy2\.(\d+)\."),
+      num_combined=_count(shapes, r"backbone\.out_mlp_E\.out_mlp\.(\d+)\.") - 1,
+    ),
   )
 
 
@@ -165,10 +168,11 @@ def abstract_variables(config: model_lib.ModelConfig) -> model_lib.Variables:
     tags=np.full(4, structure_lib.TAG_ADSORBATE, np.int32),
     fixed=np.zeros(4, bool),
   )
-  graphs = build.build_graphs(molecule, graph_config.GraphConfig())
-  sizes = [budget_lib.sizes_of(graphs)]
+  builder = config.backbone.graph_builder
+  graphs = builder.build(molecule, graph_config.GraphConfig())
+  sizes = [builder.sizes(graphs)]
   budget = budget_lib.choose_budget(sizes, budget_lib.BudgetConfig(structures=1))
-  batch = packing.pack([packing.PackItem(graphs)], budget)
+  batch = packing.pack([packing.PackItem(graphs)], builder, budget)
   model = model_lib.build_model(config)
   return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
 
@@ -224,6 +228,13 @@ class _Sizes:
         f"{'missing' if shape is None else f'of shape {shape}'}."
       )
     return tuple(shape)
+
+  def bilinear(self, interaction: str, layer: str) -> gemnet_config.BilinearConfig:
+    """Widths around the bilinear layer of an interaction of the first block."""
+    path = f"{_BLOCK}.{interaction}"
+    return gemnet_config.BilinearConfig(
+      self.out(f"{path}.down_projection"), self.out(f"{path}.{layer}")
+    )
 
   def out(self, layer: str) -> int:
     """Output width of a linear layer."""

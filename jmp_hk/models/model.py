@@ -1,7 +1,9 @@
 """The whole model: atom embedding, backbone, heads, conservative forces, precision."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 from typing import NamedTuple
@@ -207,6 +209,37 @@ class Model:
     if not self.config.is_conservative:
       return run(batch)
     return conservative.with_derivatives(run, batch, self.config.stress)
+
+  def fit_state(
+    self,
+    variables: Variables,
+    batches: Sequence[batch_lib.Batch],
+    on_progress: Callable[[str, float], None] = lambda name, value: None,
+  ) -> Variables:
+    """Fits what the backbone fits before the first step, see `BackboneConfig`.
+
+    Args:
+      variables: fresh variables.
+      batches: packed structures of one shape, a sample of the training data.
+      on_progress: called with a name and its value after each fit.
+
+    Returns:
+      The variables with the fitted state.
+    """
+
+    def embed(
+      backbone: backbone_lib.BackboneConfig,
+      params: hk.Params,
+      state: hk.State,
+      batch: batch_lib.Batch,
+    ) -> backbone_lib.Embeddings:
+      model = Model(dataclasses.replace(self.config, backbone=backbone))
+      return model.embed(Variables(params, state), batch)
+
+    scales = self.config.backbone.fit_state(
+      embed, variables.params, variables.scales, batches, on_progress
+    )
+    return variables._replace(scales=scales)
 
   def embed(
     self, variables: Variables, batch: batch_lib.Batch

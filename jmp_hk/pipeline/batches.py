@@ -53,7 +53,7 @@ class PipelineBatch:
 
 def stack(
   subs: Sequence[microbatches_lib.Microbatch],
-  budget: batch_lib.Budget,
+  budget: budget_lib.Budget,
   epoch: float = 0.0,
   state: Mapping[str, Any] | None = None,
 ) -> PipelineBatch:
@@ -76,7 +76,7 @@ def stack(
       num_atoms=sum(sub.sizes.num_atoms for sub in subs),
       utilisation={
         name: float(np.mean([entry[name] for entry in used]))
-        for name in budget_lib.FIELDS
+        for name in budget_lib.names(type(budget))
       },
       epoch=epoch,
       state=state or {},

@@ -5,46 +5,29 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-  """How batches are made from datasets.
-
-  The global batch consists of `num_microbatches` microbatches, each packed to the budget. Draw
-  t belongs to microbatch t % num_microbatches, whatever processes and devices serve the microbatches.
+  """How structures are read, mixed and prepared; changes no batch but its contents.
 
   Attributes:
-    seed: of order, mixture and edge dropout.
-    num_microbatches: microbatches of one step over all processes.
-    temperature: T in p_i ∝ (n_i/N)^(1/T); 1 is proportional to size, inf uniform.
-    edge_dropout: probability of leaving out each directed edge.
-    num_workers: processes that build graphs; 0 builds them in this one.
+    temperature: T in p_i ∝ (n_i/N)^(1/T), the probability of a draw from dataset i; 1
+      is proportional to size, infinity uniform.
+    num_workers: processes that build graphs; 0 builds them in this process.
     pool_size: structures per microbatch that wait for a batch they fit into.
-    shuffle_buffer: records within which the order is shuffled.
-    shards_per_group: shards that are read side by side.
+    shuffle_buffer: number of records within which the order is shuffled.
+    shards_per_group: number of shards that are read side by side.
     prefetch_batches: packed batches that are made ahead; 0 makes them on demand.
   """
 
-  seed: int = 0
-  num_microbatches: int = 1
   temperature: float = 2.0
-  edge_dropout: float = 0.0
   num_workers: int = 0
   pool_size: int = 64
   shuffle_buffer: int = 10_000
   shards_per_group: int = 16
   prefetch_batches: int = 2
 
-  def __post_init__(self):
-    positive = (
-      "num_microbatches",
-      "temperature",
-      "pool_size",
-      "shuffle_buffer",
-      "shards_per_group",
-    )
-    for name in positive:
+  def __post_init__(self) -> None:
+    for name in ("temperature", "pool_size", "shuffle_buffer", "shards_per_group"):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-    for name in ("seed", "num_workers", "prefetch_batches"):
+    for name in ("num_workers", "prefetch_batches"):
       if getattr(self, name) < 0:
         raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-    if not 0.0 <= self.edge_dropout < 1.0:
-      raise ValueError(f"edge_dropout must lie in [0, 1), got {self.edge_dropout}.")

@@ -20,7 +20,7 @@ class Source(Protocol):
 
   @property
   def identity(self) -> Any:
-    """A JSON value that changes when a position in the shuffled stream changes meaning."""
+    """A JSON value that changes when positions in the shuffled stream change meaning."""
 
   def shuffled(
     self, config: config_lib.PipelineConfig, seed: int, start: int = 0

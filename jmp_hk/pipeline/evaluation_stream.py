@@ -3,118 +3,107 @@
 from collections.abc import Iterator
 from collections.abc import Sequence
 
-import numpy as np
-
-from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.pipeline import batches as batches_lib
+from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.pipeline import graph_workers
 from jmp_hk.pipeline import microbatches as microbatches_lib
 from jmp_hk.pipeline import normalise
 from jmp_hk.runtime import prefetch
-from jmp_hk.targets import config as tasks_lib
 
 
 class EvaluationStream:
   """Iterable over `PipelineBatch`; every iteration is one pass over the split.
 
-  Every structure comes exactly once. Microbatches that have nothing left contribute
-  microbatches of padding. Structures are packed a little out of order; `info.draws`
-  says which structure of the split each one is.
+  Every structure comes exactly once. Microbatches for which nothing is left are padding
+  alone. Structures are packed a little out of order; `info.draws` says which structure
+  of the split each one is.
 
-  Where several processes evaluate together, each passes its own microbatches. Their numbers
-  of batches may differ: a process that has finished goes on with `empty()` until all
-  have.
+  Where several processes evaluate together, each asks for its own microbatches. Their
+  numbers of batches may differ: a process that has finished goes on with `empty()`
+  until all have.
   """
 
   def __init__(
     self,
     dataset: datasets_lib.Dataset,
-    tasks: Sequence[tasks_lib.TaskConfig],
-    budget: batch_lib.Budget,
-    num_microbatches: int = 1,
+    spec: microbatches_lib.BatchSpec,
+    config: config_lib.PipelineConfig = config_lib.PipelineConfig(),
+    *,
     local_microbatches: Sequence[int] | None = None,
     limit: int = 0,
     with_labels: bool = True,
-    num_workers: int = 0,
-    pool_size: int = 64,
-    prefetch_batches: int = 2,
-    dtype: np.dtype = np.float32,
   ):
     """Reads nothing yet.
 
     Args:
       dataset: the split.
-      tasks: all tasks of the model, which say what labels a batch has.
-      budget: of a microbatch.
-      num_microbatches: microbatches of one step over all processes.
-      local_microbatches: microbatches that this process serves; all if None.
+      spec: what batches look like.
+      config: workers, pool and prefetching.
+      local_microbatches: numbers of the microbatches that this process serves; all if
+        None.
       limit: structures to take, evenly over the split; 0 takes all.
       with_labels: read and normalise labels; without, all labels are zero.
-      num_workers: processes that build graphs.
-      pool_size: structures per microbatch that wait for a batch they fit into.
-      prefetch_batches: packed batches that are made ahead.
-      dtype: of positions, cells and labels.
     """
-    self._dataset, self._budget = dataset, budget
-    self._num_microbatches = num_microbatches
-    self._microbatches = tuple(
-      range(num_microbatches) if local_microbatches is None else local_microbatches
+    self._dataset, self._spec, self._config = dataset, spec, config
+    self._local = tuple(
+      range(spec.num_microbatches) if local_microbatches is None else local_microbatches
     )
     self._with_labels = with_labels
-    self._num_workers, self._prefetch = num_workers, prefetch_batches
     self._stride = max(1, dataset.num_structures // limit) if limit else 1
     every = -(-dataset.num_structures // self._stride)
     self.num_structures = min(every, limit) if limit else every
-    self._settings = microbatches_lib.MicrobatchSettings(
-      budget, normalise.target_specs(tasks), dtype, pool_size
-    )
 
   def empty(self) -> batches_lib.PipelineBatch:
     """A batch of padding alone."""
-    nothing = microbatches_lib.pack_examples([], self._settings)
-    return batches_lib.stack([nothing] * len(self._microbatches), self._budget)
+    nothing = self._spec.pack([])
+    return batches_lib.stack([nothing] * len(self._local), self._spec.budget)
 
   def __iter__(self) -> Iterator[batches_lib.PipelineBatch]:
-    builder = graph_workers.Builder(self._num_workers)
-    batches = self._run(builder)
+    """Starts a pass over the split."""
+    workers = graph_workers.GraphWorkers(self._config.num_workers)
+    batches = self._run(workers)
     prefetcher = None
-    if self._prefetch:
-      prefetcher = batches = prefetch.Prefetcher(batches, self._prefetch)
+    if self._config.prefetch_batches:
+      prefetcher = prefetch.Prefetcher(batches, self._config.prefetch_batches)
     try:
-      yield from batches
+      yield from prefetcher or batches
     finally:
       if prefetcher is not None:
         prefetcher.close()
-      builder.close()
+      workers.close()
 
-  def _run(self, builder: graph_workers.Builder) -> Iterator[batches_lib.PipelineBatch]:
+  def _run(
+    self, workers: graph_workers.GraphWorkers
+  ) -> Iterator[batches_lib.PipelineBatch]:
+    num_microbatches = self._spec.num_microbatches
     router = microbatches_lib.Router(
-      self._examples(), self._num_microbatches, lambda draw: True, self._microbatches
+      self._examples(), num_microbatches, lambda draw: True, self._local
     )
-    microbatches = [
+    streams = [
       microbatches_lib.MicrobatchStream(
-        index,
-        self._num_microbatches,
+        self._spec,
         router,
-        builder,
-        self._settings,
+        workers,
         microbatches_lib.MicrobatchState(index),
+        index=index,
+        pool_size=self._config.pool_size,
       )
-      for index in self._microbatches
+      for index in self._local
     ]
-    ahead = 1 + -(-2 * self._num_workers // len(microbatches))
-    nothing = microbatches_lib.pack_examples([], self._settings)
+    ahead = 1 + -(-2 * self._config.num_workers // len(streams))
+    nothing = self._spec.pack([])
     while True:
-      subs = [microbatch.next_batch(ahead) for microbatch in microbatches]
-      if all(sub is None for sub in subs):
+      found = [stream.next_batch(ahead) for stream in streams]
+      if all(microbatch is None for microbatch in found):
         return
       yield batches_lib.stack(
-        [nothing if sub is None else sub for sub in subs], self._budget
+        [nothing if microbatch is None else microbatch for microbatch in found],
+        self._spec.budget,
       )
 
   def _examples(self) -> Iterator[microbatches_lib.Example]:
-    """The structures of the split; microbatches take turns."""
+    """The structures of the split; the microbatches of a step take turns."""
     dataset = self._dataset
     structures = dataset.source.ordered(self._stride)
     for position, structure in enumerate(structures):

@@ -1,4 +1,4 @@
-"""From a stream of structures to the microbatches of each microbatch."""
+"""From a stream of structures to packed microbatches."""
 
 import collections
 from collections.abc import Callable
@@ -9,18 +9,23 @@ from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
+from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.graphs import pool as pool_lib
 from jmp_hk.pipeline import graph_jobs
 from jmp_hk.pipeline import graph_workers
+from jmp_hk.pipeline import normalise
+from jmp_hk.targets import config as tasks_lib
 
 _CHUNK = 8  # Structures that a worker gets at once.
+
+_Item = tuple[int, packing.PackItem, budget_lib.Budget]  # Draw, structure, sizes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +35,9 @@ class Example:
   Attributes:
     draw: its number in the stream; it belongs to microbatch draw % num_microbatches.
     structure: the structure.
-    task: index of its task.
+    task: index of its task among the model's tasks.
     graph: graph settings of its dataset.
-    targets: its normalised labels.
+    targets: its normalised labels by name.
   """
 
   draw: int
@@ -44,7 +49,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class MicrobatchState:
-  """Where a microbatch stands after a batch.
+  """Where a `MicrobatchStream` stands after a batch.
 
   Attributes:
     next: its first draw that was not put into the pool yet.
@@ -60,45 +65,68 @@ class MicrobatchState:
     return min((self.next, *self.pool))
 
   def needs(self, draw: int) -> bool:
+    """Whether a draw has not been packed yet."""
     return draw >= self.next or draw in self.pool
 
 
 @dataclasses.dataclass(frozen=True)
 class Microbatch:
-  """What one microbatch contributes to a step.
+  """Structures that are packed together, one part of a step's batch.
 
   Attributes:
-    batch: packed structures.
+    batch: the packed structures.
     draws: numbers in the stream of its structures, in the order of the batch.
-    record_ids: likewise.
-    sizes: of all its structures together.
+    record_ids: record ids of its structures, in the same order.
+    sizes: what all its structures need together.
   """
 
   batch: batch_lib.Batch
   draws: tuple[int, ...]
   record_ids: tuple[str, ...]
-  sizes: budget_lib.Sizes
+  sizes: budget_lib.Budget
 
 
 @dataclasses.dataclass(frozen=True)
-class MicrobatchSettings:
-  """What all microbatches of a stream share.
+class BatchSpec:
+  """What every batch of a run looks like, in training and evaluation alike.
 
   Attributes:
-    budget: of a microbatch.
-    specs: shapes of the labels.
-    dtype: of positions, cells and labels.
-    pool_size: structures that wait at most.
-    edge_dropout: probability of leaving out an edge.
-    seed: of the dropout.
+    tasks: tasks of the model, which say what labels a batch has.
+    builder: the backbone's builder of graphs.
+    budget: static sizes of a microbatch.
+    num_microbatches: microbatches of one step, over all devices and processes.
+    dtype: data type of positions, cells and labels.
   """
 
-  budget: batch_lib.Budget
-  specs: Mapping[str, packing.TargetSpec]
-  dtype: np.dtype = np.float32
-  pool_size: int = 64
-  edge_dropout: float = 0.0
-  seed: int = 0
+  tasks: tuple[tasks_lib.TaskConfig, ...]
+  builder: builder_lib.GraphBuilder
+  budget: budget_lib.Budget
+  num_microbatches: int = 1
+  dtype: npt.DTypeLike = np.float32
+
+  def __post_init__(self) -> None:
+    if self.num_microbatches < 1:
+      raise ValueError(
+        f"num_microbatches must be positive, got {self.num_microbatches}."
+      )
+
+  def pack(
+    self, items: Sequence[tuple[int, packing.PackItem, budget_lib.Budget]]
+  ) -> Microbatch:
+    """Packs structures (draw, item, sizes); none gives a microbatch of padding."""
+    items = [items[i] for i in packing.task_order([item.task for _, item, _ in items])]
+    return Microbatch(
+      batch=packing.pack(
+        [item for _, item, _ in items],
+        self.builder,
+        self.budget,
+        self.dtype,
+        normalise.target_specs(self.tasks),
+      ),
+      draws=tuple(draw for draw, _, _ in items),
+      record_ids=tuple(item.graphs.structure.record_id for _, item, _ in items),
+      sizes=budget_lib.total([sizes for _, _, sizes in items], type(self.budget)),
+    )
 
 
 class Router:
@@ -115,18 +143,20 @@ class Router:
 
     Args:
       examples: the stream; draws that are not wanted may be missing.
-      num_microbatches: microbatches of all processes.
-      wanted: whether a draw is still needed.
-      local: microbatches that are asked for here.
+      num_microbatches: microbatches of one step over all processes.
+      wanted: says whether a draw is still needed.
+      local: numbers of the microbatches that are asked for here.
     """
     self._examples = iter(examples)
     self._num_microbatches = num_microbatches
     self._wanted = wanted
-    self._queues = {microbatch: collections.deque() for microbatch in local}
+    self._queues: dict[int, collections.deque[Example]] = {
+      index: collections.deque() for index in local
+    }
 
-  def next(self, microbatch: int) -> Example | None:
-    """Next structure of a microbatch, or None at the end of the stream."""
-    queue = self._queues[microbatch]
+  def next(self, index: int) -> Example | None:
+    """Next structure of microbatch `index`, or None at the end of the stream."""
+    queue = self._queues[index]
     while not queue:
       example = next(self._examples, None)
       if example is None:
@@ -138,40 +168,52 @@ class Router:
 
 
 class MicrobatchStream:
-  """Builds graphs ahead of a pool and packs what the pool chooses."""
+  """Microbatch number i of every step: builds graphs ahead of a pool and packs.
+
+  Draw t of the stream belongs to microbatch t % num_microbatches, whatever processes
+  and devices serve it.
+  """
 
   def __init__(
     self,
-    index: int,
-    num_microbatches: int,
+    spec: BatchSpec,
     router: Router,
-    builder: graph_workers.Builder,
-    settings: MicrobatchSettings,
+    workers: graph_workers.GraphWorkers,
     state: MicrobatchState,
+    *,
+    index: int,
+    pool_size: int = 64,
+    seed: int | None = None,
   ):
     """Continues from a state.
 
     Args:
-      index: of the microbatch.
-      num_microbatches: microbatches of all processes.
+      spec: what a microbatch looks like.
       router: gives structures from `state.first` on.
-      builder: builds graphs.
-      settings: what all microbatches share.
-      state: where the microbatch stands.
+      workers: build graphs.
+      state: where the stream stands.
+      index: number of the microbatch in a step.
+      pool_size: structures that wait at most for a batch they fit into.
+      seed: seed of the edge dropout; None leaves all edges in.
     """
+    self._spec = spec
     self._index = index
-    self._stride = num_microbatches
     self._router = router
-    self._builder = builder
-    self._settings = settings
+    self._workers = workers
+    self._seed = seed
     self._next = state.next
-    self._pool = pool_lib.Pool(settings.budget, settings.pool_size)
-    self._in_flight = collections.deque()
-    self._built = collections.deque()
+    self._pool: pool_lib.Pool[_Item] = pool_lib.Pool(spec.budget, pool_size)
+    self._in_flight: collections.deque[tuple[list[Example], graph_workers.Result]] = (
+      collections.deque()
+    )
+    self._built: collections.deque[tuple[Example, builder_lib.StructureGraphs]] = (
+      collections.deque()
+    )
     self._ended = False
 
   @property
   def state(self) -> MicrobatchState:
+    """Where the stream stands after the microbatches that it has given."""
     return MicrobatchState(self._next, tuple(self._pool.draws))
 
   def next_batch(self, ahead: int) -> Microbatch | None:
@@ -188,13 +230,13 @@ class MicrobatchStream:
       self._submit(ahead)
       if not self._built and self._in_flight:
         examples, result = self._in_flight.popleft()
-        self._built.extend(zip(examples, result()))
+        self._built.extend(zip(examples, result(), strict=True))
       if not self._built:
         break
       self._add(*self._built.popleft())
     self._submit(ahead)
     _, items = self._pool.take()
-    return pack_examples(items, self._settings) if items else None
+    return self._spec.pack(items) if items else None
 
   def _submit(self, ahead: int) -> None:
     """Hands out chunks until enough are on their way."""
@@ -211,37 +253,18 @@ class MicrobatchStream:
           graph_jobs.GraphJob(
             example.structure,
             example.graph,
-            self._settings.edge_dropout,
-            self._settings.seed,
+            self._spec.builder,
+            self._seed,
             example.draw,
           )
           for example in examples
         ]
-        self._in_flight.append((examples, self._builder.submit(jobs)))
+        self._in_flight.append((examples, self._workers.submit(jobs)))
 
-  def _add(self, example: Example, graphs: build.StructureGraphs) -> None:
+  def _add(self, example: Example, graphs: builder_lib.StructureGraphs) -> None:
     item = packing.PackItem(graphs, example.task, example.targets)
-    sizes = budget_lib.sizes_of(graphs)
+    sizes = self._spec.builder.sizes(graphs)
     record_id = example.structure.record_id
     self._pool.add(example.draw, (example.draw, item, sizes), sizes, record_id)
     # What is put back from an old pool lies before `next`.
-    self._next = max(self._next, example.draw + self._stride)
-
-
-def pack_examples(
-  items: Sequence[tuple[int, packing.PackItem, budget_lib.Sizes]],
-  settings: MicrobatchSettings,
-) -> Microbatch:
-  """Packs structures (draw, item, sizes); none gives a microbatch of padding."""
-  items = [items[i] for i in packing.task_order([item.task for _, item, _ in items])]
-  return Microbatch(
-    batch=packing.pack(
-      [item for _, item, _ in items],
-      settings.budget,
-      settings.dtype,
-      settings.specs,
-    ),
-    draws=tuple(draw for draw, _, _ in items),
-    record_ids=tuple(item.graphs.structure.record_id for _, item, _ in items),
-    sizes=budget_lib.total([sizes for _, _, sizes in items]),
-  )
+    self._next = max(self._next, example.draw + self._spec.num_microbatches)

@@ -45,7 +45,10 @@ def probabilities(
 
 def epoch_length(datasets: Sequence[datasets_lib.Dataset], chances: np.ndarray) -> int:
   """Smallest number of draws in which (on average) no dataset loses samples."""
-  return max(math.ceil(d.num_structures / p - 1e-9) for d, p in zip(datasets, chances))
+  return max(
+    math.ceil(d.num_structures / p - 1e-9)
+    for d, p in zip(datasets, chances, strict=True)
+  )
 
 
 class Schedule:

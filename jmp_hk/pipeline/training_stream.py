@@ -7,9 +7,6 @@ import hashlib
 import json
 from typing import Any
 
-import numpy as np
-
-from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import datasets as datasets_lib
@@ -19,7 +16,6 @@ from jmp_hk.pipeline import mixture
 from jmp_hk.pipeline import normalise
 from jmp_hk.pipeline import random_streams
 from jmp_hk.runtime import prefetch
-from jmp_hk.targets import config as tasks_lib
 
 State = Mapping[str, Any]
 
@@ -31,57 +27,49 @@ class StateError(ValueError):
 class TrainingStream:
   """Iterator over `PipelineBatch`; use as a context manager or call `close`.
 
-  The same microbatches give the same microbatches however they are spread over devices and
-  processes, with any number of workers, and whether or not the stream was interrupted.
+  Every microbatch is the same however the microbatches of a step are spread over
+  devices and processes, with any number of workers, and whether or not the stream was
+  interrupted.
   """
 
   def __init__(
     self,
     datasets: Sequence[datasets_lib.Dataset],
-    tasks: Sequence[tasks_lib.TaskConfig],
-    budget: batch_lib.Budget,
-    config: config_lib.PipelineConfig,
+    spec: microbatches_lib.BatchSpec,
+    config: config_lib.PipelineConfig = config_lib.PipelineConfig(),
+    *,
+    seed: int = 0,
     local_microbatches: Sequence[int] | None = None,
     state: State | None = None,
-    dtype: np.dtype = np.float32,
   ):
     """Starts workers and reading.
 
     Args:
       datasets: the mixture.
-      tasks: all tasks of the model, which say what labels a batch has.
-      budget: of a microbatch.
-      config: settings.
-      local_microbatches: microbatches that this process serves; all if None.
-      state: to continue from, with (at least) the local microbatches.
-      dtype: of positions, cells and labels.
+      spec: what batches look like.
+      config: how structures are read, mixed and prepared.
+      seed: seed of order, mixture and edge dropout.
+      local_microbatches: numbers of the microbatches that this process serves; all if
+        None.
+      state: state to continue from, with (at least) the local microbatches.
 
     Raises:
-      StateError: the state is of another stream.
-      ValueError: microbatches or tasks make no sense.
+      StateError: the state is that of another stream.
+      ValueError: a local microbatch does not exist, or weights are missing.
     """
-    microbatches = (
-      range(config.num_microbatches)
-      if local_microbatches is None
-      else local_microbatches
-    )
-    if not microbatches or not set(microbatches) <= set(range(config.num_microbatches)):
+    everything = range(spec.num_microbatches)
+    local = everything if local_microbatches is None else local_microbatches
+    if not local or not set(local) <= set(everything):
       raise ValueError(
-        f"Microbatches {list(microbatches)} are none of {config.num_microbatches}."
+        f"The local microbatches {list(local)} are not among the "
+        f"{spec.num_microbatches} of a step."
       )
-    self._datasets, self._budget, self._config = datasets, budget, config
+    self._datasets, self._spec, self._config = datasets, spec, config
+    self._seed = seed
     self._chances = mixture.probabilities(datasets, config.temperature)
     self.epoch_length = mixture.epoch_length(datasets, self._chances)
-    self._states = self._read_state(state, microbatches)
-    self._settings = microbatches_lib.MicrobatchSettings(
-      budget=budget,
-      specs=normalise.target_specs(tasks),
-      dtype=dtype,
-      pool_size=config.pool_size,
-      edge_dropout=config.edge_dropout,
-      seed=config.seed,
-    )
-    self._builder = graph_workers.Builder(config.num_workers)
+    self._states = self._read_state(state, local)
+    self._workers = graph_workers.GraphWorkers(config.num_workers)
     self._batches = self._run()
     self._prefetcher = None
     if config.prefetch_batches:
@@ -96,17 +84,17 @@ class TrainingStream:
   def __enter__(self) -> "TrainingStream":
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *_: object) -> None:
     self.close()
 
   def close(self) -> None:
     """Stops thread and workers."""
     if self._prefetcher is not None:
       self._prefetcher.close()
-    self._builder.close()
+    self._workers.close()
 
   def _run(self) -> Iterator[batches_lib.PipelineBatch]:
-    num_microbatches = self._config.num_microbatches
+    num_microbatches = self._spec.num_microbatches
     states = self._states
     router = microbatches_lib.Router(
       examples=self._examples(min(state.first for state in states.values())),
@@ -114,19 +102,25 @@ class TrainingStream:
       wanted=lambda draw: states[draw % num_microbatches].needs(draw),
       local=tuple(states),
     )
-    microbatches = {
+    streams = {
       index: microbatches_lib.MicrobatchStream(
-        index, num_microbatches, router, self._builder, self._settings, state
+        self._spec,
+        router,
+        self._workers,
+        state,
+        index=index,
+        pool_size=self._config.pool_size,
+        seed=self._seed,
       )
       for index, state in states.items()
     }
-    ahead = 1 + -(-2 * self._config.num_workers // len(microbatches))
+    ahead = 1 + -(-2 * self._config.num_workers // len(streams))
     while True:
-      subs = [microbatch.next_batch(ahead) for microbatch in microbatches.values()]
-      after = {index: microbatch.state for index, microbatch in microbatches.items()}
+      found = [stream.next_batch(ahead) for stream in streams.values()]
+      after = {index: stream.state for index, stream in streams.items()}
       yield batches_lib.stack(
-        subs,
-        self._budget,
+        [microbatch for microbatch in found if microbatch is not None],
+        self._spec.budget,
         epoch=min(state.next for state in after.values()) / self.epoch_length,
         state=self._write_state(after),
       )
@@ -134,7 +128,7 @@ class TrainingStream:
   def _examples(self, start: int) -> Iterator[microbatches_lib.Example]:
     """All draws from `start` on; labels only of those that a local microbatch takes."""
     config = self._config
-    schedule = mixture.Schedule(config.seed, self._chances)
+    schedule = mixture.Schedule(self._seed, self._chances)
     taken = schedule.counts_before(start)
     structures = {}
     draw = start
@@ -144,11 +138,11 @@ class TrainingStream:
       if index not in structures:
         structures[index] = dataset.source.shuffled(
           config,
-          random_streams.stream_seed(config.seed, dataset.name),
+          random_streams.stream_seed(self._seed, dataset.name),
           int(taken[index]),
         )
       structure = next(structures[index])
-      state = self._states.get(draw % config.num_microbatches)
+      state = self._states.get(draw % self._spec.num_microbatches)
       if state is not None and state.needs(draw):
         yield microbatches_lib.Example(
           draw=draw,
@@ -163,8 +157,8 @@ class TrainingStream:
     """Changes with everything that decides what a draw is and where it goes."""
     config = self._config
     identity = [
-      config.seed,
-      config.num_microbatches,
+      self._seed,
+      self._spec.num_microbatches,
       config.shuffle_buffer,
       config.shards_per_group,
       [(d.name, d.split, d.num_structures, d.source.identity) for d in self._datasets],
@@ -194,8 +188,8 @@ class TrainingStream:
     if state["stream"] != self._fingerprint():
       raise StateError(
         "The checkpoint was made with another data stream: datasets, weights, "
-        "temperature, seed, num_microbatches or shuffle settings have changed. Start in a "
-        "new --workdir, or use the flags that are stored in this one."
+        "temperature, seed, number of microbatches or shuffle settings have changed. "
+        "Start in a new --workdir, or use the flags that are stored in this one."
       )
     missing = [
       microbatch
