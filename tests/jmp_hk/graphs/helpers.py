@@ -6,8 +6,8 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.models.gemnet_oc.graphs import build as gemnet_build
 from tests import shared_files
 
 TASKS = ("oc20", "oc22", "ani1x", "transition1x")
@@ -127,7 +127,7 @@ def random_structure(seed: int, n: int, pbc, unwrap: int = 0, zero: bool = False
   )
 
 
-def check_structure_graphs(graphs: build.StructureGraphs) -> None:
+def check_structure_graphs(graphs: gemnet_build.GemNetOCStructureGraphs) -> None:
   """Checks reverse edges, pairs, slots and exclusions by looking each one up."""
   main = [
     tuple(r)
@@ -166,7 +166,7 @@ def check_structure_graphs(graphs: build.StructureGraphs) -> None:
 
 def batch_edges(batch: batch_lib.Batch, name: str) -> list[tuple[int, ...]]:
   """Real edges of one edge set of a batch as (sender, receiver, offset)."""
-  edges = getattr(batch, name)
+  edges = getattr(batch.graphs, name)
   real = batch.atom_mask[edges.receivers]
   rows = np.column_stack([edges.senders, edges.receivers, edges.edges["cell_offsets"]])
   return list(map(tuple, rows[real].tolist()))

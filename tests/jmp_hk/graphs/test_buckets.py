@@ -7,8 +7,8 @@ import numpy as np
 
 from jmp_hk.graphs import buckets
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
+from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 
 _CONFIG = graph_config.GraphConfig(cutoff=6.0, max_neighbors=30)
@@ -16,7 +16,7 @@ _CONFIG = graph_config.GraphConfig(cutoff=6.0, max_neighbors=30)
 
 def _sizes(num_atoms, degree):
   edges = num_atoms * degree
-  return budget_lib.Sizes(
+  return gemnet_graphs.Budget(
     num_graphs=1,
     num_atoms=num_atoms,
     num_main=edges,
@@ -44,33 +44,41 @@ class ClassifyTest(absltest.TestCase):
       _sizes(int(n), int(min(n - 1, 30)))
       for n in np.exp(rng.uniform(np.log(2), np.log(2000), 3000))
     ]
-    classes = buckets.classify(sizes, _CONFIG, 4096)
+    classes = buckets.make_buckets(sizes, gemnet_graphs.BUILDER, _CONFIG, 4096)
     self._check(sizes, classes)
     self.assertLessEqual(len(classes), 4)
     self.assertGreater(len(classes), 1)
 
   def test_a_few_small_structures_do_not_get_a_class_of_their_own(self):
     sizes = [_sizes(100, 30)] * 50 + [_sizes(3, 2)] * 50
-    classes = buckets.classify(sizes, _CONFIG, 4096)
+    classes = buckets.make_buckets(sizes, gemnet_graphs.BUILDER, _CONFIG, 4096)
     self._check(sizes, classes)
     self.assertLen(classes, 1)
 
   def test_a_known_budget_is_used_again_unless_wasteful(self):
     ethanol, water, slab = _sizes(9, 8), _sizes(3, 2), _sizes(100, 30)
-    [first] = buckets.classify([ethanol], _CONFIG, 4096)
-    [again] = buckets.classify([water], _CONFIG, 4096, [first.budget])
+    [first] = buckets.make_buckets([ethanol], gemnet_graphs.BUILDER, _CONFIG, 4096)
+    [again] = buckets.make_buckets(
+      [water], gemnet_graphs.BUILDER, _CONFIG, 4096, [first.budget]
+    )
     self.assertEqual(again.budget, first.budget)
-    [large] = buckets.classify([slab], _CONFIG, 4096, [first.budget])
+    [large] = buckets.make_buckets(
+      [slab], gemnet_graphs.BUILDER, _CONFIG, 4096, [first.budget]
+    )
     self.assertNotEqual(large.budget, first.budget)
-    [small] = buckets.classify([water], _CONFIG, 4096, [large.budget])
+    [small] = buckets.make_buckets(
+      [water], gemnet_graphs.BUILDER, _CONFIG, 4096, [large.budget]
+    )
     self.assertLess(small.budget.num_main, large.budget.num_main)
 
   def test_no_structures(self):
-    self.assertEmpty(buckets.classify([], _CONFIG, 4096))
+    self.assertEmpty(buckets.make_buckets([], gemnet_graphs.BUILDER, _CONFIG, 4096))
 
   def test_structures_without_edges(self):
     sizes = [_sizes(1, 0)] * 5
-    self._check(sizes, buckets.classify(sizes, _CONFIG, 4096))
+    self._check(
+      sizes, buckets.make_buckets(sizes, gemnet_graphs.BUILDER, _CONFIG, 4096)
+    )
 
 
 class MovingBudgetTest(absltest.TestCase):
@@ -79,13 +87,15 @@ class MovingBudgetTest(absltest.TestCase):
     grid = np.stack(np.meshgrid(*[np.arange(2)] * 3, indexing="ij"), -1).reshape(-1, 3)
     cell = np.eye(3) * 5.6
     structure = helpers.make_structure(2.8 * grid, cell=cell, pbc=True)
-    moving = buckets.MovingBudget(_CONFIG)
+    moving = buckets.MovingBudget(gemnet_graphs.BUILDER, _CONFIG)
     budgets, counts = set(), set()
     positions = structure.positions.astype(float)
     for _ in range(1000):
       positions = positions + rng.normal(0, 0.03, positions.shape)
       structure = dataclasses.replace(structure, positions=positions)
-      sizes = budget_lib.sizes_of(build.build_graphs(structure, _CONFIG))
+      sizes = gemnet_graphs.BUILDER.sizes(
+        gemnet_graphs.BUILDER.build(structure, _CONFIG)
+      )
       counts.add(sizes)
       budget = moving.fit(sizes, structure)
       budget_lib.check_fits(sizes, budget, "step")
@@ -96,18 +106,20 @@ class MovingBudgetTest(absltest.TestCase):
   def test_a_gas_that_condenses_needs_few_budgets(self):
     rng = np.random.default_rng(1)
     positions = rng.uniform(0, 30, (40, 3))
-    moving = buckets.MovingBudget(_CONFIG)
+    moving = buckets.MovingBudget(gemnet_graphs.BUILDER, _CONFIG)
     budgets = set()
     for step in range(500):
       structure = helpers.make_structure(positions * (1 - 0.8 * step / 500))
-      sizes = budget_lib.sizes_of(build.build_graphs(structure, _CONFIG))
+      sizes = gemnet_graphs.BUILDER.sizes(
+        gemnet_graphs.BUILDER.build(structure, _CONFIG)
+      )
       budgets.add(moving.fit(sizes, structure))
     self.assertLessEqual(len(budgets), 8)
 
   def test_a_molecule_gets_no_more_than_all_pairs(self):
     structure = helpers.make_structure(np.random.default_rng(0).uniform(0, 3, (9, 3)))
-    sizes = budget_lib.sizes_of(build.build_graphs(structure, _CONFIG))
-    budget = buckets.MovingBudget(_CONFIG).fit(sizes, structure)
+    sizes = gemnet_graphs.BUILDER.sizes(gemnet_graphs.BUILDER.build(structure, _CONFIG))
+    budget = buckets.MovingBudget(gemnet_graphs.BUILDER, _CONFIG).fit(sizes, structure)
     self.assertEqual(budget.num_main, 72)
     self.assertEqual(budget.main_width, 8)
     self.assertEqual(budget.num_atoms, 10)

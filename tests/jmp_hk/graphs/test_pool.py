@@ -4,15 +4,16 @@ import pytest
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import budget_search
 from jmp_hk.graphs import pool as pool_lib
+from tests import gemnet_graphs
 
-SMALL = budget_lib.Budget(6, 60, 600, 600, 600, 600, 50, 50, 20, 8)
-
-
-def _sizes(n: int, main: int) -> budget_lib.Sizes:
-  return budget_lib.Sizes(1, n, main, 8 * main, 20 * n, 3 * n, 40, 40, 20, 8)
+SMALL = gemnet_graphs.Budget(6, 60, 600, 600, 600, 600, 50, 50, 20, 8)
 
 
-def _stream(length: int, slabs: float, seed: int = 0) -> list[budget_lib.Sizes]:
+def _sizes(n: int, main: int) -> gemnet_graphs.Budget:
+  return gemnet_graphs.Budget(1, n, main, 8 * main, 20 * n, 3 * n, 40, 40, 20, 8)
+
+
+def _stream(length: int, slabs: float, seed: int = 0) -> list[gemnet_graphs.Budget]:
   """74-atom slabs (here with a spread) and 15-atom molecules."""
   rng = np.random.default_rng(seed)
   result = []
@@ -106,8 +107,8 @@ def test_tuned_budgets_are_filled_even_by_equal_structures(slabs, structures):
   config = budget_lib.BudgetConfig(structures)
   if slabs in (0.0, 1.0):
     sample, chances = [sample[int(slabs == 0.0)]], np.ones(1)
-  budget = budget_search.choose_tuned_budget(sample, config, chances)
-  assert budget == budget_search.choose_tuned_budget(sample, config, chances)
+  budget = budget_search.search_budget(sample, config, chances)
+  assert budget == budget_search.search_budget(sample, config, chances)
   assert budget_search.mean_use(sample, chances, budget) > 0.92
   mean = sum(chance * sizes.num_main for chance, sizes in zip(chances, sample))
   single = max(sizes.num_main for sizes in sample) * config.single_headroom
@@ -116,4 +117,4 @@ def test_tuned_budgets_are_filled_even_by_equal_structures(slabs, structures):
 
 def test_overrides_are_kept_by_tuning():
   config = budget_lib.BudgetConfig(4, overrides={"num_main": 9000})
-  assert budget_search.choose_tuned_budget(_stream(50, 0.5), config).num_main == 9000
+  assert budget_search.search_budget(_stream(50, 0.5), config).num_main == 9000

@@ -11,7 +11,7 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.models.gemnet_oc.graphs import budget as budget_lib
-from jmp_hk.models.gemnet_oc.graphs import build
+from jmp_hk.models.gemnet_oc.graphs import build as build_lib
 
 if TYPE_CHECKING:
   from jmp_hk.graphs import layout as layout_lib
@@ -30,20 +30,20 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
 
   budget_type: ClassVar[type[Budget]] = Budget
 
-  options: build.GraphOptions = build.GraphOptions()
+  options: build_lib.GraphOptions = build_lib.GraphOptions()
 
   def build(
     self,
     structure: structure_lib.Structure,
     config: graph_config.GraphConfig,
     rng: np.random.Generator | None = None,
-  ) -> build.GemNetOCStructureGraphs:
+  ) -> build_lib.GemNetOCStructureGraphs:
     """See `GraphBuilder`."""
-    return build.build_graphs(
+    return build_lib.build_graphs(
       structure, config, self.options, edge_dropout=self.edge_dropout, rng=rng
     )
 
-  def sizes(self, graphs: build.GemNetOCStructureGraphs) -> Budget:
+  def sizes(self, graphs: build_lib.GemNetOCStructureGraphs) -> Budget:
     """See `GraphBuilder`."""
     return Budget(
       num_graphs=1,
@@ -60,7 +60,7 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
 
   def pack(
     self,
-    graphs: Sequence[build.GemNetOCStructureGraphs],
+    graphs: Sequence[build_lib.GemNetOCStructureGraphs],
     layout: "layout_lib.Layout",
   ) -> "packing.GemNetOCGraphs":
     """See `GraphBuilder`."""
@@ -74,7 +74,7 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
   ) -> dict[str, int]:
     """See `GraphBuilder`; the main graph's width has no bound."""
     limits = [
-      build.neighbor_limits(config, size)
+      build_lib.neighbor_limits(config, size)
       for config in configs
       for size in (1, *(n + 1 for n, _ in config.max_neighbors_by_size))
     ]
@@ -89,7 +89,7 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
   ) -> dict[str, int]:
     """See `GraphBuilder`."""
     atoms = structure.num_atoms
-    neighbors = build.neighbor_limits(config, atoms)
+    neighbors = build_lib.neighbor_limits(config, atoms)
     limits = {
       **self.width_limits([config], atoms),
       "num_a2ee2a": atoms * neighbors.a2ee2a,
@@ -110,7 +110,7 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
   ) -> Budget:
     """See `GraphBuilder`; edges grow with the square of the atoms up to the limits."""
     growth = num_atoms / known.num_atoms
-    limits = build.neighbor_limits(config, num_atoms)
+    limits = build_lib.neighbor_limits(config, num_atoms)
 
     def edges(count: int, limit: int) -> int:
       return int(min(count * growth**2, max(limit * num_atoms, count * growth)))

@@ -77,13 +77,13 @@ def sums(batch: batch_lib.Batch, messages: np.ndarray, order: int) -> np.ndarray
     [E, order (l2), order (l1), c] and the number of quadruplets.
   """
   main, qint = _edges(batch, "main"), _edges(batch, "qint")
-  result = np.zeros((len(batch.main.senders), order, order, messages.shape[-1]))
+  result = np.zeros((len(batch.graphs.main.senders), order, order, messages.shape[-1]))
   count = 0
   for e, q, f in quadruplets(batch):
     count += 1
     axis, to_c, to_d = qint[q][3], main[e][3], main[f][3]
     angle = legendre(np.clip(to_c @ axis, -1, 1), order)
     dihedral = legendre(cosine_of_dihedral(axis, to_c, to_d), order)
-    message = messages[q, batch.main_slot[f]]
+    message = messages[q, batch.graphs.main_slot[f]]
     result[e] += np.einsum("p,l,c->plc", dihedral, angle, message)
   return result, count

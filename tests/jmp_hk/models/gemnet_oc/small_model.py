@@ -7,6 +7,7 @@ compiles each function once.
 from collections.abc import Sequence
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import ase.build
 import jax
@@ -14,12 +15,13 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.models.gemnet_oc.graphs import builder as gemnet_builder
 from jmp_hk.targets import config as tasks_lib
+from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 from tests.jmp_hk.parity import formula_init
 
@@ -28,26 +30,28 @@ Kind = tasks_lib.TargetKind
 # Every width differs, so that a mixed-up axis fails.
 BACKBONE = gemnet_config.GemNetOCConfig(
   num_blocks=1,
-  num_radial=8,
-  num_spherical=4,
   atom_channels=12,
   edge_channels=10,
-  triplet_in_channels=5,
-  triplet_out_channels=6,
-  quad_in_channels=4,
-  quad_out_channels=3,
-  pair_in_channels=5,
-  pair_out_channels=7,
-  radial_channels=6,
-  circular_channels=4,
-  spherical_channels=5,
-  num_before_skip=1,
-  num_after_skip=1,
-  num_concat=1,
-  num_atom=1,
-  num_output_after_atom=1,
-  num_atom_embedding=1,
-  num_global_output=1,
+  bases=gemnet_config.BasesConfig(
+    num_radial=8,
+    num_spherical=4,
+    radial_channels=6,
+    circular_channels=4,
+    spherical_channels=5,
+  ),
+  interaction=gemnet_config.InteractionConfig(
+    triplet=gemnet_config.BilinearConfig(5, 6),
+    quadruplet=gemnet_config.BilinearConfig(4, 3),
+    pair=gemnet_config.BilinearConfig(5, 7),
+    num_before_skip=1,
+    num_after_skip=1,
+    num_concat=1,
+    num_atom_embedding=1,
+    num_atom_update=1,
+  ),
+  output=gemnet_config.OutputConfig(
+    num_before_skip=1, num_after_skip=1, num_combined=1
+  ),
 )
 
 # These tests compile large functions and run them on tiny inputs: without LLVM's
@@ -56,13 +60,26 @@ fast_compiling_jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
 
-# No cap ever truncates the graphs of these tests.
-UNCAPPED = graph_config.GraphConfig(cutoff=4.5, max_neighbors=150)
-# Both of these truncate in crystals.
-PUBLISHED = graph_config.GraphConfig(cutoff=4.5, max_neighbors=8)
-UNION = graph_config.GraphConfig(cutoff=4.5, max_neighbors=8, symmetrize="union")
 
-BUDGET = batch_lib.Budget(
+
+class GraphSettings(NamedTuple):
+  """How the graphs of a structure are built."""
+
+  config: graph_config.GraphConfig
+  builder: gemnet_builder.GemNetOCGraphBuilder = gemnet_graphs.BUILDER
+
+  def build(self, structure: structure_lib.Structure):
+    """The graphs of one structure."""
+    return self.builder.build(structure, self.config)
+
+
+# The number of neighbors is never limited in the graphs of these tests.
+UNCAPPED = GraphSettings(graph_config.GraphConfig(cutoff=4.5, max_neighbors=150))
+# Both of these limit it in crystals.
+PUBLISHED = GraphSettings(graph_config.GraphConfig(cutoff=4.5, max_neighbors=8))
+UNION = PUBLISHED._replace(builder=gemnet_graphs.UNION)
+
+BUDGET = gemnet_graphs.Budget(
   num_graphs=4,
   num_atoms=26,
   num_main=256,
@@ -122,7 +139,7 @@ def variables(
 
 
 def _typical_scale(module: str) -> float:
-  """Roughly what fitting gives (fact 26), by the kind of factor."""
+  """Roughly what fitting gives (close to one), by the kind of factor."""
   return formula_init.typical(module.replace("/", ".") + ".scale_factor")
 
 
@@ -149,19 +166,19 @@ def crystal(seed: int = 0, tags=None) -> structure_lib.Structure:
 
 def make_batch(
   structures: Sequence[structure_lib.Structure],
-  settings: graph_config.GraphConfig = UNCAPPED,
+  settings: GraphSettings = UNCAPPED,
   *,
-  budget: batch_lib.Budget = BUDGET,
+  budget: gemnet_graphs.Budget = BUDGET,
   tasks: Sequence[int] | None = None,
   dtype=np.float64,
 ) -> batch_lib.Batch:
   """Builds graphs and packs them."""
   tasks = [0] * len(structures) if tasks is None else tasks
   items = [
-    packing.PackItem(graphs=build.build_graphs(structure, settings), task=task)
+    packing.PackItem(graphs=settings.build(structure), task=task)
     for structure, task in zip(structures, tasks, strict=True)
   ]
-  return packing.pack(items, budget, dtype)
+  return packing.pack(items, gemnet_graphs.BUILDER, budget, dtype)
 
 
 class Evaluator:

@@ -8,8 +8,8 @@ import ase.build
 import jax
 import numpy as np
 
-from jmp_hk.graphs import build
 from jmp_hk.graphs import packing
+from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 from tests.jmp_hk.models.gemnet_oc import small_model
 
@@ -107,7 +107,9 @@ class EdgeCasesTest(parameterized.TestCase):
   @parameterized.product(model=("direct", "conservative"))
   def test_a_batch_of_padding_alone(self, model):
     evaluate = _MODELS[model]()
-    predictions = evaluate.apply(packing.pack([], small_model.BUDGET, np.float64))
+    predictions = evaluate.apply(
+      packing.pack([], gemnet_graphs.BUILDER, small_model.BUDGET, np.float64)
+    )
     for value in predictions.values():
       np.testing.assert_array_equal(value, 0)
 
@@ -117,8 +119,8 @@ class EdgeCasesTest(parameterized.TestCase):
   def test_ties_at_caps_are_broken_alike_in_both_precisions(self, crystal, settings):
     settings = getattr(small_model, settings.upper())
     structure = _perfect(crystal)
-    double = build.build_graphs(structure, settings)
-    single = build.build_graphs(_in_float32(structure), settings)
+    double = settings.build(structure)
+    single = settings.build(_in_float32(structure))
     self.assertLess(len(double.a2ee2a), len(double.a2a))  # a cap does truncate
     jax.tree.map(
       np.testing.assert_array_equal,

@@ -105,26 +105,29 @@ class EdgesTest(parameterized.TestCase):
     crystal = small_model.crystal()
     batch = small_model.make_batch([crystal])
     with jax.enable_x64():
-      edges = jax.device_get(jax.jit(edges_lib.compute_edges)(batch, batch.main))
+      edges = jax.device_get(jax.jit(edges_lib.compute_edges)(batch, batch.graphs.main))
     mask = np.asarray(edges.mask)
-    senders, receivers = batch.main.senders[mask], batch.main.receivers[mask]
-    shift = batch.main.edges["cell_offsets"][mask] @ crystal.cell
+    senders, receivers = (
+      batch.graphs.main.senders[mask],
+      batch.graphs.main.receivers[mask],
+    )
+    shift = batch.graphs.main.edges["cell_offsets"][mask] @ crystal.cell
     expected = crystal.positions[receivers] - crystal.positions[senders] - shift
     distances = np.linalg.norm(expected, axis=-1)
     np.testing.assert_allclose(edges.distances[mask], distances, rtol=1e-12)
     np.testing.assert_allclose(
       edges.vectors[mask], expected / distances[:, None], atol=1e-12
     )
-    self.assertLess(distances.max(), small_model.UNCAPPED.cutoff)
+    self.assertLess(distances.max(), small_model.UNCAPPED.config.cutoff)
     np.testing.assert_array_equal(edges.distances[~mask], 0)
     np.testing.assert_array_equal(edges.vectors[~mask], 0)
 
   def test_reverse_edges_have_opposite_vectors(self):
     batch = small_model.make_batch([small_model.crystal()], small_model.PUBLISHED)
     with jax.enable_x64():
-      edges = jax.device_get(jax.jit(edges_lib.compute_edges)(batch, batch.main))
+      edges = jax.device_get(jax.jit(edges_lib.compute_edges)(batch, batch.graphs.main))
     np.testing.assert_allclose(
-      edges.vectors[batch.reverse_edge], -np.asarray(edges.vectors), atol=1e-12
+      edges.vectors[batch.graphs.reverse_edge], -np.asarray(edges.vectors), atol=1e-12
     )
 
   def test_an_edge_does_not_interact_with_itself_but_with_images_of_its_source(self):
@@ -132,7 +135,7 @@ class EdgesTest(parameterized.TestCase):
     with jax.enable_x64():
       compute = jax.jit(geometry.compute_geometry, static_argnums=1)
       result = jax.device_get(compute(batch, 3))
-    valid = batch.main_table >= 0
+    valid = batch.graphs.main_table >= 0
     pairs = valid.sum(1)
     np.testing.assert_array_equal(
       result.edge_edge_mask.sum((1, 2)), pairs * (pairs - 1)

@@ -12,9 +12,9 @@ import numpy as np
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import packing
 from jmp_hk.models import model as model_lib
+from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 from tests.jmp_hk.models.gemnet_oc import small_model
 
@@ -63,15 +63,16 @@ def _gradients(kind: str, precision: str):
   return call, dtype
 
 
-def _tight_budget(structures) -> batch_lib.Budget:
+def _tight_budget(structures) -> gemnet_graphs.Budget:
   """Nothing spare but the one structure and atom that must be padding."""
   sizes = [
-    budget_lib.sizes_of(build.build_graphs(s, small_model.UNCAPPED)) for s in structures
+    gemnet_graphs.BUILDER.sizes(small_model.UNCAPPED.build(s))
+    for s in structures
   ]
   needs = dataclasses.asdict(budget_lib.total(sizes))
   needs["num_graphs"] += 1
   needs["num_atoms"] += 1
-  return batch_lib.Budget(**needs)
+  return gemnet_graphs.Budget(**needs)
 
 
 def _difficult_structures():
@@ -103,7 +104,7 @@ class PaddingTest(parameterized.TestCase):
     gradients, dtype = _gradients(kind, "float64")
     structures = [small_model.molecule(), small_model.crystal()]
     tight, loose = _tight_budget(structures), small_model.BUDGET
-    for name in budget_lib.FIELDS:
+    for name in budget_lib.names(gemnet_graphs.Budget):
       self.assertLess(getattr(tight, name), getattr(loose, name), name)
     results = []
     for budget in (tight, loose):
@@ -140,7 +141,9 @@ class PaddingTest(parameterized.TestCase):
   )
   def test_a_batch_of_padding_alone_is_zero_throughout(self, kind, precision):
     gradients, dtype = _gradients(kind, precision)
-    results = gradients(packing.pack([], small_model.BUDGET, dtype))
+    results = gradients(
+      packing.pack([], gemnet_graphs.BUILDER, small_model.BUDGET, dtype)
+    )
     for leaf in jax.tree.leaves(results):
       np.testing.assert_array_equal(leaf, 0)
 

@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.models.gemnet_oc import bases
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import quadruplets
 from jmp_hk.models.gemnet_oc import shared_bases
+from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 from tests.jmp_hk.models.gemnet_oc import explicit_quadruplets
 from tests.jmp_hk.models.gemnet_oc import small_model
 
 _ORDER = 5
-_BUDGET = batch_lib.Budget(
+_BUDGET = gemnet_graphs.Budget(
   num_graphs=3,
   num_atoms=10,
   num_main=120,
@@ -31,9 +31,10 @@ _BUDGET = batch_lib.Budget(
   a2ee2a_width=10,
   qint_width=5,
 )
-_CONFIGS = {
-  rule: graph_config.GraphConfig(cutoff=4.0, max_neighbors=11, symmetrize=rule)
-  for rule in ("published", "union")
+_CONFIG = graph_config.GraphConfig(cutoff=4.0, max_neighbors=11)
+_SETTINGS = {
+  "published": small_model.GraphSettings(_CONFIG),
+  "union": small_model.GraphSettings(_CONFIG, gemnet_graphs.UNION),
 }
 
 
@@ -70,7 +71,7 @@ def _lattice_structure(seed: int, n: int, pbc: bool):
 
 class QuadrupletsTest(parameterized.TestCase):
   def _check(self, structures, rule: str, least: int = 0):
-    batch = small_model.make_batch(structures, _CONFIGS[rule], budget=_BUDGET)
+    batch = small_model.make_batch(structures, _SETTINGS[rule], budget=_BUDGET)
     shape = (_BUDGET.num_qint, _BUDGET.main_width, 2)
     messages = np.random.default_rng(0).standard_normal(shape)
     with jax.enable_x64():
@@ -82,14 +83,14 @@ class QuadrupletsTest(parameterized.TestCase):
     # Fitting weighs each message by the number of its quadruplets.
     listed = np.zeros_like(multiplicity)
     for _, q, f in explicit_quadruplets.quadruplets(batch):
-      listed[q, batch.main_slot[f]] += 1
+      listed[q, batch.graphs.main_slot[f]] += 1
     np.testing.assert_array_equal(multiplicity, listed)
 
   @hypothesis.given(
     st.integers(0, 2**20),
     st.integers(1, 4),
     st.lists(st.booleans(), min_size=3, max_size=3),
-    st.sampled_from(sorted(_CONFIGS)),
+    st.sampled_from(sorted(_SETTINGS)),
   )
   @hypothesis.settings(max_examples=25, deadline=None)
   def test_random_structures(self, seed, n, pbc, rule):
@@ -100,7 +101,7 @@ class QuadrupletsTest(parameterized.TestCase):
     st.integers(0, 2**20),
     st.integers(2, 4),
     st.booleans(),
-    st.sampled_from(sorted(_CONFIGS)),
+    st.sampled_from(sorted(_SETTINGS)),
   )
   @hypothesis.settings(max_examples=25, deadline=None)
   def test_collinear_atoms(self, seed, n, pbc, rule):

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from jmp_hk.models.gemnet_oc import scale_factor
-from jmp_hk.models.gemnet_oc import scale_fitting
 from tests.jmp_hk.models.gemnet_oc import small_model
 
 
@@ -26,10 +25,10 @@ class ScaleFittingTest(parameterized.TestCase):
   def test_every_branch_gets_the_variance_of_its_reference(self):
     model, variables = _unfitted()
     fitted = []
-    scales = scale_fitting.fit_scales(
-      model, variables, _batches(), on_factor=lambda name, _: fitted.append(name)
-    )
-    self.assertEqual(fitted, scale_fitting.fitting_order(list(variables.scales)))
+    scales = model.fit_state(
+      variables, _batches(), lambda name, _: fitted.append(name)
+    ).scales
+    self.assertEqual(fitted, scale_factor.fitting_order(list(variables.scales)))
     self.assertLen(fitted, 11 + 2 * 2)
 
     @small_model.fast_compiling_jit
@@ -60,9 +59,9 @@ class ScaleFittingTest(parameterized.TestCase):
       [small_model.crystal(tags=[0, 0, 0])], dtype=np.float32
     )
     fitted = []
-    scales = scale_fitting.fit_scales(
-      model, variables, [batch], on_factor=lambda name, _: fitted.append(name)
-    )
+    scales = model.fit_state(
+      variables, [batch], lambda name, _: fitted.append(name)
+    ).scales
     self.assertEqual(scales[given]["scale_factor"], 3.25)
     self.assertNotIn(given, fitted)
     for name in ("scale_cbf", "scale_sbf_sum"):
@@ -84,7 +83,8 @@ class ScaleFittingTest(parameterized.TestCase):
 
   def test_needs_data(self):
     with self.assertRaisesRegex(ValueError, "at least one batch"):
-      scale_fitting.fit_scales(*_unfitted(), [])
+      model, variables = _unfitted()
+      model.fit_state(variables, [])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jmp_hk import structure as structure_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.models.gemnet_oc.graphs import build as gemnet_build
+from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 
 CONFIG = graph_config.GraphConfig()
@@ -18,7 +19,7 @@ GRAPHS = ("main", "a2a", "a2ee2a", "qint")
 def test_edge_sets_equal_the_published_ones(name):
   structures, data = helpers.golden_structures(name)
   for structure, config, first in structures:
-    graphs = build.build_graphs(structure, config)
+    graphs = gemnet_graphs.BUILDER.build(structure, config)
     for graph in GRAPHS:
       if f"graph/{graph}/edge_index" not in data:
         continue  # tiny_loss holds no symmetrised graph.
@@ -31,8 +32,7 @@ def test_tiny_loss_main_is_the_symmetrised_raw_graph():
   structures, data = helpers.golden_structures("tiny_loss")
   for structure, config, first in structures:
     raw = helpers.golden_edge_set(data, "main_raw", first, structure.num_atoms)
-    union = dataclasses.replace(config, symmetrize="union")
-    graphs = build.build_graphs(structure, union)
+    graphs = gemnet_graphs.UNION.build(structure, config)
     assert helpers.edge_set(graphs.main) == raw | {helpers.reverse(e) for e in raw}
 
 
@@ -49,9 +49,9 @@ def test_random_structures_equal_brute_force(seed, n, pbc, unwrap, zero, cap):
   structure = helpers.random_structure(seed, n, pbc, unwrap, zero)
   config = graph_config.GraphConfig(cutoff=5.0, max_neighbors=cap)
   edges = helpers.brute_force_edges(structure, 5.0)
-  graphs = build.build_graphs(structure, config)
+  graphs = gemnet_graphs.BUILDER.build(structure, config)
   helpers.check_structure_graphs(graphs)
-  caps = build.neighbor_limits(config, n)
+  caps = gemnet_build.neighbor_limits(config, n)
   assert caps.main == cap
   assert (caps.a2ee2a, caps.qint) == (int(cap * 20 / 30), int(cap * 8 / 30))
   if len(edges) <= caps.a2a:
@@ -62,7 +62,7 @@ def test_selection_by_rank_equals_brute_force():
   structure = helpers.random_structure(3, 40, False)
   structure = dataclasses.replace(structure, positions=structure.positions * 1.5)
   config = graph_config.GraphConfig(cutoff=8.0)
-  graphs = build.build_graphs(structure, config)
+  graphs = gemnet_graphs.BUILDER.build(structure, config)
   edges = helpers.brute_force_edges(structure, 8.0)
   main = helpers.nearest(edges, 30)
   kept = {e for e in main if e[0] < e[1]}
@@ -75,9 +75,8 @@ def test_selection_by_rank_equals_brute_force():
   helpers.check_structure_graphs(graphs)
 
 
-@pytest.mark.parametrize("symmetrize", ["published", "union"])
-def test_moving_atoms_by_lattice_vectors_changes_nothing(symmetrize):
-  config = dataclasses.replace(CONFIG, symmetrize=symmetrize)
+@pytest.mark.parametrize("builder", [gemnet_graphs.BUILDER, gemnet_graphs.UNION])
+def test_moving_atoms_by_lattice_vectors_changes_nothing(builder):
   rng = np.random.default_rng(0)
   for name in ("tinyd_slab", "tinyd_bulk"):
     structure = helpers.golden_structures(name)[0][0][0]
@@ -85,7 +84,7 @@ def test_moving_atoms_by_lattice_vectors_changes_nothing(symmetrize):
     moved = dataclasses.replace(
       structure, positions=structure.positions + shift @ structure.cell
     )
-    before, after = (build.build_graphs(s, config) for s in (structure, moved))
+    before, after = (builder.build(s, CONFIG) for s in (structure, moved))
     helpers.check_structure_graphs(after)
     for graph in GRAPHS:
       edges = getattr(after, graph)
@@ -114,16 +113,18 @@ def test_union_does_not_depend_on_the_order_of_atoms_but_published_does():
   order = np.random.default_rng(1).permutation(structure.num_atoms)
   permuted = _permuted(structure, order)
   same = {}
-  for symmetrize in ("union", "published"):
-    config = dataclasses.replace(CONFIG, symmetrize=symmetrize)
-    before, after = (build.build_graphs(s, config) for s in (structure, permuted))
+  builders = {"union": gemnet_graphs.UNION, "published": gemnet_graphs.BUILDER}
+  for symmetrize, builder in builders.items():
+    before, after = (
+      builder.build(s, CONFIG) for s in (structure, permuted)
+    )
     same[symmetrize] = _renamed(after.main, order) == helpers.edge_set(before.main)
     assert _renamed(after.qint, order) == helpers.edge_set(before.qint)
   assert same == {"union": True, "published": False}
 
 
-@pytest.mark.parametrize("symmetrize", ["published", "union"])
-def test_perfect_crystals_do_not_depend_on_precision(symmetrize):
+@pytest.mark.parametrize("builder", [gemnet_graphs.BUILDER, gemnet_graphs.UNION])
+def test_perfect_crystals_do_not_depend_on_precision(builder):
   # Every cap of a perfect crystal cuts through a shell of equal distances, and for
   # a = 4 Å whole shells lie exactly on the cutoff of 12 Å.
   for lattice in (4.0, 4.05, 3.61):
@@ -137,8 +138,7 @@ def test_perfect_crystals_do_not_depend_on_precision(symmetrize):
       cell=cell.astype(np.float32),
       pbc=True,
     )
-    config = dataclasses.replace(CONFIG, symmetrize=symmetrize)
-    results = [build.build_graphs(s, config) for s in (exact, single)]
+    results = [builder.build(s, CONFIG) for s in (exact, single)]
     for graph in GRAPHS:
       sets = [helpers.edge_set(getattr(r, graph)) for r in results]
       assert sets[0] == sets[1], (lattice, graph)
@@ -151,11 +151,11 @@ def test_perfect_crystals_do_not_depend_on_precision(symmetrize):
 def test_ties_are_ordered_by_source_then_offset():
   # Simple cubic, one atom: six self images tie for the first places.
   structure = helpers.make_structure([[0.1, 0.2, 0.3]], cell=3 * np.eye(3), pbc=True)
-  config = graph_config.GraphConfig(cutoff=4.0, max_neighbors=2, symmetrize="union")
-  graphs = build.build_graphs(structure, config)
+  config = graph_config.GraphConfig(cutoff=4.0, max_neighbors=2)
+  graphs = gemnet_graphs.UNION.build(structure, config)
   assert helpers.edge_set(graphs.a2ee2a) == {(0, 0, -1, 0, 0)}
   config = graph_config.GraphConfig(cutoff=4.0, max_neighbors=30)
-  graphs = build.build_graphs(structure, config)
+  graphs = gemnet_graphs.BUILDER.build(structure, config)
   assert graphs.qint.offsets[:6].tolist() == [
     [-1, 0, 0],
     [0, -1, 0],
@@ -168,20 +168,22 @@ def test_ties_are_ordered_by_source_then_offset():
   positions = np.array([[0, 0, 0], [1.00004, 0, 0], [-1, 0, 0]])
   ring = helpers.make_structure(positions)
   config = graph_config.GraphConfig(cutoff=8.0, max_neighbors=4)
-  graphs = build.build_graphs(ring, config)
+  graphs = gemnet_graphs.BUILDER.build(ring, config)
   assert (1, 0, 0, 0, 0) in helpers.edge_set(graphs.qint)  # source 1 before source 2
   positions[1, 0] += 1e-3
-  graphs = build.build_graphs(helpers.make_structure(positions), config)
+  graphs = gemnet_graphs.BUILDER.build(helpers.make_structure(positions), config)
   assert (2, 0, 0, 0, 0) in helpers.edge_set(graphs.qint)  # really nearer
 
 
 def test_no_edges_single_atoms_and_no_qint_edges():
-  alone = build.build_graphs(helpers.make_structure([[0.0, 0, 0]]), CONFIG)
-  apart = build.build_graphs(helpers.make_structure([[0.0, 0, 0], [50, 0, 0]]), CONFIG)
+  alone = gemnet_graphs.BUILDER.build(helpers.make_structure([[0.0, 0, 0]]), CONFIG)
+  apart = gemnet_graphs.BUILDER.build(
+    helpers.make_structure([[0.0, 0, 0], [50, 0, 0]]), CONFIG
+  )
   for graphs in (alone, apart):
     assert all(not len(getattr(graphs, graph)) for graph in GRAPHS)
     helpers.check_structure_graphs(graphs)
-  crystal = build.build_graphs(
+  crystal = gemnet_graphs.BUILDER.build(
     helpers.make_structure([[0.0, 0, 0]], cell=np.eye(3) * 2.5, pbc=True), CONFIG
   )
   # 26 in full shells, then the first four of six at 5 Å, three of them forward.
@@ -189,7 +191,7 @@ def test_no_edges_single_atoms_and_no_qint_edges():
   helpers.check_structure_graphs(crystal)
   slab = helpers.random_structure(0, 6, True)
   buried = dataclasses.replace(slab, tags=np.zeros(6, np.int32))
-  bare = build.build_graphs(buried, CONFIG)
+  bare = gemnet_graphs.BUILDER.build(buried, CONFIG)
   assert len(bare.main) and not len(bare.qint)
   helpers.check_structure_graphs(bare)
 
@@ -197,32 +199,31 @@ def test_no_edges_single_atoms_and_no_qint_edges():
 def test_cutoff_is_strict_only_without_periodicity():
   pair = np.array([[0.0, 0, 0], [3.0, 0, 0]])
   config = graph_config.GraphConfig(cutoff=3.0)
-  assert not len(build.build_graphs(helpers.make_structure(pair), config).a2a)
+  assert not len(gemnet_graphs.BUILDER.build(helpers.make_structure(pair), config).a2a)
   boxed = helpers.make_structure(pair, cell=20 * np.eye(3), pbc=True)
-  assert len(build.build_graphs(boxed, config).a2a) == 2
+  assert len(gemnet_graphs.BUILDER.build(boxed, config).a2a) == 2
 
 
 def test_a2a_cap_and_caps_by_size():
   rng = np.random.default_rng(0)
   structure = helpers.make_structure(rng.uniform(0, 6, (50, 3)))
   config = graph_config.GraphConfig(cutoff=20.0, max_neighbors=1)
-  graphs = build.build_graphs(structure, config)
-  assert build.neighbor_limits(config, 50).a2a == 33
+  graphs = gemnet_graphs.BUILDER.build(structure, config)
+  assert gemnet_build.neighbor_limits(config, 50).a2a == 33
   assert (np.bincount(graphs.a2a.receivers) == 33).all()
   assert helpers.edge_set(graphs.a2a) == helpers.nearest(
     helpers.brute_force_edges(structure, 20.0), 33
   )
   by_size = dataclasses.replace(CONFIG, max_neighbors_by_size=((40, 20), (100, 10)))
-  caps = [build.neighbor_limits(by_size, n).main for n in (40, 41, 100, 101)]
+  caps = [gemnet_build.neighbor_limits(by_size, n).main for n in (40, 41, 100, 101)]
   assert caps == [30, 20, 20, 10]
 
 
 def test_edge_dropout_comes_before_selection_and_follows_the_seed():
   structure = helpers.golden_structures("tinyd_slab")[0][0][0]
-  full = build.build_graphs(structure, CONFIG)
-  drop = lambda seed: build.build_graphs(
-    structure, CONFIG, edge_dropout=0.1, rng=np.random.default_rng(seed)
-  )
+  full = gemnet_graphs.BUILDER.build(structure, CONFIG)
+  dropping = dataclasses.replace(gemnet_graphs.BUILDER, edge_dropout=0.1)
+  drop = lambda seed: dropping.build(structure, CONFIG, np.random.default_rng(seed))
   first, again, other = drop(1), drop(1), drop(2)
   assert helpers.edge_set(first.main) == helpers.edge_set(again.main)
   assert helpers.edge_set(first.a2a) != helpers.edge_set(other.a2a)
@@ -231,19 +232,22 @@ def test_edge_dropout_comes_before_selection_and_follows_the_seed():
   assert len(first.a2ee2a) == len(full.a2ee2a)
   assert helpers.edge_set(first.a2ee2a) <= helpers.edge_set(first.a2a)
   helpers.check_structure_graphs(first)
-  union = dataclasses.replace(CONFIG, symmetrize="union")
+  # Without draws all edges stay in, as in an evaluation.
+  assert helpers.edge_set(dropping.build(structure, CONFIG).a2a) == helpers.edge_set(
+    full.a2a
+  )
+  union = dataclasses.replace(gemnet_graphs.UNION, edge_dropout=0.5)
   helpers.check_structure_graphs(
-    build.build_graphs(structure, union, edge_dropout=0.5, rng=np.random.default_rng(0))
+    union.build(structure, CONFIG, np.random.default_rng(0))
   )
 
 
 def test_bad_input_is_named():
   with pytest.raises(structure_lib.InvalidStructureError, match="test:0.*no volume"):
-    build.build_graphs(helpers.make_structure([[0.0, 0, 0]], pbc=True), CONFIG)
+    gemnet_graphs.BUILDER.build(helpers.make_structure([[0.0, 0, 0]], pbc=True), CONFIG)
   with pytest.raises(structure_lib.InvalidStructureError, match="not finite"):
-    build.build_graphs(helpers.make_structure([[np.nan, 0, 0]]), CONFIG)
-  molecule = helpers.make_structure([[0.0, 0, 0]])
-  with pytest.raises(ValueError, match="rng"):
-    build.build_graphs(molecule, CONFIG, edge_dropout=0.1)
+    gemnet_graphs.BUILDER.build(helpers.make_structure([[np.nan, 0, 0]]), CONFIG)
+  with pytest.raises(ValueError, match="edge_dropout"):
+    dataclasses.replace(gemnet_graphs.BUILDER, edge_dropout=1.0)
   with pytest.raises(ValueError, match="union"):
-    build.build_graphs(molecule, dataclasses.replace(CONFIG, symmetrize="both"))
+    gemnet_build.GraphOptions(symmetrize="both")

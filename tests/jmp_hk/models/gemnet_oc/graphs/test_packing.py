@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import packing
+from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 
 TASKS = [1, 0, 2, 0, 1]
@@ -26,23 +26,25 @@ def _items():
     }
     if index == 2:
       targets |= {"label": np.int64(3), "strain": np.arange(6.0)}
-    graphs = build.build_graphs(structure, config)
+    graphs = gemnet_graphs.BUILDER.build(structure, config)
     items.append(packing.PackItem(graphs, TASKS[index], targets))
   return items
 
 
 def _budget(items, **extra):
-  together = budget_lib.total([budget_lib.sizes_of(item.graphs) for item in items])
+  together = budget_lib.total(
+    [gemnet_graphs.BUILDER.sizes(item.graphs) for item in items], gemnet_graphs.Budget
+  )
   sizes = dataclasses.asdict(together)
   pad = {"num_graphs": 3, "num_atoms": 5, "num_main": 7, "qint_width": 1}
   sizes = {name: size + pad.get(name, 0) for name, size in sizes.items()}
-  return budget_lib.Budget(**(sizes | extra))
+  return gemnet_graphs.Budget(**(sizes | extra))
 
 
 def test_every_structure_is_found_back_in_the_batch():
   items = _items()
   budget = _budget(items)
-  batch = packing.pack(items, budget, np.float64)
+  batch = packing.pack(items, gemnet_graphs.BUILDER, budget, np.float64)
   assert batch.budget == budget
   order = packing.task_order(TASKS)
   assert order.tolist() == [1, 3, 0, 4, 2]
@@ -66,7 +68,7 @@ def test_every_structure_is_found_back_in_the_batch():
         (s - first, t - first, *o) for s, t, *o in edges if first <= t < first + n
       }
       assert mine == helpers.edge_set(getattr(item.graphs, name))
-      assert getattr(batch, name).n_edge[graph] == len(mine)
+      assert getattr(batch.graphs, name).n_edge[graph] == len(mine)
     first += n
   assert batch.targets["label"].tolist() == [0, 0, 0, 0, 3, 0, 0, 0]
   assert batch.targets["label"].dtype == np.int32
@@ -75,28 +77,28 @@ def test_every_structure_is_found_back_in_the_batch():
 
 def test_padding_follows_jraph_and_points_nowhere():
   items = _items()
-  batch = packing.pack(items, _budget(items))
+  batch = packing.pack(items, gemnet_graphs.BUILDER, _budget(items))
   n = sum(item.graphs.structure.num_atoms for item in items)
   assert not batch.atom_mask[n:].any() and len(batch.atom_mask) == n + 5
   assert (batch.node_graph[n:] == 5).all()
   assert batch.graph_mask.tolist() == [True] * 5 + [False] * 3
   for name in ("main", "a2a", "a2ee2a", "qint"):
-    edges = getattr(batch, name)
+    edges = getattr(batch.graphs, name)
     assert edges.n_node.tolist()[5:] == [5, 0, 0]
     assert edges.n_edge.sum() == len(edges.senders)
     real = edges.n_edge[:5].sum()
     assert (edges.senders[real:] == n).all() and (edges.receivers[real:] == n).all()
     assert (np.diff(edges.receivers) >= 0).all()
     assert not edges.edges["cell_offsets"][real:].any()
-  real = batch.main.n_edge[:5].sum()
-  assert (batch.reverse_edge[real:] == np.arange(real, real + 7)).all()
-  assert not batch.positions[n:].any() and not batch.main_slot[real:].any()
+  real = batch.graphs.main.n_edge[:5].sum()
+  assert (batch.graphs.reverse_edge[real:] == np.arange(real, real + 7)).all()
+  assert not batch.positions[n:].any() and not batch.graphs.main_slot[real:].any()
   for table in (
-    batch.main_table,
-    batch.a2ee2a_table,
-    batch.qint_table,
-    batch.a2a_senders,
-    batch.quad_exclusion,
+    batch.graphs.main_table,
+    batch.graphs.a2ee2a_table,
+    batch.graphs.qint_table,
+    batch.graphs.a2a_senders,
+    batch.graphs.quad_exclusion,
   ):
     assert (table[n:] == -1).all()
   assert batch.positions.dtype == np.float32 and batch.cell.dtype == np.float32
@@ -106,10 +108,10 @@ def test_padding_follows_jraph_and_points_nowhere():
 
 def test_tables_slots_reverse_and_exclusion_by_lookup():
   items = _items()
-  batch = packing.pack(items, _budget(items))
+  batch = packing.pack(items, gemnet_graphs.BUILDER, _budget(items))
   for name in ("main", "a2ee2a", "qint"):
-    table = getattr(batch, f"{name}_table")
-    receivers = getattr(batch, name).receivers
+    table = getattr(batch.graphs, f"{name}_table")
+    receivers = getattr(batch.graphs, name).receivers
     ids = table[table >= 0]
     assert sorted(ids) == list(range(batch.atom_mask[receivers].sum()))
     atoms = np.nonzero(table >= 0)[0]
@@ -117,33 +119,33 @@ def test_tables_slots_reverse_and_exclusion_by_lookup():
   main = helpers.batch_edges(batch, "main")
   qint = helpers.batch_edges(batch, "qint")
   for e, edge in enumerate(main):
-    assert main[batch.reverse_edge[e]] == helpers.reverse(edge)
+    assert main[batch.graphs.reverse_edge[e]] == helpers.reverse(edge)
     c, a, *offset = edge
-    assert batch.main_table[a, batch.main_slot[e]] == e
-    row = batch.quad_exclusion[a, batch.main_slot[e]]
-    for q, exclusion in zip(batch.qint_table[a], row):
+    assert batch.graphs.main_table[a, batch.graphs.main_slot[e]] == e
+    row = batch.graphs.quad_exclusion[a, batch.graphs.main_slot[e]]
+    for q, exclusion in zip(batch.graphs.qint_table[a], row):
       wanted = None
       if q >= 0:
         b = qint[q][0]
         wanted = (c, b, *(np.array(offset) - np.array(qint[q][2:])).tolist())
       if exclusion >= 0:
-        assert main[batch.main_table[b, exclusion]] == wanted
+        assert main[batch.graphs.main_table[b, exclusion]] == wanted
       else:
         assert wanted not in set(main)
-  for (s, t, *_), slot in zip(helpers.batch_edges(batch, "a2a"), batch.a2a_slot):
-    assert batch.a2a_senders[t, slot] == s
+  for (s, t, *_), slot in zip(helpers.batch_edges(batch, "a2a"), batch.graphs.a2a_slot):
+    assert batch.graphs.a2a_senders[t, slot] == s
 
 
 def test_more_padding_changes_no_real_entry():
   items = _items()
-  small = packing.pack(items, _budget(items))
-  roomy = budget_lib.Budget(9, 99, 2000, 9000, 2000, 999, 60, 40, 30, 9)
-  large = packing.pack(items, roomy)
+  small = packing.pack(items, gemnet_graphs.BUILDER, _budget(items))
+  roomy = gemnet_graphs.Budget(9, 99, 2000, 9000, 2000, 999, 60, 40, 30, 9)
+  large = packing.pack(items, gemnet_graphs.BUILDER, roomy)
   for name in ("main", "a2a", "a2ee2a", "qint"):
     assert helpers.batch_edges(small, name) == helpers.batch_edges(large, name)
-  n, main_width, qint_width = small.quad_exclusion.shape
+  n, main_width, qint_width = small.graphs.quad_exclusion.shape
   np.testing.assert_array_equal(
-    small.quad_exclusion[:-5], large.quad_exclusion[: n - 5, :main_width, :qint_width]
+    small.graphs.quad_exclusion[:-5], large.graphs.quad_exclusion[: n - 5, :main_width, :qint_width]
   )
 
 
@@ -155,36 +157,38 @@ def test_empty_batch_and_target_specs():
     "forces": packing.TargetSpec(per_atom=True, shape=(3,)),
     "label": packing.TargetSpec(per_atom=False, integer=True),
   }
-  empty = packing.pack([], budget, targets=specs)
-  full = packing.pack(items, budget, targets=specs)
+  empty = packing.pack([], gemnet_graphs.BUILDER, budget, targets=specs)
+  full = packing.pack(items, gemnet_graphs.BUILDER, budget, targets=specs)
   shapes = lambda batch: jax.tree.map(lambda a: (a.shape, a.dtype), batch)
   assert shapes(empty) == shapes(full)
   assert not empty.atom_mask.any() and not empty.graph_mask.any()
-  assert set(packing.pack(items, budget, targets={}).targets) == set()
+  assert (
+    set(packing.pack(items, gemnet_graphs.BUILDER, budget, targets={}).targets) == set()
+  )
   bad = packing.PackItem(items[0].graphs, 0, {"energy": np.zeros(3)})
   with pytest.raises(ValueError, match="tinyd_mol:0.*'energy'.*shape"):
-    packing.pack([bad], budget, targets=specs)
+    packing.pack([bad], gemnet_graphs.BUILDER, budget, targets=specs)
 
 
-@pytest.mark.parametrize("field", budget_lib.FIELDS)
+@pytest.mark.parametrize("field", budget_lib.names(gemnet_graphs.Budget))
 def test_errors_name_structure_field_and_size(field):
   items = _items()
-  sizes = budget_lib.sizes_of(items[3].graphs)
+  sizes = gemnet_graphs.BUILDER.sizes(items[3].graphs)
   needed = getattr(sizes, field)
   padding = field in ("num_graphs", "num_atoms")
   budget = _budget(items, **{field: needed - 1 + padding})
   with pytest.raises(budget_lib.BudgetError) as error:
-    packing.pack([items[3]], budget)
+    packing.pack([items[3]], gemnet_graphs.BUILDER, budget)
   message = str(error.value)
   assert "tinyd_slab:0" in message and f"{field}={needed}" in message
   assert f"--budget={field}={needed + padding}" in message
   # Together too much, though each alone fits.
   with pytest.raises(budget_lib.BudgetError, match="batch of 5.*num_atoms"):
-    packing.pack(items, _budget(items, num_atoms=44))
+    packing.pack(items, gemnet_graphs.BUILDER, _budget(items, num_atoms=44))
 
 
 def test_chosen_budget_fits_and_utilisation_is_reported():
-  sizes = [budget_lib.sizes_of(item.graphs) for item in _items()]
+  sizes = [gemnet_graphs.BUILDER.sizes(item.graphs) for item in _items()]
   config = budget_lib.BudgetConfig(structures=3, overrides={"num_qint": 500})
   budget = budget_lib.choose_budget(sizes, config, limits={"qint_width": 8})
   assert budget.num_qint == 500 and budget.qint_width == 8
