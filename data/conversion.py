@@ -8,6 +8,7 @@ is written last, so its presence marks a complete conversion.
 """
 
 from collections import Counter
+from collections.abc import Generator
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
@@ -22,10 +23,9 @@ import tqdm
 from data import plans
 from data import records
 from data import schema
-from data import summary
-from data import validate
 from data.converters import base
 from jmp_hk import dataset_info
+from jmp_hk import dataset_summary
 from jmp_hk import files
 from jmp_hk import serialization
 from jmp_hk import statistics as statistics_lib
@@ -50,7 +50,7 @@ def convert(
   num_workers: int = 1,
   skip_invalid: bool = False,
   overwrite: bool = False,
-  scales: summary.ScaleSource = "published",
+  scales: dataset_summary.ScaleSource = "published",
   command: str = "",
   progress: bool = True,
 ) -> dataset_info.DatasetInfo:
@@ -128,7 +128,7 @@ def _run(jobs: Sequence[Job], num_workers: int, progress: bool) -> None:
       bar.update()
 
 
-def _results(jobs: Sequence[Job], num_workers: int) -> Iterator[int]:
+def _results(jobs: Sequence[Job], num_workers: int) -> Generator[int, None, None]:
   if num_workers <= 1:
     yield from map(run_job, jobs)
     return
@@ -146,14 +146,14 @@ def run_job(job: Job) -> int:
   statistics = statistics_lib.Statistics()
   filtered: Counter = Counter()
   invalid: list[dict[str, str]] = []
-  checker = validate.LabelChecker(job.converter.declare())
+  declaration = job.converter.declare()
   with records.shard_writer(job.shard) as write:
     for item in _items(job):
       if isinstance(item, base.Filtered):
         filtered[item.reason] += item.count
         continue
       if isinstance(item, structure_lib.Structure):
-        reason = validate.find_problem(item) or checker.find_problem(item)
+        reason = structure_lib.find_problem(item) or declaration.find_problem(item)
         if reason is None:
           write(schema.encode(item))
           statistics.add(item)
@@ -163,7 +163,7 @@ def run_job(job: Job) -> int:
         raise structure_lib.InvalidStructureError(f"{item.record_id}: {item.reason}.")
       invalid.append(dataclasses.asdict(item))
     sidecar = {
-      "statistics": statistics.to_dict(),
+      "statistics": serialization.to_json(statistics),
       "filtered": dict(sorted(filtered.items())),
       "invalid": invalid,
     }
@@ -204,11 +204,13 @@ def _finish_split(
   invalid: list[dict[str, str]] = []
   for shard in records.list_shards(output, split):
     sidecar = json.loads(_sidecar(shard).read_text(encoding="utf-8"))
-    statistics.merge(statistics_lib.Statistics.from_dict(sidecar["statistics"]))
+    statistics.merge(
+      serialization.from_json(statistics_lib.Statistics, sidecar["statistics"])
+    )
     filtered.update(sidecar["filtered"])
     invalid += sidecar["invalid"]
   done = {
-    "statistics": statistics.to_dict(),
+    "statistics": serialization.to_json(statistics),
     "provenance": {
       "command": command,
       "options": dataclasses.asdict(converter.options),
@@ -223,16 +225,20 @@ def _finish_split(
 
 
 def _write_info(
-  declaration: base.Declaration, output: pathlib.Path, scales: summary.ScaleSource
+  declaration: dataset_summary.Declaration,
+  output: pathlib.Path,
+  scales: dataset_summary.ScaleSource,
 ) -> dataset_info.DatasetInfo:
   """Merges all finished splits; writes `dataset_info.json` where it changes."""
   splits, provenance = {}, {}
   for path in sorted((output / plans.STATE).glob("*.done.json")):
     split = path.name.removesuffix(".done.json")
     done = json.loads(path.read_text(encoding="utf-8"))
-    splits[split] = statistics_lib.Statistics.from_dict(done["statistics"])
+    splits[split] = serialization.from_json(
+      statistics_lib.Statistics, done["statistics"]
+    )
     provenance[split] = done["provenance"]
-  info = summary.build(declaration, splits, scales, {"splits": provenance})
+  info = dataset_summary.build_info(declaration, splits, scales, {"splits": provenance})
   path = output / dataset_info.FILE_NAME
   text = serialization.dumps(info)
   if not path.exists() or path.read_text(encoding="utf-8") != text:

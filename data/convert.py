@@ -21,10 +21,10 @@ from absl import flags
 
 from data import conversion
 from data import records
-from data import summary
 from data.converters import base
 from data.converters import registry
 from jmp_hk import dataset_info
+from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.runtime import workers
 
@@ -34,6 +34,7 @@ _ERRORS = (
   structure_lib.InvalidStructureError,
   workers.WorkerError,
   dataset_info.DatasetInfoError,
+  dataset_summary.LabelError,
   records.RecordFileError,
   OSError,
 )
@@ -62,7 +63,7 @@ class Config:
   num_workers: int = 1
   skip_invalid: bool = False
   overwrite: bool = False
-  scales: summary.ScaleSource = "published"
+  scales: dataset_summary.ScaleSource = "published"
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -14,6 +14,7 @@ import tqdm
 from data import records
 from data.converters import base
 from jmp_hk import dataset_info
+from jmp_hk import dataset_summary
 from jmp_hk import files
 from jmp_hk.runtime import workers
 
@@ -43,7 +44,7 @@ def select(
 
 def check_and_store(
   converter: base.Converter,
-  declaration: base.Declaration,
+  declaration: dataset_summary.Declaration,
   output: pathlib.Path,
   split: str,
   units: Sequence[base.Unit],
@@ -126,7 +127,7 @@ def checksums(
 
 def _describe(
   converter: base.Converter,
-  declaration: base.Declaration,
+  declaration: dataset_summary.Declaration,
   units: Sequence[base.Unit],
 ) -> dict[str, Any]:
   """Everything that shards depend on, for comparison and messages."""

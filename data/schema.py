@@ -56,7 +56,7 @@ def encode(structure: structure_lib.Structure) -> bytes:
   """Serializes a structure as a `tf.train.Example`.
 
   Args:
-    structure: a valid structure (see `data.validate`).
+    structure: a valid structure (see `structure.find_problem`).
 
   Returns:
     The serialized message; equal structures give equal bytes.

@@ -7,6 +7,7 @@ integers: no cancellation, and merging gives the same bits in every order.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 from fractions import Fraction
@@ -17,6 +18,8 @@ from jmp_hk import structure as structure_lib
 
 _BITS = 40
 _ONE = 1 << _BITS
+_COUNTERS = ("sizes", "atoms_by_element", "gram")
+_PAIR = 1000  # Larger than any atomic number, so that a pair of them is one key.
 # Directions of composition space below this share of the largest are not resolved.
 _RELATIVE_CUTOFF = 1e-11
 
@@ -37,8 +40,11 @@ class Moments:
   count: int = 0
   total: int = 0
   square: int = 0
-  by_element: Counter = dataclasses.field(default_factory=Counter)
+  by_element: dict[int, int] = dataclasses.field(default_factory=Counter)
   largest: float = float("-inf")
+
+  def __post_init__(self) -> None:
+    self.by_element = Counter(self.by_element)  # Read from JSON, it is a mapping.
 
   def add_scalar(self, value: float, elements: Mapping[int, int]) -> None:
     """Adds the label of one structure with its element counts."""
@@ -79,29 +85,6 @@ class Moments:
       return 0.0
     return float(Fraction(self.square, self.count * _ONE * _ONE)) ** 0.5
 
-  def to_dict(self) -> dict[str, object]:
-    """JSON values."""
-    largest = None if self.largest == float("-inf") else self.largest
-    return {
-      "count": self.count,
-      "total": self.total,
-      "square": self.square,
-      "by_element": {str(z): v for z, v in sorted(self.by_element.items())},
-      "largest": largest,
-    }
-
-  @classmethod
-  def from_dict(cls, values: Mapping[str, object]) -> "Moments":
-    """Inverse of `to_dict`."""
-    largest = values["largest"]
-    return cls(
-      values["count"],
-      values["total"],
-      values["square"],
-      Counter({int(z): v for z, v in values["by_element"].items()}),
-      float("-inf") if largest is None else largest,
-    )
-
 
 @dataclasses.dataclass
 class Statistics:
@@ -112,7 +95,7 @@ class Statistics:
     atoms: number of atoms.
     sizes: structures per number of atoms.
     atoms_by_element: atoms per atomic number.
-    gram: Σ counts(z) counts(z') by (z, z'), z ≤ z', of the linear fits.
+    gram: Σ counts(z) counts(z') by 1000 z + z', z ≤ z', of the linear fits.
     energy: moments of the energy, eV.
     forces: moments of the force components, eV/Å.
     targets: moments of further labels.
@@ -120,12 +103,16 @@ class Statistics:
 
   structures: int = 0
   atoms: int = 0
-  sizes: Counter = dataclasses.field(default_factory=Counter)
-  atoms_by_element: Counter = dataclasses.field(default_factory=Counter)
-  gram: Counter = dataclasses.field(default_factory=Counter)
+  sizes: dict[int, int] = dataclasses.field(default_factory=Counter)
+  atoms_by_element: dict[int, int] = dataclasses.field(default_factory=Counter)
+  gram: dict[int, int] = dataclasses.field(default_factory=Counter)
   energy: Moments = dataclasses.field(default_factory=Moments)
   forces: Moments = dataclasses.field(default_factory=Moments)
   targets: dict[str, Moments] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self) -> None:
+    for name in _COUNTERS:
+      setattr(self, name, Counter(getattr(self, name)))
 
   def add(self, structure: structure_lib.Structure) -> None:
     """Adds one structure."""
@@ -137,7 +124,7 @@ class Statistics:
     ordered = sorted(elements.items())
     for i, (first, number) in enumerate(ordered):
       for second, other in ordered[i:]:
-        self.gram[first, second] += number * other
+        self.gram[_PAIR * first + second] += number * other
     if structure.energy is not None:
       self.energy.add_scalar(structure.energy, elements)
     if structure.forces is not None:
@@ -153,43 +140,20 @@ class Statistics:
     """Adds another instance; the result does not depend on the order."""
     self.structures += other.structures
     self.atoms += other.atoms
-    for name in ("sizes", "atoms_by_element", "gram"):
+    for name in _COUNTERS:
       getattr(self, name).update(getattr(other, name))
     self.energy.merge(other.energy)
     self.forces.merge(other.forces)
     for name, moments in other.targets.items():
       self.targets.setdefault(name, Moments()).merge(moments)
 
-  def to_dict(self) -> dict[str, object]:
-    """JSON values."""
-    return {
-      "structures": self.structures,
-      "atoms": self.atoms,
-      "sizes": {str(n): v for n, v in sorted(self.sizes.items())},
-      "atoms_by_element": {str(z): v for z, v in sorted(self.atoms_by_element.items())},
-      "gram": {f"{a},{b}": v for (a, b), v in sorted(self.gram.items())},
-      "energy": self.energy.to_dict(),
-      "forces": self.forces.to_dict(),
-      "targets": {k: v.to_dict() for k, v in sorted(self.targets.items())},
-    }
 
-  @classmethod
-  def from_dict(cls, values: Mapping[str, object]) -> "Statistics":
-    """Inverse of `to_dict`."""
-    gram = Counter()
-    for key, value in values["gram"].items():
-      first, second = key.split(",")
-      gram[int(first), int(second)] = value
-    return cls(
-      values["structures"],
-      values["atoms"],
-      Counter({int(n): v for n, v in values["sizes"].items()}),
-      Counter({int(z): v for z, v in values["atoms_by_element"].items()}),
-      gram,
-      Moments.from_dict(values["energy"]),
-      Moments.from_dict(values["forces"]),
-      {k: Moments.from_dict(v) for k, v in values["targets"].items()},
-    )
+def of_structures(structures: Iterable[structure_lib.Structure]) -> Statistics:
+  """Statistics of some structures, for example of a split."""
+  statistics = Statistics()
+  for structure in structures:
+    statistics.add(structure)
+  return statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +184,9 @@ def fit_references(statistics: Statistics, moments: Moments) -> LinearFit:
   elements = sorted(statistics.atoms_by_element)
   if not elements or not moments.count:
     return LinearFit({}, *moments.mean_std())
-  rows = [[statistics.gram[min(a, b), max(a, b)] for b in elements] for a in elements]
+  rows = [
+    [statistics.gram[_PAIR * min(a, b) + max(a, b)] for b in elements] for a in elements
+  ]
   right = [Fraction(moments.by_element[z], _ONE) for z in elements]
   inverse = _pseudo_inverse(np.array(rows, np.float64))
   solution = np.zeros(len(elements))

@@ -18,8 +18,10 @@ from tests.source_imports import When
 _ORDER = (
   (
     "dataset_info",
+    "dataset_summary",
     "files",
     "published",
+    "reference_energies",
     "runtime",
     "serialization",
     "statistics",

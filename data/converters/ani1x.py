@@ -17,6 +17,8 @@ import numpy as np
 
 from data.converters import base
 from data.converters import hdf5
+from jmp_hk import dataset_summary
+from jmp_hk import structure as structure_lib
 
 _NUMBERS = "atomic_numbers"
 _FRAMES = ("coordinates", "wb97x_dz.energy", "wb97x_dz.forces")
@@ -40,7 +42,7 @@ class ANI1x(base.Converter):
   name = "ani1x"
   options_type = ANI1xOptions
 
-  def declare(self) -> base.Declaration:
+  def declare(self) -> dataset_summary.Declaration:
     return base.published_declaration(
       "ani1x", notes={"hartree_in_eV": ase_units.Hartree}
     )
@@ -82,7 +84,7 @@ class ANI1x(base.Converter):
           if np.isnan(energy) or np.isnan(forces).any():
             yield base.Filtered(_NOT_COMPUTED)
             continue
-          yield base.molecule(
+          yield structure_lib.molecule(
             positions,
             numbers,
             f"{name}:{group}:{row}",

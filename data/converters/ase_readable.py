@@ -21,6 +21,7 @@ from ase.io import formats as ase_formats
 import numpy as np
 
 from data.converters import base
+from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
@@ -82,9 +83,9 @@ class AseReadable(base.Converter):
   name = "ase"
   options_type = AseOptions
 
-  def declare(self) -> base.Declaration:
+  def declare(self) -> dataset_summary.Declaration:
     o = self.options
-    return base.Declaration(
+    return dataset_summary.Declaration(
       name=o.name,
       graph=graph_config.GraphConfig(o.cutoff, o.max_neighbors),
       energy=o.energy_key != "none",
@@ -148,7 +149,7 @@ class AseReadable(base.Converter):
 def to_structure(
   atoms: ase.Atoms,
   options: AseOptions,
-  targets: dict[str, base.Target],
+  targets: dict[str, dataset_summary.Label],
   record_id: str,
 ) -> structure_lib.Structure:
   """A structure with the labels that the options name.
@@ -200,14 +201,14 @@ def derive_oc20_tags(atomic_numbers: np.ndarray, fixed: np.ndarray) -> np.ndarra
   return tags.astype(np.int32)
 
 
-def parse_targets(text: str) -> dict[str, base.Target]:
+def parse_targets(text: str) -> dict[str, dataset_summary.Label]:
   """Targets from `NAME[:KIND[:UNIT]],…`."""
   targets = {}
   for part in filter(None, text.split(",")):
     name, kind, unit = (part.split(":", 2) + ["", ""])[:3]
     if kind not in ("", "structure", "class", "atoms"):
       raise base.PlanError(f"--targets={text}: the kind {kind!r} is unknown.")
-    targets[name] = base.Target(unit, kind or "structure")
+    targets[name] = dataset_summary.Label(unit, kind or "structure")
   return targets
 
 
@@ -240,7 +241,7 @@ def _label(atoms: ase.Atoms, key: str) -> Any:
   raise ValueError(f"expected the label {key!r}, found {known}")
 
 
-def _target(atoms: ase.Atoms, name: str, target: base.Target) -> np.ndarray:
+def _target(atoms: ase.Atoms, name: str, target: dataset_summary.Label) -> np.ndarray:
   value = np.asarray(_label(atoms, name), np.float64)
   if target.kind == "atoms":
     return value.reshape(len(atoms), -1)

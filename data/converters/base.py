@@ -25,15 +25,14 @@ import pathlib
 import re
 from typing import Any
 from typing import ClassVar
-from typing import Literal
 
-import numpy as np
 
+from jmp_hk import dataset_summary
 from jmp_hk import published
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
-TRAIN = "train"
+TRAIN = dataset_summary.TRAIN
 _SPLIT_FOLDER = re.compile(
   r"(?:s2ef[_-])?(?:(?P<train>train(?:[_-].*)?)|(?P<held>(?:val|test)(?:[_-].*)?))"
 )
@@ -71,69 +70,9 @@ class Filtered:
 Item = structure_lib.Structure | Invalid | Filtered
 
 
-@dataclasses.dataclass(frozen=True)
-class Scales:
-  """Energy scale (eV, after the references) and force scale (eV/Å)."""
-
-  energy: float
-  forces: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-  """Declares a label besides energy and forces.
-
-  Attributes:
-    unit: unit of the stored values, e.g. "D".
-    kind: "structure": a scalar or [k] per structure; "atoms": [n, k] per atom;
-      "class": a class index per structure.
-    references: fit per-element linear references (scalars of structures only).
-    num_classes: of a class; 0 takes the largest index of the training split plus 1.
-    statistics: published (mean, std) in place of those of the training split, which
-      then stay in the provenance.
-  """
-
-  unit: str
-  kind: Literal["structure", "atoms", "class"] = "structure"
-  references: bool = False
-  num_classes: int = 0
-  statistics: tuple[float, float] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Declaration:
-  """Everything about a dataset that is known before its records are read.
-
-  Attributes:
-    name: name stored in `dataset_info.json`, e.g. "rmd17_aspirin".
-    graph: neighbor-graph settings.
-    energy: every structure has an energy (eV); its references are fitted.
-    forces: every structure has forces (eV/Å).
-    targets: further labels by name; every structure has all of them.
-    published_scales: used by `--scales=published`; the fitted ones stay in the
-      provenance.
-    evaluate_free_atoms_only: leave fixed atoms out of force metrics.
-    periodic_in_3d: structures are periodic in all three directions, also across the
-      vacuum of a slab.
-    force_coefficient: published factor of the force loss, or None.
-    notes: facts for the provenance, e.g. how raw units were converted.
-  """
-
-  name: str
-  graph: graph_config.GraphConfig
-  energy: bool = True
-  forces: bool = True
-  targets: Mapping[str, Target] = dataclasses.field(default_factory=dict)
-  published_scales: Scales | None = None
-  evaluate_free_atoms_only: bool = False
-  periodic_in_3d: bool = False
-  force_coefficient: float | None = None
-  notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
 def published_declaration(
   name: str, notes: Mapping[str, Any] | None = None
-) -> Declaration:
+) -> dataset_summary.Declaration:
   """Declares a dataset of the published pre-training with its published constants.
 
   Args:
@@ -141,10 +80,12 @@ def published_declaration(
     notes: facts for the provenance.
   """
   constants = published.PRETRAINING[name]
-  return Declaration(
+  return dataset_summary.Declaration(
     name=name,
     graph=graph_config.GraphConfig(constants.cutoff, constants.max_neighbors),
-    published_scales=Scales(constants.energy_scale, constants.force_scale),
+    published_scales=dataset_summary.Scales(
+      constants.energy_scale, constants.force_scale
+    ),
     evaluate_free_atoms_only=constants.evaluate_free_atoms_only,
     periodic_in_3d=constants.periodic_in_3d,
     force_coefficient=constants.force_coefficient,
@@ -213,7 +154,7 @@ class Converter(abc.ABC):
     return pathlib.Path(path).relative_to(self.root).as_posix()
 
   @abc.abstractmethod
-  def declare(self) -> Declaration:
+  def declare(self) -> dataset_summary.Declaration:
     """Labels, units and settings."""
 
   @abc.abstractmethod
@@ -298,27 +239,3 @@ def split_by_folder(
       "a folder another name, point --input at the folder itself."
     )
   return splits
-
-
-def molecule(
-  positions: np.ndarray, atomic_numbers: np.ndarray, record_id: str, **labels: Any
-) -> structure_lib.Structure:
-  """A structure without cell: not periodic, tags 2, nothing fixed.
-
-  Args:
-    positions: [n, 3], Å.
-    atomic_numbers: [n].
-    record_id: file and record.
-    **labels: energy (eV), forces (eV/Å), targets.
-  """
-  numbers = np.asarray(atomic_numbers)
-  return structure_lib.Structure(
-    positions=np.asarray(positions),
-    atomic_numbers=numbers.astype(np.int32),
-    cell=np.zeros((3, 3)),
-    pbc=np.zeros(3, bool),
-    tags=np.full(len(numbers), structure_lib.TAG_ADSORBATE, np.int32),
-    fixed=np.zeros(len(numbers), bool),
-    record_id=record_id,
-    **labels,
-  )

@@ -19,6 +19,7 @@ from data.converters import base
 from data.converters import crystal_json
 from data.converters import json_stream
 from data.converters import splits
+from jmp_hk import dataset_summary
 from jmp_hk.graphs import config as graph_config
 
 NUM_FOLDS = 5
@@ -32,20 +33,20 @@ class Task:
 
   rows: int
   column: str
-  target: base.Target
+  target: dataset_summary.Label
 
 
 TASKS = {
-  "jdft2d": Task(636, "exfoliation_en", base.Target("meV/atom")),
-  "phonons": Task(1265, "last phdos peak", base.Target("1/cm")),
-  "dielectric": Task(4764, "n", base.Target("1")),
-  "log_gvrh": Task(10987, "log10(G_VRH)", base.Target("log10(GPa)")),
-  "log_kvrh": Task(10987, "log10(K_VRH)", base.Target("log10(GPa)")),
-  "perovskites": Task(18928, "e_form", base.Target("eV/cell")),
-  "mp_gap": Task(106113, "gap pbe", base.Target("eV")),
-  "mp_e_form": Task(132752, "e_form", base.Target("eV/atom")),
+  "jdft2d": Task(636, "exfoliation_en", dataset_summary.Label("meV/atom")),
+  "phonons": Task(1265, "last phdos peak", dataset_summary.Label("1/cm")),
+  "dielectric": Task(4764, "n", dataset_summary.Label("1")),
+  "log_gvrh": Task(10987, "log10(G_VRH)", dataset_summary.Label("log10(GPa)")),
+  "log_kvrh": Task(10987, "log10(K_VRH)", dataset_summary.Label("log10(GPa)")),
+  "perovskites": Task(18928, "e_form", dataset_summary.Label("eV/cell")),
+  "mp_gap": Task(106113, "gap pbe", dataset_summary.Label("eV")),
+  "mp_e_form": Task(132752, "e_form", dataset_summary.Label("eV/atom")),
   "mp_is_metal": Task(
-    106113, "is_metal", base.Target("class", kind="class", num_classes=2)
+    106113, "is_metal", dataset_summary.Label("class", kind="class", num_classes=2)
   ),
 }
 
@@ -123,8 +124,8 @@ class Matbench(base.Converter):
       )
     return task
 
-  def declare(self) -> base.Declaration:
-    return base.Declaration(
+  def declare(self) -> dataset_summary.Declaration:
+    return dataset_summary.Declaration(
       name=f"matbench_{self.task}",
       graph=graph_config.GraphConfig(
         cutoff=12.0, max_neighbors_by_size=((200, 10), (300, 5))

@@ -15,6 +15,8 @@ from data.converters import base
 from data.converters import extxyz
 from data.converters import npz_frames
 from data.converters import splits
+from jmp_hk import dataset_summary
+from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
 # Frames for training and validation together, as published.
@@ -91,9 +93,9 @@ class Md22(base.Converter):
     """Name of the molecule: given, or found in the file name."""
     return self.options.molecule or molecule_of(self.path.stem)
 
-  def declare(self) -> base.Declaration:
+  def declare(self) -> dataset_summary.Declaration:
     molecule = self.molecule or self.path.stem
-    return base.Declaration(
+    return dataset_summary.Declaration(
       name=f"md22_{re.sub(r'[^a-z0-9]+', '_', molecule.lower())}",
       graph=graph_config.GraphConfig(cutoff=12.0),
       notes={
@@ -160,7 +162,7 @@ def _structure(frame: extxyz.Frame | extxyz.FrameError, record_id: str) -> base.
   if isinstance(frame, extxyz.FrameError):
     return base.Invalid(record_id, str(frame))
   try:
-    return base.molecule(
+    return structure_lib.molecule(
       frame.column("pos", (3,)),
       frame.column("species", ()),
       record_id,

@@ -69,7 +69,7 @@ def read(
   numbers = npz_rows.array(path, keys.numbers)
   arrays = (keys.positions, keys.energies, keys.forces)
   for index, row in npz_rows.rows(path, arrays, wanted):
-    yield base.molecule(
+    yield structure_lib.molecule(
       row[keys.positions],
       numbers,
       f"{name}:{index}",

@@ -16,6 +16,7 @@ import numpy as np
 
 from data.converters import base
 from data.converters import extxyz
+from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 
 _FRAMES = ".extxyz.xz"
@@ -28,7 +29,7 @@ class OC20(base.Converter):
 
   name = "oc20"
 
-  def declare(self) -> base.Declaration:
+  def declare(self) -> dataset_summary.Declaration:
     return base.published_declaration(
       "oc20",
       notes={"energy": "total RPBE energy as in the raw files, not adsorption energy"},

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from data.converters import base
 from data.converters import lmdb_records
+from jmp_hk import dataset_summary
 
 
 class OC22(base.Converter):
@@ -15,7 +16,7 @@ class OC22(base.Converter):
 
   name = "oc22"
 
-  def declare(self) -> base.Declaration:
+  def declare(self) -> dataset_summary.Declaration:
     return base.published_declaration("oc22")
 
   def units(self) -> Sequence[base.Unit]:

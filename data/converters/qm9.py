@@ -21,6 +21,7 @@ import numpy as np
 
 from data.converters import base
 from data.converters import splits
+from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
@@ -32,22 +33,22 @@ _NUMBER_IN_NAME = re.compile(r"dsgdb9nsd_(\d{6})\.xyz$")
 _UNCHARACTERIZED_ROW = re.compile(r"^\s*(\d+)\s", re.MULTILINE)
 
 # Target → (index among the 15 numbers of line 2, factor, declaration).
-_ENERGY = base.Target("eV")
-_THERMOCHEMISTRY = base.Target("eV", references=True)
+_ENERGY = dataset_summary.Label("eV")
+_THERMOCHEMISTRY = dataset_summary.Label("eV", references=True)
 TARGETS = {
-  "mu": (3, 1.0, base.Target("D")),
-  "alpha": (4, 1.0, base.Target("a0^3")),
+  "mu": (3, 1.0, dataset_summary.Label("D")),
+  "alpha": (4, 1.0, dataset_summary.Label("a0^3")),
   "eps_HOMO": (5, EV_PER_HARTREE, _ENERGY),
   "eps_LUMO": (6, EV_PER_HARTREE, _ENERGY),
   "delta_eps": (7, EV_PER_HARTREE, _ENERGY),
   # Predicted as Σ x_i |r_i − r_com|², which is not normalised.
-  "R_2_Abs": (8, 1.0, base.Target("a0^2", statistics=(0.0, 1.0))),
+  "R_2_Abs": (8, 1.0, dataset_summary.Label("a0^2", statistics=(0.0, 1.0))),
   "ZPVE": (9, EV_PER_HARTREE, _THERMOCHEMISTRY),
   "U_0": (10, EV_PER_HARTREE, _THERMOCHEMISTRY),
   "U": (11, EV_PER_HARTREE, _THERMOCHEMISTRY),
   "H": (12, EV_PER_HARTREE, _THERMOCHEMISTRY),
   "G": (13, EV_PER_HARTREE, _THERMOCHEMISTRY),
-  "c_v": (14, 1.0, base.Target("cal/(mol K)", references=True)),
+  "c_v": (14, 1.0, dataset_summary.Label("cal/(mol K)", references=True)),
 }
 
 
@@ -138,7 +139,7 @@ def parse(text: str, record_id: str) -> structure_lib.Structure:
   if unknown:
     raise ValueError(f"unknown elements {unknown}")
   values = [float(value) for value in properties[2:]]
-  return base.molecule(
+  return structure_lib.molecule(
     np.array([row[1:4] for row in rows], np.float64),
     np.array([ase_data.atomic_numbers[row[0]] for row in rows]),
     record_id,
@@ -155,8 +156,8 @@ class Qm9(base.Converter):
   name = "qm9"
   options_type = Qm9Options
 
-  def declare(self) -> base.Declaration:
-    return base.Declaration(
+  def declare(self) -> dataset_summary.Declaration:
+    return dataset_summary.Declaration(
       name="qm9",
       graph=graph_config.GraphConfig(cutoff=8.0),
       energy=False,

@@ -17,6 +17,7 @@ from data.converters import base
 from data.converters import crystal_json
 from data.converters import json_stream
 from data.converters import splits
+from jmp_hk import dataset_summary
 from jmp_hk.graphs import config as graph_config
 
 LABELS = "qmof.json"
@@ -50,15 +51,15 @@ class Qmof(base.Converter):
       )
     return folder
 
-  def declare(self) -> base.Declaration:
-    return base.Declaration(
+  def declare(self) -> dataset_summary.Declaration:
+    return dataset_summary.Declaration(
       name="qmof",
       graph=graph_config.GraphConfig(
         cutoff=19.0, max_neighbors_by_size=((200, 10), (300, 5))
       ),
       energy=False,
       forces=False,
-      targets={"bandgap": base.Target("eV")},
+      targets={"bandgap": dataset_summary.Label("eV")},
       notes={"bandgap": "outputs.pbe.bandgap", "deuterium": "stored as hydrogen"},
     )
 

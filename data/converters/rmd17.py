@@ -17,6 +17,7 @@ import numpy as np
 from data.converters import base
 from data.converters import npz_frames
 from data.converters import splits
+from jmp_hk import dataset_summary
 from jmp_hk.graphs import config as graph_config
 
 TRAIN_SIZE = 950
@@ -114,8 +115,8 @@ class Rmd17(base.Converter):
     """Name of the molecule: given, or what follows rmd17_ in the file name."""
     return self.options.molecule or self.path.stem.removeprefix("rmd17_")
 
-  def declare(self) -> base.Declaration:
-    return base.Declaration(
+  def declare(self) -> dataset_summary.Declaration:
+    return dataset_summary.Declaration(
       name=f"rmd17_{self.molecule}",
       graph=graph_config.GraphConfig(cutoff=7.0, max_neighbors=100),
       notes={

@@ -18,6 +18,8 @@ import numpy as np
 from data.converters import base
 from data.converters import hdf5
 from data.converters import splits
+from jmp_hk import dataset_summary
+from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
 # JMP's factors, kept so that labels equal the published ones.
@@ -110,12 +112,12 @@ class Spice(base.Converter):
       )
     return SUBSETS.get(subset, subset)
 
-  def declare(self) -> base.Declaration:
+  def declare(self) -> dataset_summary.Declaration:
     short = self.options.subset if self.options.subset in SUBSETS else ""
-    return base.Declaration(
+    return dataset_summary.Declaration(
       name=f"spice_{short}" if short else "spice",
       graph=graph_config.GraphConfig(cutoff=12.0),
-      targets={"formation_energy": base.Target("eV")},
+      targets={"formation_energy": dataset_summary.Label("eV")},
       notes={
         "subset": self.prefix,
         "energy": "dft_total_energy",
@@ -142,7 +144,7 @@ class Spice(base.Converter):
         numbers = group["atomic_numbers"][:]
         positions, energies, gradients, formation = (group[k][rows] for k in _KEYS)
         for i, row in enumerate(rows):
-          yield base.molecule(
+          yield structure_lib.molecule(
             positions[i].astype(np.float64) * ANGSTROM_PER_BOHR,
             numbers,
             f"{unit.files[0]}:{name}:{row}",

@@ -12,6 +12,8 @@ import h5py
 
 from data.converters import base
 from data.converters import hdf5
+from jmp_hk import dataset_summary
+from jmp_hk import structure as structure_lib
 
 _SPLITS = ("train", "val", "test")
 _NUMBERS = "atomic_numbers"
@@ -23,7 +25,7 @@ class Transition1x(base.Converter):
 
   name = "transition1x"
 
-  def declare(self) -> base.Declaration:
+  def declare(self) -> dataset_summary.Declaration:
     return base.published_declaration("transition1x")
 
   def units(self) -> Sequence[base.Unit]:
@@ -47,7 +49,7 @@ class Transition1x(base.Converter):
       for group, start, stop in unit.payload:
         numbers, values = hdf5.frames(file[group], _NUMBERS, _FRAMES, start, stop)
         for row, (positions, energy, forces) in enumerate(zip(*values), start):
-          yield base.molecule(
+          yield structure_lib.molecule(
             positions,
             numbers,
             f"{name}:{group}:{row}",

@@ -2,11 +2,13 @@
 
 import json
 
+import chex
 import numpy as np
 import pytest
 
-from data.converters import base
+from jmp_hk import serialization
 from jmp_hk import statistics as statistics_lib
+from jmp_hk import structure as structure_lib
 
 _REFERENCES = {1: -13.6, 6: -1029.4, 8: -2041.8}
 
@@ -16,7 +18,7 @@ def _structures(count, seed=0, noise=1.0):
   for _ in range(count):
     numbers = rng.choice(list(_REFERENCES), rng.integers(2, 30))
     energy = sum(_REFERENCES[z] for z in numbers) + noise * rng.normal()
-    yield base.molecule(
+    yield structure_lib.molecule(
       rng.normal(size=(len(numbers), 3)),
       numbers,
       "x",
@@ -29,30 +31,23 @@ def _structures(count, seed=0, noise=1.0):
     )
 
 
-def _collect(structures):
-  statistics = statistics_lib.Statistics()
-  for structure in structures:
-    statistics.add(structure)
-  return statistics
-
-
 def test_merging_does_not_depend_on_order_or_parts():
   structures = list(_structures(60))
-  whole = _collect(structures)
-  parts = [_collect(structures[i::7]) for i in range(7)]
+  whole = statistics_lib.of_structures(structures)
+  parts = [statistics_lib.of_structures(structures[i::7]) for i in range(7)]
   for order in (parts, parts[::-1]):
     merged = statistics_lib.Statistics()
     for part in order:
       # Through JSON, as sidecars are.
-      text = json.dumps(part.to_dict())
-      merged.merge(statistics_lib.Statistics.from_dict(json.loads(text)))
+      text = json.dumps(serialization.to_json(part))
+      merged.merge(serialization.from_json(statistics_lib.Statistics, json.loads(text)))
     assert merged.sizes == whole.sizes and merged.gram == whole.gram
     assert merged.energy == whole.energy and merged.targets == whole.targets
 
 
 def test_fit_equals_lstsq():
   structures = list(_structures(400))
-  statistics = _collect(structures)
+  statistics = statistics_lib.of_structures(structures)
   fit = statistics_lib.fit_references(statistics, statistics.energy)
   counts = np.array(
     [[np.sum(s.atomic_numbers == z) for z in _REFERENCES] for s in structures]
@@ -60,7 +55,8 @@ def test_fit_equals_lstsq():
   energies = np.array([s.energy for s in structures])
   expected, *_ = np.linalg.lstsq(counts.astype(float), energies, rcond=None)
   residual = energies - counts @ expected
-  np.testing.assert_allclose(list(fit.references.values()), expected, rtol=1e-10)
+  fitted = np.array(list(fit.references.values()))
+  chex.assert_trees_all_close(fitted, expected, rtol=1e-10, atol=0)
   assert fit.mean == pytest.approx(residual.mean(), abs=1e-8)
   assert fit.std == pytest.approx(residual.std(), rel=1e-8)
   moments = statistics.targets["charges"].mean_std()
@@ -71,7 +67,7 @@ def test_fit_equals_lstsq():
 def test_residuals_of_a_millionth_survive_energies_of_1e5():
   # In float64 the sum of squares (1e13) would lose residuals of 1e-6 altogether.
   structures = list(_structures(300, noise=1e-6))
-  statistics = _collect(structures)
+  statistics = statistics_lib.of_structures(structures)
   fit = statistics_lib.fit_references(statistics, statistics.energy)
   assert fit.references == pytest.approx(_REFERENCES, abs=1e-6)
   assert fit.std == pytest.approx(1e-6, rel=0.15)
@@ -79,9 +75,10 @@ def test_residuals_of_a_millionth_survive_energies_of_1e5():
 
 def test_one_composition_gives_a_solution_of_least_norm():
   structures = [
-    base.molecule(np.zeros((3, 3)), [8, 1, 1], "x", energy=-2079.0 + d) for d in (-1, 1)
+    structure_lib.molecule(np.zeros((3, 3)), [8, 1, 1], "x", energy=-2079.0 + d)
+    for d in (-1, 1)
   ]
-  statistics = _collect(structures)
+  statistics = statistics_lib.of_structures(structures)
   fit = statistics_lib.fit_references(statistics, statistics.energy)
   assert fit.references[8] + 2 * fit.references[1] == pytest.approx(-2079.0)
   assert fit.std == pytest.approx(1.0)
