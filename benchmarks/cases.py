@@ -7,16 +7,19 @@ import dataclasses
 import numpy as np
 
 from benchmarks import structures as structures_lib
+from data.converters import qm9
+from data.converters import rmd17
+from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import budget_search
-from jmp_hk.graphs import build
+from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.graphs import pool as pool_lib
+from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
-from jmp_hk.models.gemnet_oc import config as gemnet_config
 from jmp_hk.targets import config as tasks_lib
 
 Kind = tasks_lib.TargetKind
@@ -25,12 +28,9 @@ Draw = Callable[[np.random.Generator], structure_lib.Structure]
 MODELS = {"tiny": "tiny", "small": "gemnet_oc_small", "large": "gemnet_oc_large"}
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
 
-_PERIODIC = graph_config.GraphConfig(cutoff=12.0, max_neighbors=30)
-_MOLECULES = graph_config.GraphConfig(cutoff=8.0, max_neighbors=30)
-_QM9 = graph_config.GraphConfig(cutoff=12.0, max_neighbors=30)
-_RMD17 = graph_config.GraphConfig(cutoff=7.0, max_neighbors=100)
+_PERIODIC = dataset_info.PUBLISHED["oc20"].graph
+_MOLECULES = dataset_info.PUBLISHED["ani1x"].graph
 
-_FORCE_COEFFICIENTS = {"oc20": 73.0, "oc22": 80.0, "ani1x": 15.0, "transition1x": 14.0}
 # Chance of each dataset at temperature 2 with 100 M, 8 M, 2 M and 10 M structures.
 _CHANCES = np.sqrt([100.0, 8.0, 2.0, 10.0])
 _SAMPLE = 256
@@ -78,12 +78,17 @@ class Case:
   direct_vectors: bool = True
   edge_dropout: float = 0.0
 
+  @property
+  def builder(self) -> builder_lib.GraphBuilder:
+    """Builder of the graphs; the same for all sizes of the backbone."""
+    return self.model("tiny", "f32").backbone.graph_builder
+
   def model(
     self, model: str, precision: str, remat: bool = False
   ) -> model_lib.ModelConfig:
     """The model that learns this case's tasks."""
     backbone = dataclasses.replace(
-      gemnet_config.preset(MODELS[model]),
+      backbone_lib.preset(MODELS[model]),
       direct_vectors=self.direct_vectors,
       edge_dropout=self.edge_dropout,
       remat=remat,
@@ -101,7 +106,10 @@ def _organic(mean: float, spread: float, smallest: int, largest: int) -> Draw:
 
 def _pretraining_tasks(*names: str) -> tuple[tasks_lib.TaskConfig, ...]:
   return tuple(
-    tasks_lib.pretraining_task(name, 1.0, _FORCE_COEFFICIENTS[name]) for name in names
+    tasks_lib.pretraining_task(
+      name, 1.0, dataset_info.PUBLISHED[name].force_coefficient
+    )
+    for name in names
   )
 
 
@@ -135,14 +143,14 @@ CASES = {
   # Fine-tuning on a scalar of small molecules.
   "qm9": Case(
     (tasks_lib.TaskConfig("qm9", (tasks_lib.TargetConfig("U_0", Kind.SCALAR),)),),
-    (Source(_organic(18, 3, 3, 29), _QM9),),
+    (Source(_organic(18, 3, 3, 29), qm9.GRAPH),),
     structures=48,
     direct_vectors=False,
   ),
   # Fine-tuning on forces that are derivatives of the energy: second order.
   "rmd17": Case(
     (tasks_lib.TaskConfig("rmd17", _CONSERVATIVE_TARGETS),),
-    (Source(lambda rng: structures_lib.random_molecule(rng, 21), _RMD17),),
+    (Source(lambda rng: structures_lib.random_molecule(rng, 21), rmd17.GRAPH),),
     structures=4,
     fills_card=True,
     direct_vectors=False,
@@ -163,7 +171,7 @@ class Batches:
   """
 
   steps: tuple[tuple[batch_lib.Batch, ...], ...]
-  budget: batch_lib.Budget
+  budget: budget_lib.Budget
   padding_useful: float
 
 
@@ -178,6 +186,7 @@ class Sample:
       seed: of the draws.
     """
     self._case = case
+    self._builder = case.builder
     self._rng = np.random.default_rng(seed)
     self._items: list[packing.PackItem] = []
     if case.fixed is None:
@@ -195,9 +204,9 @@ class Sample:
     """
     if self._case.fixed is not None:
       return self._pack_fixed(self._case.fixed(structures), microbatches)
-    sizes = [budget_lib.sizes_of(item.graphs) for item in self._items]
+    sizes = [self._builder.sizes(item.graphs) for item in self._items]
     each = max(structures // microbatches, 1)
-    budget = budget_search.choose_tuned_budget(
+    budget = budget_search.search_budget(
       sizes, budget_lib.BudgetConfig(structures=each)
     )
     return self._pack_stream(sizes, budget, pool_lib.least_size(each), microbatches)
@@ -208,21 +217,22 @@ class Sample:
     """Packs the same structures into the microbatches of one step."""
     items = [self._item(s, 0) for s in structures]
     shares = [items[i::microbatches] for i in range(microbatches)]
-    needs = [exact_budget([item.graphs for item in share]) for share in shares]
-    budget = batch_lib.Budget(
-      *map(int, np.max([dataclasses.astuple(need) for need in needs], axis=0))
-    )
+    needs = [
+      exact_budget(self._builder, [item.graphs for item in share]) for share in shares
+    ]
+    budget = budget_lib.largest(needs)
     specs = self._specs(items)
-    step = tuple(packing.pack(share, budget, targets=specs) for share in shares)
-    used = sum(len(item.graphs.main) for item in items) / (
-      budget.num_main * microbatches
+    step = tuple(
+      packing.pack(share, self._builder, budget, targets=specs) for share in shares
     )
+    total = sum(self._builder.sizes(item.graphs).num_main_items for item in items)
+    used = total / (budget.num_main_items * microbatches)
     return Batches((step,), budget, used)
 
   def _pack_stream(
     self,
-    sizes: Sequence[budget_lib.Sizes],
-    budget: batch_lib.Budget,
+    sizes: Sequence[budget_lib.Budget],
+    budget: budget_lib.Budget,
     pool_size: int,
     microbatches: int,
   ) -> Batches:
@@ -234,10 +244,12 @@ class Sample:
         index = int(self._rng.integers(len(self._items)))
         pool.add(0, index, sizes[index])
       _, chosen = pool.take()
-      used.append(sum(sizes[i].num_main for i in chosen) / budget.num_main)
+      used.append(sum(sizes[i].num_main_items for i in chosen) / budget.num_main_items)
       if len(packed) < _NUM_STEPS * microbatches:
         items = [self._items[i] for i in chosen]
-        packed.append(packing.pack(items, budget, targets=self._specs(self._items)))
+        packed.append(
+          packing.pack(items, self._builder, budget, targets=self._specs(self._items))
+        )
     steps = [
       tuple(packed[i : i + microbatches]) for i in range(0, len(packed), microbatches)
     ]
@@ -245,17 +257,12 @@ class Sample:
 
   def _specs(self, items):
     return {
-      name: packing.TargetSpec.of(value) for name, value in items[0].targets.items()
+      name: packing.LabelShape.of(value) for name, value in items[0].targets.items()
     }
 
   def _item(self, structure: structure_lib.Structure, task: int) -> packing.PackItem:
     case = self._case
-    graphs = build.build_graphs(
-      structure,
-      case.sources[task].graph,
-      edge_dropout=case.edge_dropout,
-      rng=self._rng,
-    )
+    graphs = self._builder.build(structure, case.sources[task].graph, self._rng)
     return packing.PackItem(graphs, task, _targets(structure, case.tasks[task]))
 
 
@@ -269,10 +276,13 @@ def _targets(
   }
 
 
-def exact_budget(graphs: Sequence[build.StructureGraphs]) -> batch_lib.Budget:
+def exact_budget(
+  builder: builder_lib.GraphBuilder, graphs: Sequence[builder_lib.StructureGraphs]
+) -> budget_lib.Budget:
   """A budget that holds just these structures, rounded up as budgets are."""
-  sizes = budget_lib.total([budget_lib.sizes_of(entry) for entry in graphs])
+  sizes = [builder.sizes(entry) for entry in graphs]
+  together = budget_lib.total(sizes, builder.budget_type)
   config = budget_lib.BudgetConfig(
     1, headroom=1.0, graph_headroom=1.0, width_headroom=1.0, single_headroom=1.0
   )
-  return budget_lib.choose_budget([sizes], config)
+  return budget_lib.choose_budget([together], config)

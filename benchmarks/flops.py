@@ -84,8 +84,8 @@ def count_rows(batch: batch_lib.Batch, num_tasks: int) -> Rows:
     name: int(np.asarray(getattr(batch, name).n_edge)[real].sum())
     for name in ("main", "a2a", "a2ee2a", "qint")
   }
-  degree = (np.asarray(batch.main_table) >= 0).sum(1)
-  inputs = degree[np.asarray(batch.qint.senders)[: edges["qint"]]].sum()
+  degree = (np.asarray(batch.graphs.main_table) >= 0).sum(1)
+  inputs = degree[np.asarray(batch.graphs.qint.senders)[: edges["qint"]]].sum()
   by_task = lambda counts: tuple(
     int(counts[real & (np.asarray(batch.task) == task)].sum())
     for task in range(num_tasks)
@@ -93,8 +93,8 @@ def count_rows(batch: batch_lib.Batch, num_tasks: int) -> Rows:
   return Rows(
     atoms=int(np.asarray(batch.atom_mask).sum()),
     quad_inputs=int(inputs),
-    atoms_by_task=by_task(np.asarray(batch.main.n_node)),
-    main_by_task=by_task(np.asarray(batch.main.n_edge)),
+    atoms_by_task=by_task(np.asarray(batch.n_node)),
+    main_by_task=by_task(np.asarray(batch.graphs.main.n_edge)),
     **edges,
   )
 

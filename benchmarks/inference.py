@@ -29,7 +29,6 @@ from benchmarks import structures as structures_lib
 from benchmarks import training
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import packing
 from jmp_hk.inference import calculator
 from jmp_hk.inference import predictor as predictor_lib
@@ -59,8 +58,10 @@ def make_predictor(
     energy_scale=1e-3,
     force_scale=1e-3,
   )
-  graphs = build.build_graphs(structures_lib.toluenes(1)[0], graph)
-  example = packing.pack([packing.PackItem(graphs)], cases.exact_budget([graphs]))
+  builder = config.backbone.graph_builder
+  graphs = builder.build(structures_lib.toluenes(1)[0], graph)
+  budget = cases.exact_budget(builder, [graphs])
+  example = packing.pack([packing.PackItem(graphs)], builder, budget)
   shapes = jax.eval_shape(
     model_lib.build_model(config).init, jax.random.PRNGKey(0), example
   )
@@ -120,7 +121,7 @@ def run_size(
     fixed=np.zeros(len(atoms), bool),
   )
   graph = predictor.head().info.graph
-  build_seconds = measure.seconds_of(lambda: build.build_graphs(structure, graph))
+  build_seconds = measure.seconds_of(lambda: runner.builder.build(structure, graph))
   seconds = statistics.median(times)
   return {
     "atoms": len(atoms),

@@ -8,6 +8,7 @@ that other load on the machine does not count.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import json
 import os
 import pathlib
@@ -27,7 +28,7 @@ _CASES = ("slabs", "molecules")
 _DISTINCT = 512  # Structures that are made; training reads them again and again.
 _SHARDS = 4
 _BATCH_SIZES = {"slabs": 16, "molecules": 64}
-_CUTOFFS = {"slabs": 12.0, "molecules": 8.0}
+_LIKE = {"slabs": "oc20", "molecules": "ani1x"}
 
 
 def make_structures(data: str, count: int) -> list[structures_lib.Structure]:
@@ -43,7 +44,6 @@ def write_dataset(directory: pathlib.Path, data: str, count: int) -> None:
   from data import records
   from data import schema
   from jmp_hk import dataset_info
-  from jmp_hk.graphs import config as graph_config
 
   structures = make_structures(data, count)
   for shard in range(_SHARDS):
@@ -55,7 +55,7 @@ def write_dataset(directory: pathlib.Path, data: str, count: int) -> None:
   sizes = [structure.num_atoms for structure in structures]
   info = dataset_info.DatasetInfo(
     name=data,
-    graph=graph_config.GraphConfig(cutoff=_CUTOFFS[data]),
+    graph=dataset_info.PUBLISHED[_LIKE[data]].graph,
     num_structures={"train": count},
     elements=tuple(elements),
     size_histogram={n: sizes.count(n) for n in sorted(set(sizes))},
@@ -118,24 +118,29 @@ def _open(directory, data, batch_size, num_workers, edge_dropout):
   from data.pipeline import datasets as datasets_lib
   from jmp_hk.graphs import budget as budget_lib
   from jmp_hk.graphs import pool as pool_lib
+  from jmp_hk.models import backbone as backbone_lib
   from jmp_hk.pipeline import budgets
+  from jmp_hk.pipeline import microbatches
   from jmp_hk.pipeline import training_stream
   from jmp_hk.targets import config as tasks_lib
 
   tasks = (tasks_lib.pretraining_task(data),)
   configs = [pipeline_config.DatasetConfig(data, str(directory))]
   opened = datasets_lib.open_datasets(configs, tasks)
+  builder = dataclasses.replace(
+    backbone_lib.preset("tiny"), edge_dropout=edge_dropout
+  ).graph_builder
   budget = budgets.choose(
-    opened, np.ones(1), budget_lib.BudgetConfig(structures=batch_size)
+    opened, np.ones(1), builder, budget_lib.BudgetConfig(structures=batch_size)
   )
   settings = stream_config.PipelineConfig(
-    edge_dropout=edge_dropout,
     num_workers=num_workers,
     prefetch_batches=2 if num_workers else 0,
     pool_size=pool_lib.least_size(batch_size),
     shuffle_buffer=1000,
   )
-  return training_stream.TrainingStream(opened, tasks, budget, settings)
+  spec = microbatches.BatchSpec(tasks, builder, budget)
+  return training_stream.TrainingStream(opened, spec, settings)
 
 
 def _time(stream, structures: int) -> dict[str, float]:

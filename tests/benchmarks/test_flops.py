@@ -11,19 +11,21 @@ from benchmarks import cases
 from benchmarks import flops
 from benchmarks import structures
 from benchmarks import training
-from jmp_hk.graphs import build
 from jmp_hk.graphs import packing
 from jmp_hk.models import model as model_lib
+from tests import gemnet_graphs
 
 
 def _model(name: str, data: str):
   """Config, parameter shapes and a batch of one molecule."""
   case = cases.CASES[data]
   config = case.model(name, "f32")
-  graphs = build.build_graphs(structures.toluenes(1)[0], case.sources[0].graph)
+  graphs = gemnet_graphs.BUILDER.build(structures.toluenes(1)[0], case.sources[0].graph)
   targets = {"energy": np.float32(0), "forces": np.zeros((15, 3)), "U_0": np.float32(0)}
   item = packing.PackItem(graphs, 0, targets)
-  batch = packing.pack([item], cases.exact_budget([graphs]))
+  batch = packing.pack(
+    [item], gemnet_graphs.BUILDER, cases.exact_budget(gemnet_graphs.BUILDER, [graphs])
+  )
   shapes = jax.eval_shape(
     model_lib.build_model(config).init, jax.random.PRNGKey(0), batch
   )
