@@ -11,7 +11,6 @@ from jmp_hk.graphs import budget_search
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.pipeline import datasets as datasets_lib
-from jmp_hk.pipeline import graph_jobs
 from jmp_hk.pipeline import graph_workers
 
 _CHUNK = 8
@@ -108,7 +107,7 @@ def _measure(
 ) -> list[budget_lib.Budget]:
   """Builds the graphs of structures and returns their sizes."""
   jobs = [
-    graph_jobs.GraphJob(structure, config, builder, seed, draw)
+    graph_workers.GraphJob(structure, config, builder, seed, draw)
     for draw, structure in enumerate(structures)
   ]
   results = [workers.submit(jobs[i : i + _CHUNK]) for i in range(0, len(jobs), _CHUNK)]

@@ -12,7 +12,6 @@ from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import random_streams
-from jmp_hk.targets import config as tasks_lib
 
 
 class Source(Protocol):
@@ -48,10 +47,8 @@ class Dataset:
     name: name of the dataset and of its task.
     split: name of the split.
     num_structures: number of structures in the split.
-    info: constants of the dataset. Where forces are derivatives of the energy, its
-      energy scale is the force scale.
+    info: constants of the dataset.
     task: index of the task among the model's tasks.
-    targets: labels to read; those without a loss are not among them.
     source: gives the structures.
     weight: explicit relative probability of a draw from this dataset, or None.
   """
@@ -61,7 +58,6 @@ class Dataset:
   num_structures: int
   info: dataset_info.DatasetInfo
   task: int
-  targets: tuple[tasks_lib.TargetConfig, ...]
   source: Source
   weight: float | None = None
 

@@ -8,8 +8,8 @@ from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.pipeline import graph_workers
 from jmp_hk.pipeline import microbatches as microbatches_lib
-from jmp_hk.pipeline import normalise
 from jmp_hk.runtime import prefetch
+from jmp_hk.targets import labels
 
 
 class EvaluationStream:
@@ -111,7 +111,9 @@ class EvaluationStream:
         return
       targets = {}
       if self._with_labels:
-        targets = normalise.normalise(structure, dataset.info, dataset.targets)
+        targets = labels.normalise_labels(
+            structure, dataset.info, self._spec.tasks[dataset.task]
+          )
       yield microbatches_lib.Example(
         position, structure, dataset.task, dataset.info.graph, targets
       )

@@ -1,10 +1,17 @@
-"""Builds graphs in worker processes, or here."""
+"""Builds graphs in worker processes, or in this one.
+
+Workers import this module and what it needs: NumPy and the neighbor search, neither jax
+nor TensorFlow.
+"""
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import dataclasses
 
+from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import builder as builder_lib
-from jmp_hk.pipeline import graph_jobs
+from jmp_hk.graphs import config as graph_config
+from jmp_hk.pipeline import random_streams
 from jmp_hk.runtime import workers
 
 _DEATH_MESSAGE = (
@@ -12,8 +19,43 @@ _DEATH_MESSAGE = (
   "(num_workers)."
 )
 
+# Waits for the graphs of a chunk; raises what building raised.
+Result = Callable[[], list[builder_lib.StructureGraphs]]
 
-class Builder:
+
+@dataclasses.dataclass(frozen=True)
+class GraphJob:
+  """One structure whose graphs are wanted.
+
+  Attributes:
+    structure: the structure.
+    config: graph settings of its dataset.
+    builder: the backbone's builder.
+    seed: seed of the run's edge dropout; None leaves all edges in.
+    draw: number of the structure in the stream; together with the seed it decides
+      which edges are left out, whoever builds the graphs and however they are padded.
+  """
+
+  structure: structure_lib.Structure
+  config: graph_config.GraphConfig
+  builder: builder_lib.GraphBuilder
+  seed: int | None = None
+  draw: int = 0
+
+
+def build_all(jobs: Sequence[GraphJob]) -> list[builder_lib.StructureGraphs]:
+  """Builds the graphs of several structures."""
+  return [_build(job) for job in jobs]
+
+
+def _build(job: GraphJob) -> builder_lib.StructureGraphs:
+  if job.seed is None or not job.builder.edge_dropout:
+    return job.builder.build(job.structure, job.config)
+  rng = random_streams.generator(job.seed, random_streams.DROPOUT, job.draw)
+  return job.builder.build(job.structure, job.config, rng)
+
+
+class GraphWorkers:
   """Builds the graphs of chunks of structures; results do not depend on workers."""
 
   def __init__(self, num_workers: int):
@@ -22,14 +64,11 @@ class Builder:
     Args:
       num_workers: processes; 0 builds in this process, when results are asked for.
     """
-    self.num_workers = num_workers
     self._pool: workers.WorkerPool | None = None
     if num_workers:
       self._pool = workers.WorkerPool(num_workers, _DEATH_MESSAGE)
 
-  def submit(
-    self, jobs: Sequence[graph_jobs.GraphJob]
-  ) -> Callable[[], list[builder_lib.StructureGraphs]]:
+  def submit(self, jobs: Sequence[GraphJob]) -> Result:
     """Orders the graphs of some structures.
 
     Args:
@@ -40,8 +79,8 @@ class Builder:
       raised.
     """
     if self._pool is None:
-      return lambda: graph_jobs.build_all(jobs)
-    return self._pool.submit(graph_jobs.build_all, jobs)
+      return lambda: build_all(jobs)
+    return self._pool.submit(build_all, jobs)
 
   def close(self) -> None:
     """Stops the workers."""

@@ -18,10 +18,9 @@ from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.graphs import pool as pool_lib
-from jmp_hk.pipeline import graph_jobs
 from jmp_hk.pipeline import graph_workers
-from jmp_hk.pipeline import normalise
 from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import labels
 
 _CHUNK = 8  # Structures that a worker gets at once.
 
@@ -121,7 +120,7 @@ class BatchSpec:
         self.builder,
         self.budget,
         self.dtype,
-        normalise.target_specs(self.tasks),
+        labels.label_shapes(self.tasks),
       ),
       draws=tuple(draw for draw, _, _ in items),
       record_ids=tuple(item.graphs.structure.record_id for _, item, _ in items),
@@ -250,7 +249,7 @@ class MicrobatchStream:
         examples.append(example)
       if examples:
         jobs = [
-          graph_jobs.GraphJob(
+          graph_workers.GraphJob(
             example.structure,
             example.graph,
             self._spec.builder,

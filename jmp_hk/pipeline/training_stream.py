@@ -13,9 +13,9 @@ from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.pipeline import graph_workers
 from jmp_hk.pipeline import microbatches as microbatches_lib
 from jmp_hk.pipeline import mixture
-from jmp_hk.pipeline import normalise
 from jmp_hk.pipeline import random_streams
 from jmp_hk.runtime import prefetch
+from jmp_hk.targets import labels
 
 State = Mapping[str, Any]
 
@@ -149,7 +149,9 @@ class TrainingStream:
           structure=structure,
           task=dataset.task,
           graph=dataset.info.graph,
-          targets=normalise.normalise(structure, dataset.info, dataset.targets),
+          targets=labels.normalise_labels(
+            structure, dataset.info, self._spec.tasks[dataset.task]
+          ),
         )
       draw += 1
 

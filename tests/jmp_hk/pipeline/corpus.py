@@ -1,5 +1,6 @@
 """Tiny converted datasets for the pipeline's tests."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -10,13 +11,17 @@ from data.pipeline import config as config_lib
 from data.pipeline import datasets as datasets_lib
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
-from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.pipeline import microbatches
 from jmp_hk.targets import config as tasks
+from tests import gemnet_graphs
 
 REFERENCES = {1: -1.5, 6: -30.25, 8: -70.0, 29: -3.0}
-BUDGET = budget_lib.Budget(12, 64, 700, 1400, 480, 200, 40, 20, 8, 4)
+BUDGET = gemnet_graphs.Budget(12, 64, 700, 1400, 480, 200, 40, 20, 8, 4)
 TASKS = tuple(tasks.pretraining_task(name) for name in ("slabs", "molecules"))
+SPEC = microbatches.BatchSpec(
+  TASKS, dataclasses.replace(gemnet_graphs.BUILDER, edge_dropout=0.1), BUDGET
+)
 
 
 def molecule(seed: int, index: int) -> structure_lib.Structure:

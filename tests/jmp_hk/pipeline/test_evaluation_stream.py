@@ -4,15 +4,19 @@ import jax
 import numpy as np
 import pytest
 
+from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import evaluation_stream
 from jmp_hk.pipeline import normalise
 from tests.jmp_hk.pipeline import corpus
 
 
-def _stream(dataset, **kwargs):
-  settings = {"prefetch_batches": 0, "pool_size": 6} | kwargs
+def _stream(dataset, num_microbatches=1, config=None, **kwargs):
+  settings = {"prefetch_batches": 0, "pool_size": 6} | (config or {})
   return evaluation_stream.EvaluationStream(
-    dataset, corpus.TASKS, corpus.BUDGET, **settings
+    dataset,
+    dataclasses.replace(corpus.SPEC, num_microbatches=num_microbatches),
+    config_lib.PipelineConfig(**settings),
+    **kwargs,
   )
 
 
@@ -29,7 +33,12 @@ ORDER = [f"molecules:{i}" for shard in range(5) for i in range(shard, 45, 5)]
 
 
 @pytest.mark.parametrize(
-  "settings", [{}, {"num_microbatches": 3}, {"num_workers": 1, "prefetch_batches": 2}]
+  "settings",
+  [
+    {},
+    {"num_microbatches": 3},
+    {"config": {"num_workers": 1, "prefetch_batches": 2}},
+  ],
 )
 def test_everything_comes_exactly_once(datasets, settings):
   stream = _stream(datasets[1], **settings)

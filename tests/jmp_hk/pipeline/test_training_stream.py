@@ -2,31 +2,27 @@ import dataclasses
 import itertools
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
 
-from jmp_hk.pipeline import config as config_lib
 from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import normalise
 from jmp_hk.pipeline import training_stream
+from tests import gemnet_graphs
 from tests.jmp_hk.pipeline import corpus
 
 CONFIG = config_lib.PipelineConfig(
-  seed=3,
-  num_microbatches=2,
-  edge_dropout=0.1,
-  pool_size=9,
-  shuffle_buffer=8,
-  shards_per_group=2,
-  prefetch_batches=0,
+  pool_size=9, shuffle_buffer=8, shards_per_group=2, prefetch_batches=0
 )
+SPEC = dataclasses.replace(corpus.SPEC, num_microbatches=2)
+_WITHOUT_DROPOUT = dataclasses.replace(SPEC, builder=gemnet_graphs.BUILDER)
 
 
-def _stream(datasets, config=CONFIG, budget=corpus.BUDGET, **kwargs):
-  return training_stream.TrainingStream(
-    datasets, corpus.TASKS, budget, config, **kwargs
-  )
+def _stream(datasets, config=CONFIG, spec=SPEC, *, seed=3, **kwargs):
+  return training_stream.TrainingStream(datasets, spec, config, seed=seed, **kwargs)
 
 
 def _take(stream, count):
@@ -36,9 +32,9 @@ def _take(stream, count):
 
 def _assert_equal(first, second):
   assert len(first) == len(second)
-  for a, b in zip(first, second):
+  for a, b in zip(first, second, strict=True):
     assert a.info == b.info
-    jax.tree.map(np.testing.assert_array_equal, a.batch, b.batch)
+    chex.assert_trees_all_equal(a.batch, b.batch)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +44,7 @@ def batches(datasets):
 
 def test_batches_are_stacked_and_described(datasets, batches):
   for entry in batches:
-    assert entry.batch.positions.shape == (2, 64, 3)
+    chex.assert_shape(entry.batch.positions, (2, 64, 3))
     assert entry.batch.budget == corpus.BUDGET
     assert entry.info.num_structures == entry.batch.graph_mask.sum()
     assert entry.info.num_atoms == entry.batch.atom_mask.sum()
@@ -63,13 +59,13 @@ def test_batches_are_stacked_and_described(datasets, batches):
         dataset = datasets[tasks[graph]]
         assert dataset.name == kind
         mine = entry.batch.node_graph[microbatch] == graph
-        np.testing.assert_array_equal(
+        chex.assert_trees_all_equal(
           entry.batch.positions[microbatch][mine], structure.positions
         )
         labels = normalise.normalise(structure, dataset.info, dataset.targets)
         packed = entry.batch.targets
         assert packed["energy"][microbatch, graph] == np.float32(labels["energy"])
-        np.testing.assert_array_equal(
+        chex.assert_trees_all_equal(
           packed["forces"][microbatch][mine], labels["forces"].astype(np.float32)
         )
   filled = [entry.info.utilisation["num_atoms"] for entry in batches]
@@ -78,7 +74,7 @@ def test_batches_are_stacked_and_described(datasets, batches):
 
 def test_stream_is_deterministic_and_follows_the_seed(datasets, batches):
   _assert_equal(batches, _take(_stream(datasets), 12))
-  other = _take(_stream(datasets, dataclasses.replace(CONFIG, seed=4)), 1)
+  other = _take(_stream(datasets, seed=4), 1)
   assert other[0].info.draws != batches[0].info.draws or (
     other[0].info.record_ids != batches[0].info.record_ids
   )
@@ -116,10 +112,9 @@ def test_microbatches_do_not_depend_on_who_serves_them(datasets, batches):
     alone = _take(_stream(datasets, local_microbatches=[microbatch]), 12)
     for mine, both in zip(alone, batches):
       assert mine.info.record_ids == (both.info.record_ids[microbatch],)
-      jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a[0], b[microbatch]),
-        mine.batch,
-        both.batch,
+      chex.assert_trees_all_equal(
+        jax.tree.map(lambda x: x[0], mine.batch),
+        jax.tree.map(lambda x, i=microbatch: x[i], both.batch),
       )
     states.append(alone[3].info.state)
   assert training_stream.merge_states(states) == batches[3].info.state
@@ -136,25 +131,27 @@ def _edges_by_draw(batches):
         nodes = entry.batch.node_graph[microbatch]
         mine = np.flatnonzero(nodes == graph)
         result[draw] = []
-        for edges in (entry.batch.main, entry.batch.a2a):
+        for edges in (entry.batch.graphs.main, entry.batch.graphs.a2a):
           inside = np.isin(edges.receivers[microbatch], mine)
           result[draw].append((edges.senders[microbatch][inside] - mine[0]).tolist())
   return result
 
 
 def test_padding_does_not_change_the_dropout(datasets, batches):
-  roomy = budget_lib.Budget(20, 128, 1500, 3000, 999, 400, 48, 24, 8, 5)
+  roomy = gemnet_graphs.Budget(20, 128, 1500, 3000, 999, 400, 48, 24, 8, 5)
   first = _edges_by_draw(batches)
-  second = _edges_by_draw(_take(_stream(datasets, budget=roomy), 4))
+  second = _edges_by_draw(
+    _take(_stream(datasets, spec=dataclasses.replace(SPEC, budget=roomy)), 4)
+  )
   shared = set(first) & set(second)
   assert len(shared) > 40
   assert all(first[draw] == second[draw] for draw in shared)
 
 
 def test_one_dataset_gives_each_record_once_per_epoch(datasets):
-  config = dataclasses.replace(CONFIG, num_microbatches=1, pool_size=4)
+  config = dataclasses.replace(CONFIG, pool_size=4)
   seen = {}
-  with _stream(datasets[1:], config) as stream:
+  with _stream(datasets[1:], config, corpus.SPEC) as stream:
     assert stream.epoch_length == 45
     for entry in stream:
       for draw, name in zip(entry.info.draws[0], entry.info.record_ids[0]):
@@ -168,10 +165,9 @@ def test_one_dataset_gives_each_record_once_per_epoch(datasets):
 
 def test_mixture_follows_the_weights(corpus_directory):
   weighted = corpus.open_all(corpus_directory, weights=(1.0, 4.0))
-  config = dataclasses.replace(CONFIG, edge_dropout=0.0)
   names = [
     name
-    for entry in _take(_stream(weighted, config), 60)
+    for entry in _take(_stream(weighted, spec=_WITHOUT_DROPOUT), 60)
     for microbatch in entry.info.record_ids
     for name in microbatch
   ]
@@ -182,7 +178,8 @@ def test_mixture_follows_the_weights(corpus_directory):
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_too_large_structure_names_the_budget_to_raise(datasets, prefetch):
   config = dataclasses.replace(CONFIG, prefetch_batches=prefetch)
-  small = dataclasses.replace(corpus.BUDGET, num_atoms=10)
+  budget = dataclasses.replace(corpus.BUDGET, num_atoms=10)
+  small = dataclasses.replace(SPEC, budget=budget)
   with pytest.raises(budget_lib.BudgetError, match=r"slabs:\d+ .*num_atoms=1[0-2]"):
     _take(_stream(datasets, config, small), 3)
 
@@ -190,10 +187,10 @@ def test_too_large_structure_names_the_budget_to_raise(datasets, prefetch):
 def test_foreign_states_and_microbatches_are_refused(datasets, batches):
   state = batches[0].info.state
   with pytest.raises(training_stream.StateError, match="another data stream"):
-    _stream(datasets, dataclasses.replace(CONFIG, seed=9), state=state)
+    _stream(datasets, seed=9, state=state)
   with pytest.raises(training_stream.StateError, match=r"lacks.*\[1\]"):
     _stream(
       datasets, state={**state, "microbatches": {"0": state["microbatches"]["0"]}}
     )
-  with pytest.raises(ValueError, match="Microbatches"):
+  with pytest.raises(ValueError, match="microbatches"):
     _stream(datasets, local_microbatches=[2])
