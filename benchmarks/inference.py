@@ -120,7 +120,8 @@ def run_size(
     tags=np.full(len(atoms), 2),
     fixed=np.zeros(len(atoms), bool),
   )
-  graph = predictor.head().info.graph
+  runner = predictor.head()
+  graph = runner.info.graph
   build_seconds = measure.seconds_of(lambda: runner.builder.build(structure, graph))
   seconds = statistics.median(times)
   return {
