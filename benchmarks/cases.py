@@ -10,6 +10,7 @@ from benchmarks import structures as structures_lib
 from data.converters import qm9
 from data.converters import rmd17
 from jmp_hk import dataset_info
+from jmp_hk import published
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
@@ -107,7 +108,7 @@ def _organic(mean: float, spread: float, smallest: int, largest: int) -> Draw:
 def _pretraining_tasks(*names: str) -> tuple[tasks_lib.TaskConfig, ...]:
   return tuple(
     tasks_lib.pretraining_task(
-      name, 1.0, dataset_info.PUBLISHED[name].force_coefficient
+      name, 1.0, published.PRETRAINING[name].force_coefficient
     )
     for name in names
   )

@@ -26,7 +26,6 @@ import re
 from typing import Any
 from typing import ClassVar
 
-
 from jmp_hk import dataset_summary
 from jmp_hk import published
 from jmp_hk import structure as structure_lib

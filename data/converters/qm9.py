@@ -32,6 +32,9 @@ _UNIT_SIZE = 32_768  # every unit reads the archive from the start
 _NUMBER_IN_NAME = re.compile(r"dsgdb9nsd_(\d{6})\.xyz$")
 _UNCHARACTERIZED_ROW = re.compile(r"^\s*(\d+)\s", re.MULTILINE)
 
+# JMP was fine-tuned on QM9 with the cutoff that it was pre-trained with on molecules
+# (ANI-1x, Transition1x): 8 Å. A cutoff of 12 Å is that of slabs and crystals.
+GRAPH = graph_config.GraphConfig(cutoff=8.0, max_neighbors=30)
 # Target → (index among the 15 numbers of line 2, factor, declaration).
 _ENERGY = dataset_summary.Label("eV")
 _THERMOCHEMISTRY = dataset_summary.Label("eV", references=True)
@@ -159,7 +162,7 @@ class Qm9(base.Converter):
   def declare(self) -> dataset_summary.Declaration:
     return dataset_summary.Declaration(
       name="qm9",
-      graph=graph_config.GraphConfig(cutoff=8.0),
+      graph=GRAPH,
       energy=False,
       forces=False,
       targets={name: target for name, (_, _, target) in TARGETS.items()},

@@ -12,6 +12,7 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import labels
 
 Dataset = datasets_lib.Dataset
 
@@ -103,16 +104,7 @@ def _open(
       f"Dataset {config.name!r} has no structures in split {config.split!r}; it has "
       f"{dict(info.num_structures)}."
     )
-  if tasks[task].is_conservative:
-    # Forces are derivatives of the energy, so both have one scale.
-    info = dataclasses.replace(info, energy_scale=info.force_scale)
-  targets = tuple(target for target in tasks[task].targets if target.is_learned)
-  for target in targets:
-    if target.name not in ("energy", "forces") and target.name not in info.targets:
-      raise ValueError(
-        f"Dataset {config.name!r} has no label {target.name!r}; besides energy and "
-        f"forces it has {sorted(info.targets)}."
-      )
+  labels.check_statistics(tasks[task], info)
   return Dataset(
     name=config.name,
     split=config.split,
@@ -120,6 +112,5 @@ def _open(
     source=ShardSource(config.name, config.split, tuple(shards), num_structures),
     info=info,
     task=task,
-    targets=targets,
     weight=config.weight,
   )
