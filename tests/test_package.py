@@ -95,31 +95,5 @@ class PackageTest(parameterized.TestCase):
     self.assertIn("version", _project()["dynamic"])
 
 
-class LinksTest(parameterized.TestCase):
-  """Relative links of the documentation lead to files that exist."""
-
-  @parameterized.parameters(
-    *(str(path.relative_to(_ROOT)) for path in sorted(_ROOT.glob("docs/*.md"))),
-    "README.md",
-    "CONTRIBUTING.md",
-    "data/demo/README.md",
-  )
-  def test_links(self, name):
-    text = (_ROOT / name).read_text()
-    targets = re.findall(r"\]\(([^)\s]+)\)", text)
-    for target in targets:
-      path, _, anchor = target.partition("#")
-      file = (_ROOT / name).parent / path if path else _ROOT / name
-      self.assertTrue(file.exists(), f"{name} links to {target}")
-      if anchor:
-        self.assertIn(anchor, _anchors(file.read_text()), f"{name} links to {target}")
-
-
-def _anchors(text: str) -> set[str]:
-  """Anchors of a page's headings, as GitHub makes them."""
-  headings = re.findall(r"^#+ (.*)$", text, re.M)
-  return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
-
-
 if __name__ == "__main__":
   absltest.main()
