@@ -66,12 +66,10 @@ def run(values: flags.FlagValues) -> None:
   summary = import_checkpoint.import_checkpoint(
     path, values.output, ema=values.ema, infos=_infos(values)
   )
-  backbone = summary.config.backbone
   kind = "moving averages" if summary.averaged else "weights"
   print(
     f"{values.output}: {summary.num_parameters} parameters ({kind}) in "
-    f"{summary.num_tensors} tensors; {backbone.num_blocks} blocks, "
-    f"{backbone.atom_channels} atom and {backbone.edge_channels} edge channels; heads "
+    f"{summary.num_tensors} tensors; {summary.config.backbone.describe()}; heads "
     f"{', '.join(summary.infos)}."
   )
   print(

@@ -39,7 +39,7 @@ def load(
     raise config_lib.FlagError(f"--checkpoint={config.checkpoint}: {error}") from error
   logging.info(
     "Starting from %s (step %d):\n%s",
-    source.directory,
+    source.path,
     source.step,
     pretrained.overview(entries),
   )

@@ -1,16 +1,16 @@
-"""Checkpoints of a run: atomic, self-contained, the last and the best are kept.
+"""Checkpoints of a run: atomic and self-contained; the last and the best are kept.
 
 A checkpoint is a directory CHECKPOINTS/STEP with
 
-  model/config.json  format version, model config, `DatasetInfo` of every dataset
+  model/config.json  format version, model configuration, constants of every dataset
   params, ema        weights and their moving average, by parameter path
   scales             fitted scale factors of the model
   optimizer          state of the optimiser and what else a step changes
   host/state.json    data position, early stopping and other host state (JSON)
   metrics/metrics    validation metrics, where the step had an evaluation
 
-which appears under its name only when it is complete. Anything that needs the model
-alone reads it with `jmp_hk.checkpoints.model_directory`.
+which appears under its name only when it is complete. Whoever needs the model alone
+reads it with `jmp_hk.checkpoints.model_directory`.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ policies = ocp.checkpoint_managers
 
 
 class Checkpointer:
-  """Writes checkpoints in the background and restores the newest."""
+  """Writes checkpoints in the background, and restores the newest."""
 
   def __init__(
     self,
@@ -46,19 +46,19 @@ class Checkpointer:
     keep_last: int = 2,
     keep_best: int = 1,
   ) -> None:
-    """Opens a directory, which is made if it does not exist.
+    """Opens a directory; makes it if it does not exist.
 
-    Left-overs of a save that was killed are removed.
+    What a killed program has left half written is removed.
 
     Args:
-      directory: where checkpoints lie.
+      directory: directory of the checkpoints.
       model: JSON values that describe the model, see `model_directory.describe`.
-      keep_last: newest checkpoints to keep.
-      keep_best: best checkpoints to keep besides.
+      keep_last: how many of the newest checkpoints are kept.
+      keep_best: how many of the best checkpoints are kept besides.
     """
     self._model = model
     metric = lambda metrics: metrics[BEST_KEY]
-    keep = [policies.LatestN(keep_last)]
+    keep: list[policies.PreservationPolicy] = [policies.LatestN(keep_last)]
     if keep_best:
       keep.append(policies.BestN(get_metric_fn=metric, reverse=True, n=keep_best))
     self._manager = ocp.CheckpointManager(
@@ -88,13 +88,14 @@ class Checkpointer:
     metrics: Mapping[str, float] | None = None,
     primary: float | None = None,
   ) -> None:
-    """Saves a state; returns once it is copied, writing goes on in the background.
+    """Saves a state; returns once it is copied and writes in the background.
 
     Args:
       state: the state; it may be donated as soon as this returns.
       host: JSON values that belong to the same moment.
       metrics: validation metrics of this step, if it had an evaluation.
-      primary: the metric that decides what is best.
+      primary: value of the metric that decides which checkpoint is best; less is
+        better.
     """
     step = int(state.step)
     if step in self._manager.all_steps():
@@ -118,14 +119,14 @@ class Checkpointer:
     """Reads the newest checkpoint.
 
     Args:
-      target: a state of the wanted structure, e.g. a fresh one; its values are not
+      target: a state of the same structure, e.g. a fresh one; its values are not
         used.
 
     Returns:
       The state with NumPy leaves, and the host's JSON values.
 
     Raises:
-      ValueError: the weights do not match; names them.
+      ValueError: the weights do not match; the message names them.
       FileNotFoundError: there is no checkpoint.
     """
     step = self.latest_step
@@ -143,14 +144,15 @@ class Checkpointer:
       name: parameters.unflatten(restored[name], tree) for name, tree in items.items()
     }
     optimizer = values.pop("optimizer")
-    return target.replace(**values, **optimizer), dict(restored["host"])
+    state = target.replace(**values, **optimizer)  # pyright: ignore[reportAttributeAccessIssue]
+    return state, dict(restored["host"])
 
   def wait(self) -> None:
     """Waits until what was saved is on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits and stops the background threads."""
+    """Waits until everything is on disk, and stops the background threads."""
     self._manager.wait_until_finished()
     self._manager.close()
 
@@ -167,7 +169,7 @@ def _array_items(state: state_lib.TrainState) -> dict[str, Any]:
   """The trees that make up a state, by item; empty ones are left out."""
   optimizer = {name: getattr(state, name) for name in _OPTIMIZER_FIELDS}
   trees = (state.params, state.ema, state.scales, optimizer)
-  items = dict(zip(_ARRAY_ITEMS, trees))
+  items = dict(zip(_ARRAY_ITEMS, trees, strict=True))
   return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 

@@ -1,10 +1,12 @@
-"""Loads a trained model from a checkpoint, without data pipeline or optimiser.
+"""Reads a trained model from a checkpoint, without data pipeline or optimiser.
 
-The calculator, prediction, evaluation and fine-tuning start here.
+Prediction, the calculator, evaluation and fine-tuning get their models here; where the
+weights may also lie in a PyTorch file, they use `jmp_hk.checkpoints.loading`.
 """
 
 from collections.abc import Mapping
 import json
+import os
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -15,15 +17,16 @@ import orbax.checkpoint as ocp
 from jmp_hk import dataset_info as info_lib
 from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
-from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
 
-CHECKPOINTS = "checkpoints"  # Below a run's working directory.
+CHECKPOINTS = "checkpoints"  # The folder of a run's checkpoints.
+_ORIGIN = ("licence", "provenance")
 
 
 class CheckpointError(ValueError):
-  """A checkpoint is missing, of a newer format or does not fit; says what to do."""
+  """A checkpoint is missing or cannot be understood; the message says what to do."""
 
 
 class LoadedModel(NamedTuple):
@@ -31,32 +34,36 @@ class LoadedModel(NamedTuple):
 
   Attributes:
     config: the model's configuration.
-    infos: `DatasetInfo` of each task by its name: graph settings, scales, references.
+    infos: constants of each task's dataset by name.
     variables: parameters and scale factors, NumPy.
-    step: training step of the checkpoint.
-    directory: of the checkpoint.
+    step: training step of the checkpoint; 0 where nothing says.
+    path: the checkpoint's directory, or the PyTorch file.
+    origin: "licence" and "provenance" of the weights, JSON values; empty where nothing
+      is known.
   """
 
   config: model_lib.ModelConfig
   infos: dict[str, info_lib.DatasetInfo]
   variables: model_lib.Variables
   step: int
-  directory: pathlib.Path
+  path: pathlib.Path
+  origin: dict[str, Any]
 
 
 def describe(
   config: model_lib.ModelConfig,
   infos: Mapping[str, info_lib.DatasetInfo],
-  budget: batch_lib.Budget | None = None,
+  budget: budget_lib.Budget | None = None,
   origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """JSON values that make a checkpoint self-contained.
 
   Args:
-    config: of the model.
+    config: configuration of the model.
     infos: constants of each task's dataset by name.
-    budget: sizes of the batches it was trained on.
-    origin: `read_origin` of the model that training started from: its licence holds on.
+    budget: sizes of the batches that the model was trained on.
+    origin: licence and provenance of the weights that training started from, see
+      `read_origin`; the licence applies to what is trained from them, too.
   """
   return {
     "format_version": checkpointer_lib.FORMAT_VERSION,
@@ -67,32 +74,38 @@ def describe(
   }
 
 
-def read_origin(directory: str | pathlib.Path) -> dict[str, Any]:
-  """Licence and provenance of a model, "licence" and "provenance", if it has any.
+def read_origin(directory: str | os.PathLike[str]) -> dict[str, Any]:
+  """Licence and provenance of a model's weights.
+
+  Args:
+    directory: see `load_model_directory`.
+
+  Returns:
+    JSON values "licence" and "provenance"; empty where nothing is known.
 
   Raises:
     CheckpointError: there is no model.
   """
-  data = _read_json(find_checkpoint(directory))
-  return {name: data[name] for name in ("licence", "provenance") if name in data}
+  return _origin(_read_json(find_checkpoint(directory)))
 
 
 def load_model_directory(
-  directory: str | pathlib.Path, *, ema: bool = True, step: int | None = None
+  directory: str | os.PathLike[str], *, ema: bool = True, step: int | None = None
 ) -> LoadedModel:
   """Loads a model from a run's directory or a single checkpoint.
 
   Args:
-    directory: a working directory, its `checkpoints`, or one checkpoint in there.
-    ema: the averaged weights, where the run kept them; else the raw ones.
-    step: which checkpoint; by default the best by its validation metric, or the
-      newest where none has one.
+    directory: a model directory, the working directory of a run, the `checkpoints` in
+      it, or one checkpoint.
+    ema: whether to take the averaged weights, where the run kept them.
+    step: step of the checkpoint; None takes the best by its validation metric, or the
+      newest where none has been validated.
 
   Returns:
     The model.
 
   Raises:
-    CheckpointError: there is none, or it cannot be understood.
+    CheckpointError: there is no checkpoint, or it cannot be understood.
   """
   path = find_checkpoint(directory, step)
   config, infos = read_description(path)
@@ -102,13 +115,13 @@ def load_model_directory(
   scales = parameters.to_haiku(_read_arrays(path / "scales")) if has_scales else {}
   variables = model_lib.Variables(params, scales)
   step = int(path.name) if path.name.isdigit() else 0  # A copy may be called anything.
-  return LoadedModel(config, infos, variables, step, path)
+  return LoadedModel(config, infos, variables, step, path, _origin(_read_json(path)))
 
 
 def find_checkpoint(
-  directory: str | pathlib.Path, step: int | None = None
+  directory: str | os.PathLike[str], step: int | None = None
 ) -> pathlib.Path:
-  """Directory of the wanted checkpoint; arguments and errors as above."""
+  """Directory of a checkpoint; arguments and errors as of `load_model_directory`."""
   directory = pathlib.Path(directory)
   if (directory / "model" / checkpointer_lib.MODEL_FILE).is_file():
     return directory
@@ -130,7 +143,14 @@ def find_checkpoint(
 def read_description(
   path: pathlib.Path,
 ) -> tuple[model_lib.ModelConfig, dict[str, info_lib.DatasetInfo]]:
-  """Model config and dataset infos of one checkpoint; errors as above."""
+  """Model configuration and constants of the datasets, without the weights.
+
+  Args:
+    path: directory of one checkpoint, see `find_checkpoint`.
+
+  Raises:
+    CheckpointError: they cannot be understood.
+  """
   file = path / "model" / checkpointer_lib.MODEL_FILE
   data = _read_json(path)
   version = data.get("format_version")
@@ -147,6 +167,11 @@ def read_description(
   except (KeyError, ValueError) as error:
     raise CheckpointError(f"{file} cannot be understood: {error}") from error
   return config, infos
+
+
+def _origin(description: Mapping[str, Any]) -> dict[str, Any]:
+  """Licence and provenance in what `describe` gave."""
+  return {name: description[name] for name in _ORIGIN if name in description}
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -13,23 +13,27 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
+import math
 import os
 import pathlib
 import shutil
 import tempfile
+from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 import orbax.checkpoint as ocp
 
 from jmp_hk import dataset_info
+from jmp_hk import files
+from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.models import model as model_lib
 
 README = "README.md"
-_GROUP_BYTES = 1 << 23  # Of arrays that are written together.
+_GROUP_BYTES = 1 << 23  # Arrays of about this size are written together.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +41,9 @@ class LazyArray:
   """An array that is read when it is written, so that memory holds few at a time.
 
   Attributes:
-    shape: of the array.
-    dtype: of the array.
-    read: gives the array.
+    shape: shape of the array.
+    dtype: data type of the array.
+    read: returns the array.
   """
 
   shape: tuple[int, ...]
@@ -48,17 +52,22 @@ class LazyArray:
 
   @property
   def ndim(self) -> int:
+    """Number of axes."""
     return len(self.shape)
 
   @property
   def size(self) -> int:
-    return int(np.prod(self.shape))
+    """Number of elements."""
+    return math.prod(self.shape)
 
   @property
   def nbytes(self) -> int:
+    """Size of the array in memory."""
     return self.size * self.dtype.itemsize
 
-  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+  def __array__(
+    self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+  ) -> np.ndarray:
     del copy
     return self.read().astype(dtype or self.dtype, copy=False)
 
@@ -80,19 +89,18 @@ def write(
   infos: Mapping[str, dataset_info.DatasetInfo],
   params: Mapping[str, np.ndarray | LazyArray],
   scales: Mapping[str, np.ndarray | LazyArray],
-  provenance: Mapping[str, object],
-  licence: str,
+  origin: Mapping[str, Any],
 ) -> None:
   """Writes a model directory, whole or not at all.
 
   Args:
-    directory: to make; must not exist or be empty.
-    config: of the model.
+    directory: the directory to make; it must not exist, or be empty.
+    config: configuration of the model.
     infos: constants of its datasets by name.
     params: parameters by path, as `parameters.flatten` names them.
     scales: scale factors, likewise.
-    provenance: JSON values: where the weights come from.
-    licence: terms under which they may be used.
+    origin: JSON values: "licence" are the terms under which the weights may be used,
+      "provenance" says where they come from.
 
   Raises:
     FileExistsError: the directory holds something.
@@ -105,15 +113,13 @@ def write(
   )
   try:
     step = temporary / model_directory.CHECKPOINTS / "0"
-    (step / "model").mkdir(parents=True)
-    origin = {"licence": licence, "provenance": dict(provenance)}
-    description = model_directory.describe(config, infos, origin=origin)
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    (step / "model" / checkpointer_lib.MODEL_FILE).write_text(text, encoding="utf-8")
+    serialization.save(
+      model_directory.describe(config, infos, origin=origin),
+      step / "model" / checkpointer_lib.MODEL_FILE,
+    )
     _write_arrays(step / "params", params)
     _write_arrays(step / "scales", scales)
-    readme = _readme(config, infos, provenance, licence)
-    (temporary / README).write_text(readme, encoding="utf-8")
+    files.write_atomically(temporary / README, _readme(config, infos, origin))
     temporary.chmod(0o755)
     if directory.exists():
       directory.rmdir()
@@ -166,22 +172,20 @@ def _groups(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 def _readme(
   config: model_lib.ModelConfig,
   infos: Mapping[str, dataset_info.DatasetInfo],
-  provenance: Mapping[str, object],
-  licence: str,
+  origin: Mapping[str, Any],
 ) -> str:
   """Licence, provenance and datasets as Markdown."""
-  backbone = config.backbone
+  provenance = origin.get("provenance", {})
   lines = [
-    "# A GemNet-OC model",
+    "# A JMP model",
     "",
-    f"{backbone.num_blocks} blocks, {backbone.atom_channels} atom and "
-    f"{backbone.edge_channels} edge channels. Use it with `jmp_hk.load`, "
-    "`python -m experiments.predict --checkpoint=` this directory, or as the start of "
-    "a fine-tuning.",
+    f"{config.backbone.describe()}. Use it with `jmp_hk.load`, with `python -m "
+    "experiments.predict --checkpoint=` this directory, or as the start of a "
+    "fine-tuning.",
     "",
     "## Licence",
     "",
-    licence,
+    str(origin.get("licence", "Unknown.")),
     "",
     "## Provenance",
     "",
@@ -204,6 +208,7 @@ def _readme(
 
 
 def _short(value: object) -> str:
+  """A value of the provenance in one line."""
   if isinstance(value, (list, tuple)):
     return ", ".join(map(str, value)) or "nothing"
   return str(value)

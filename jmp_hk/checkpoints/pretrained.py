@@ -1,4 +1,4 @@
-"""Starts a fine-tuning from the backbone of a trained model."""
+"""Which weights of a trained model a fine-tuning starts from."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ _HEADER = ("parameter", "shape", "status")
 
 
 class PretrainedError(ValueError):
-  """A checkpoint does not fit the model; names the parameters."""
+  """A checkpoint does not fit the model; the message names the parameters."""
 
 
 class Status(enum.Enum):
   """What became of a parameter or scale factor."""
 
-  LOADED = "loaded"  # From the checkpoint.
-  FRESH = "fresh"  # Newly drawn: a head of the new model.
-  IGNORED = "ignored"  # Of the checkpoint alone: its heads, an unused force branch.
+  LOADED = "loaded"  # Taken from the checkpoint.
+  FRESH = "fresh"  # Newly drawn, because it belongs to a head of the new model.
+  IGNORED = "ignored"  # Only in the checkpoint, e.g. in its heads.
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One row of the table.
+  """What became of one parameter or scale factor.
 
   Attributes:
-    path: of the parameter or scale factor.
+    path: its path.
     shape: its shape.
     status: what became of it.
   """
@@ -54,21 +54,21 @@ def load_backbone(
 ) -> tuple[model_lib.Variables, list[Entry]]:
   """Puts the backbone of a trained model into a freshly drawn one.
 
-  Atom embedding, backbone and scale factors are loaded; heads stay as drawn, and those
-  of the source are dropped. Parts of the source's backbone that the new model does not
-  have (the branch for direct forces) are left out.
+  Atom embedding, backbone and scale factors are loaded. Heads stay as they were drawn,
+  and those of the source are not used. Parts of the source's backbone that the new
+  model does not have, such as the branch for direct forces, are not used either.
 
   Args:
-    source: of the trained model.
-    fresh: of the new model.
+    source: variables of the trained model.
+    fresh: variables of the new model.
 
   Returns:
-    The new model's variables with NumPy leaves, and the table of all parameters and
-    scale factors: those of the new model in its order, then what was ignored.
+    The new model's variables with NumPy leaves, and what became of every parameter and
+    scale factor: those of the new model in its order, then what was ignored.
 
   Raises:
     PretrainedError: a parameter or scale factor of the new model's backbone is missing
-      in the source or has another shape; names all of them.
+      in the source or has another shape; the message names all of them.
   """
   loaded, entries, problems = [], [], []
   for old, new in zip(source, fresh, strict=True):
@@ -97,12 +97,12 @@ def load_backbone(
 
 
 def is_backbone(path: str) -> bool:
-  """Whether a parameter belongs to atom embedding or backbone."""
+  """Whether a parameter belongs to the atom embedding or the backbone."""
   return path.partition("/")[0] in BACKBONE_MODULES
 
 
 def write_table(entries: Sequence[Entry], path: pathlib.Path) -> None:
-  """Writes one row a parameter as CSV: parameter, shape, status."""
+  """Writes a CSV file with one row a parameter: parameter, shape, status."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("w", encoding="utf-8", newline="") as file:
     writer = csv.writer(file)
@@ -113,7 +113,7 @@ def write_table(entries: Sequence[Entry], path: pathlib.Path) -> None:
 
 
 def overview(entries: Sequence[Entry]) -> str:
-  """The table in short: per part of the model the number of parameters by status."""
+  """A short table: number of parameters by part of the model and status."""
   parts: dict[str, dict[Status, list[int]]] = {}
   for entry in entries:
     by_status = parts.setdefault(_part(entry.path), {})
@@ -122,11 +122,11 @@ def overview(entries: Sequence[Entry]) -> str:
   for part, by_status in sorted(parts.items()):
     cells = [by_status.get(status, []) for status in Status]
     rows.append((part, *(f"{len(c)} ({sum(c):,} values)" if c else "" for c in cells)))
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  return "\n".join(
-    "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-    for row in rows
-  )
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  padded = [
+    [cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows
+  ]
+  return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 def _problems(
@@ -144,6 +144,6 @@ def _problems(
 
 
 def _part(path: str) -> str:
-  """The part of the model that a parameter is counted under."""
+  """The part of the model that a parameter is counted with."""
   modules = path.split("/")
   return "/".join(modules[:2]) if modules[0] == "backbone" else modules[0]

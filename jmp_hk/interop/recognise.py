@@ -1,4 +1,7 @@
-"""Recognises the sizes of a published model from names and shapes of its tensors."""
+"""Recognises the sizes of a published model from names and shapes of its tensors.
+
+The published implementation is GemNet-OC, so that this module knows that backbone.
+"""
 
 from collections.abc import Collection
 from collections.abc import Mapping
@@ -22,7 +25,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _BASES = "backbone.bases"
 _BLOCK = "backbone.int_blocks.0"
-# Constants of the radial basis, under eight names.
+# Modules of the published implementation that hold the constants of the radial basis.
 _RADIAL_BASES = (
   "radial_basis",
   "cbf_basis_qint.radial_basis",
@@ -37,17 +40,17 @@ _FORCES, _ENERGY = "forces", "energy"
 
 
 class RecognitionError(ValueError):
-  """Tensors are not those of a model this program knows; names them."""
+  """Tensors are not those of a known model; the message names them."""
 
 
 def backbone(shapes: Shapes) -> gemnet_config.GemNetOCConfig:
   """Sizes of the backbone.
 
   Args:
-    shapes: by published name.
+    shapes: shapes of the tensors by published name.
 
   Returns:
-    The configuration; what shapes do not tell has its published value.
+    The configuration; settings that shapes do not tell have their published values.
 
   Raises:
     RecognitionError: a tensor that tells a size is missing or has another rank.
@@ -99,17 +102,17 @@ def model_config(shapes: Shapes, tasks: Sequence[str]) -> model_lib.ModelConfig:
   """Configuration of the whole model.
 
   Args:
-    shapes: by published name.
-    tasks: names of its tasks, in order.
+    shapes: shapes of the tensors by published name.
+    tasks: names of the model's tasks, in the order of its heads.
 
   Raises:
-    RecognitionError: see `backbone`, or the number of tasks is another.
+    RecognitionError: see `backbone`, or there are more or fewer heads than tasks.
   """
   count = num_tasks(shapes)
   if len(tasks) != count:
     raise RecognitionError(
-      f"The file has heads for {count} datasets; name as many with --tasks, in their "
-      f"order, not {len(tasks)} ({', '.join(tasks)})."
+      f"The file has heads for {count} datasets, but the tasks are {len(tasks)} "
+      f"({', '.join(tasks)}); name one for each head, in the file's order."
     )
   has_forces = any(name.startswith(f"output.out_{_FORCES}.") for name in shapes)
   make = tasks_lib.pretraining_task
@@ -128,12 +131,13 @@ def check(shapes: Shapes, expected: Shapes, optional: Shapes) -> None:
   """Checks that every tensor is known and none is missing.
 
   Args:
-    shapes: of the file, by published name.
-    expected: what the recognised model has.
-    optional: what a file may hold besides: constants and aliases.
+    shapes: shapes of the file's tensors by published name.
+    expected: shapes of the recognised model's tensors, likewise.
+    optional: shapes of the constants and aliases that a file may hold besides.
 
   Raises:
-    RecognitionError: lists every tensor that is unknown, missing or of another shape.
+    RecognitionError: a tensor is unknown, missing or of another shape; the message
+      lists all of them.
   """
   known = {**expected, **optional}
   problems = [
@@ -159,7 +163,7 @@ def check(shapes: Shapes, expected: Shapes, optional: Shapes) -> None:
 
 @functools.cache
 def abstract_variables(config: model_lib.ModelConfig) -> model_lib.Variables:
-  """Shapes of a model's variables, without computing any."""
+  """Shapes of a model's variables, which are not computed."""
   molecule = structure_lib.Structure(
     positions=np.eye(4, 3),
     atomic_numbers=np.ones(4, np.int32),
@@ -177,15 +181,24 @@ def abstract_variables(config: model_lib.ModelConfig) -> model_lib.Variables:
   return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
 
 
-def redundant_shapes(expected: Shapes, num_radial: int) -> dict[str, tuple[int, ...]]:
-  """Constants and aliases that a published state dict holds besides the weights."""
+def redundant_shapes(
+  expected: Shapes, constants: Mapping[str, np.ndarray]
+) -> dict[str, tuple[int, ...]]:
+  """Constants and aliases that a published state dict holds besides the weights.
+
+  Args:
+    expected: shapes of the weights by published name.
+    constants: see `radial_constants`.
+
+  Returns:
+    Shapes by published name.
+  """
   result: dict[str, tuple[int, ...]] = {}
   for basis in _RADIAL_BASES:
-    for constant in ("offset", "temps"):
-      result[f"{_BASES}.{basis}.rbf.{constant}"] = (num_radial,)
+    for end, values in constants.items():
+      result[f"{_BASES}.{basis}.{end}"] = values.shape
   for name, shape in expected.items():
-    alias = alias_of(name)
-    if alias:
+    if alias := alias_of(name):
       result[alias] = shape
   return result
 
@@ -198,11 +211,22 @@ def alias_of(name: str) -> str | None:
   return alias if count else None
 
 
-def radial_constants(num_radial: int) -> dict[str, np.ndarray]:
-  """Values of the radial basis' constants by the end of their names.
+def radial_constants(config: model_lib.ModelConfig) -> dict[str, np.ndarray]:
+  """Constants of a model's radial basis, which state dicts hold under eight names.
 
   The basis is exp(-temps (x - offset)²) with x from 0 to 1.
+
+  Args:
+    config: a model with a GemNet-OC as its backbone.
+
+  Returns:
+    The constants by the end of their published names.
   """
+  if not isinstance(config.backbone, gemnet_config.GemNetOCConfig):
+    raise TypeError(
+      f"The published implementation is GemNet-OC, not {config.backbone.describe()}."
+    )
+  num_radial = config.backbone.bases.num_radial
   return {
     "rbf.offset": np.linspace(0, 1, num_radial, dtype=np.float32),
     "rbf.temps": np.full(num_radial, (num_radial - 1) ** 2 / 2, np.float32),

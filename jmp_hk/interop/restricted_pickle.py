@@ -1,9 +1,9 @@
 """An unpickler that knows a given list of names and runs nothing else.
 
 A pickle may name any importable function and have it called. Here every name is looked
-up in a table that the caller gives; nothing is ever imported, and a name outside the
-table becomes a class of inert objects, which take whatever a pickle does to them and do
-nothing. Functions of the table are wrapped so that a pickle cannot change them.
+up in a table that the caller gives, and nothing is ever imported. A name outside the
+table becomes a class of inert objects, which accept whatever a pickle does to them and
+do nothing. Functions of the table are wrapped so that a pickle cannot change them.
 """
 
 from collections.abc import Callable
@@ -17,21 +17,22 @@ Known = Mapping[tuple[str, str], Any]
 
 
 class PickleError(ValueError):
-  """Bytes are no readable pickle, or hold what they must not."""
+  """Bytes are no readable pickle, or do what is not allowed."""
 
 
 class Inert:
-  """Stands for an object of an unknown class, with its state and without behaviour.
+  """Stands for an object of an unknown class: it has a state but no behaviour.
 
   Attributes:
     origin: module and name that the pickle asked for.
-    state: what the pickle sets it to, or None.
+    state: state that the pickle gives the object, or None.
   """
 
   origin = ""
   state: Any = None
 
   def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
+    """Accepts any arguments."""
     del args, kwargs
     return super().__new__(cls)
 
@@ -42,16 +43,16 @@ class Inert:
     self.state = state
 
   def __setitem__(self, key: Any, value: Any) -> None:
-    """Takes what pickles of dictionaries do."""
+    """Accepts what pickles of dictionaries do."""
 
   def append(self, item: Any) -> None:
-    """Takes what pickles of lists do."""
+    """Accepts what pickles of lists do."""
 
   def extend(self, items: Any) -> None:
-    """Takes what pickles of lists do."""
+    """Accepts what pickles of lists do."""
 
   def add(self, item: Any) -> None:
-    """Takes what pickles of sets do."""
+    """Accepts what pickles of sets do."""
 
 
 class Function:
@@ -63,6 +64,7 @@ class Function:
     object.__setattr__(self, "_call", call)
 
   def __call__(self, *args: Any) -> Any:
+    """Calls the function."""
     return self._call(*args)
 
   def __setattr__(self, name: str, value: Any) -> None:
@@ -82,9 +84,9 @@ class PlainDict(dict):
 
 
 def make_dict(*args: Any) -> PlainDict:
-  """An ordered or default dictionary, without its default; items come later.
+  """Makes a dictionary in place of an ordered or default one.
 
-  Old pickles give an ordered dictionary its items as a list of pairs.
+  The pickle adds the items later. Only old pickles pass them here, as a list of pairs.
   """
   return (
     PlainDict(args[0]) if args and isinstance(args[0], (list, dict)) else PlainDict()
@@ -98,7 +100,7 @@ DICTIONARIES: Known = {
 
 
 class Unpickler(pickle.Unpickler):
-  """See the module."""
+  """Unpickles with a table of known names."""
 
   def __init__(
     self,
@@ -109,21 +111,26 @@ class Unpickler(pickle.Unpickler):
     """Makes an unpickler.
 
     Args:
-      file: of one pickle.
-      known: what (module, name) stands for; functions as `Function`.
-      persistent_load: what a persistent id stands for; if None there may be none.
+      file: the file, which holds one pickle.
+      known: what each (module, name) stands for; functions are wrapped in `Function`.
+      persistent_load: gives what a persistent id stands for; None forbids such ids.
     """
     super().__init__(file)
     self._known = known
     self._persistent_load = persistent_load
 
   def find_class(self, module: str, name: str) -> Any:
-    """Looks a name up; never imports."""
+    """Looks a name up in the table; never imports."""
     if (module, name) in self._known:
       return self._known[module, name]
     return type("Inert", (Inert,), {"origin": f"{module}.{name}"})
 
   def persistent_load(self, pid: Any) -> Any:
+    """What a persistent id stands for.
+
+    Raises:
+      PickleError: such ids are not allowed.
+    """
     if self._persistent_load is None:
       raise PickleError("the pickle refers to something outside of it")
     return self._persistent_load(pid)

@@ -1,9 +1,9 @@
 """Reads files that `torch.save` wrote, without PyTorch and one tensor at a time.
 
-Such a file is a zip archive: `NAME/data.pkl` is a pickle in which every tensor refers to
-a storage, and `NAME/data/KEY` holds the bytes of that storage. The pickle is read with
-an allow-list (`restricted_pickle`); tensors become `Tensor`, which are descriptions,
-and `TorchFile.read` gives one as an array.
+Such a file is a zip archive: `NAME/data.pkl` is a pickle in which every tensor refers
+to a storage, and `NAME/data/KEY` holds the bytes of that storage. The pickle is read
+with an allow-list (`restricted_pickle`). Tensors become descriptions of the class
+`Tensor`, which `TorchFile.read` turns into arrays.
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 from jmp_hk.interop import restricted_pickle
 
 _BFLOAT16 = "bfloat16"
-# PyTorch's names of number types: storage class, dtype, NumPy's type of the bytes.
+# Types of numbers: PyTorch's storage class and dtype, NumPy's type of the bytes.
 _TYPES = (
   ("DoubleStorage", "float64", "f8"),
   ("FloatStorage", "float32", "f4"),
@@ -41,26 +41,39 @@ _DATA = "/data.pkl"
 
 
 class TorchFileError(ValueError):
-  """A file is not what `torch.save` writes; says what is wrong."""
+  """A file is not what `torch.save` writes; the message says what is wrong."""
 
 
 class DType(NamedTuple):
-  """A type of numbers: PyTorch's name, and NumPy's type of the stored bytes."""
+  """A type of numbers.
+
+  Attributes:
+    name: PyTorch's name.
+    stored: NumPy's name of the type of the stored bytes.
+  """
 
   name: str
   stored: str
 
   @property
   def itemsize(self) -> int:
+    """Bytes of one number."""
     return np.dtype(self.stored).itemsize
 
   @property
   def is_floating(self) -> bool:
+    """Whether the numbers are floating-point numbers."""
     return self.name in _FLOATS
 
 
 class Storage(NamedTuple):
-  """Bytes in the archive: entry, type (None for plain bytes), number of elements."""
+  """The bytes behind one or several tensors.
+
+  Attributes:
+    key: name of the archive's entry.
+    dtype: type of the numbers; None for plain bytes.
+    size: number of elements.
+  """
 
   key: str
   dtype: DType | None
@@ -68,7 +81,15 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-  """A tensor in the archive: a view of a storage; sizes in elements."""
+  """A tensor in the archive, which is a view of a storage.
+
+  Attributes:
+    storage: the storage.
+    dtype: type of the numbers.
+    offset: number of elements before the first.
+    shape: shape of the tensor.
+    strides: distances along each axis, in elements.
+  """
 
   storage: Storage
   dtype: DType
@@ -78,16 +99,19 @@ class Tensor(NamedTuple):
 
 
 class TorchFile:
-  """An opened file. Use it as a context manager.
+  """An open file, to be used as a context manager.
 
   Attributes:
-    path: of the file.
-    root: the unpickled object, with `Tensor` for tensors and `Inert` for whatever is of
-      an unknown class.
+    path: path of the file.
+    root: the unpickled object, with `Tensor` in place of tensors and `Inert` in place
+      of objects of unknown classes.
   """
 
   def __init__(self, path: str | os.PathLike[str]) -> None:
     """Opens a file and unpickles it; tensors stay in the file.
+
+    Args:
+      path: path of the file.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -116,14 +140,14 @@ class TorchFile:
     self.close()
 
   def close(self) -> None:
-    """Closes the file; tensors cannot be read any more."""
+    """Closes the file; its tensors cannot be read any more."""
     self._archive.close()
 
   def read(self, tensor: Tensor) -> np.ndarray:
     """Reads one tensor.
 
     Args:
-      tensor: from this file.
+      tensor: a tensor of this file.
 
     Returns:
       A new array, possibly with the file's strides; bfloat16 becomes float32.
@@ -134,7 +158,7 @@ class TorchFile:
     if 0 in tensor.shape:
       values = np.zeros(tensor.shape, tensor.dtype.stored)
     else:
-      stored = np.dtype(tensor.dtype.stored).newbyteorder(self._order)
+      stored = np.dtype(self._order + tensor.dtype.stored)
       flat = np.frombuffer(self._storage_bytes(tensor.storage, stored.itemsize), stored)
       strides = [stride * stored.itemsize for stride in tensor.strides]
       values = np.lib.stride_tricks.as_strided(
@@ -186,24 +210,21 @@ class TorchFile:
 
 
 def _persistent_load(pid: Any) -> Storage:
-  """What a pickle's persistent id stands for: a storage."""
-  valid = (
-    isinstance(pid, tuple)
-    and len(pid) >= 5
-    and pid[0] == "storage"
-    and (pid[1] == _UNTYPED or isinstance(pid[1], DType))
-    and isinstance(pid[2], str)
-    and _are_sizes(pid[4:5])
-  )
-  if not valid:
-    raise restricted_pickle.PickleError(f"expected a tensor storage, found {pid!r}")
-  return Storage(pid[2], None if pid[1] == _UNTYPED else pid[1], pid[4])
+  """The storage that a pickle's persistent id stands for."""
+  if isinstance(pid, tuple) and len(pid) >= 5:
+    kind, dtype, key, _, size = pid[:5]
+    if kind == "storage" and isinstance(key, str) and _are_sizes((size,)):
+      if dtype == _UNTYPED:
+        return Storage(key, None, size)
+      if isinstance(dtype, DType):
+        return Storage(key, dtype, size)
+  raise restricted_pickle.PickleError(f"expected a tensor storage, found {pid!r}")
 
 
 def _rebuild_tensor(
   storage: Any, offset: Any, shape: Any, strides: Any, *unused: Any
 ) -> Tensor:
-  """A tensor as `torch._utils._rebuild_tensor_v2` is asked for."""
+  """Stands for `torch._utils._rebuild_tensor_v2`."""
   del unused  # Whether it needs gradients, hooks.
   if not isinstance(storage, Storage) or storage.dtype is None:
     raise restricted_pickle.PickleError("a tensor has no typed storage")
@@ -220,10 +241,10 @@ def _rebuild_typed_tensor(
   dtype: Any,
   *unused: Any,
 ) -> Tensor:
-  """A tensor as `torch._utils._rebuild_tensor_v3` is asked for."""
+  """Stands for `torch._utils._rebuild_tensor_v3`."""
   del gradient, hooks, unused
-  untyped = isinstance(storage, Storage) and storage.dtype is None
-  if not untyped or not isinstance(dtype, DType):
+  is_untyped = isinstance(storage, Storage) and storage.dtype is None
+  if not is_untyped or not isinstance(dtype, DType):
     raise restricted_pickle.PickleError("a tensor has no untyped storage or no dtype")
   count = storage.size // dtype.itemsize
   return _make_tensor(storage, dtype, count, offset, shape, strides)
@@ -241,7 +262,8 @@ def _make_tensor(
   )
   if not valid:
     raise restricted_pickle.PickleError(f"a tensor has the impossible shape {shape!r}")
-  last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides))
+  steps = zip(shape, strides, strict=True)
+  last = offset + sum((size - 1) * stride for size, stride in steps)
   if math.prod(shape) and last >= count:
     raise restricted_pickle.PickleError(
       f"a tensor of shape {shape} exceeds its storage"
@@ -250,12 +272,13 @@ def _make_tensor(
 
 
 def _rebuild_parameter(data: Any, *unused: Any) -> Any:
-  """A parameter is its tensor."""
+  """Stands for `torch._utils._rebuild_parameter`: a parameter is its tensor."""
   del unused
   return data
 
 
 def _are_sizes(values: tuple[Any, ...]) -> bool:
+  """Whether all values are integers that are not negative."""
   return all(type(value) is int and value >= 0 for value in values)
 
 

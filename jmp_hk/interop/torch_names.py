@@ -3,17 +3,22 @@
 The Haiku modules carry the published names, so the mapping is short:
 `backbone.int_blocks.0.trip_interaction.dense_ba.linear.weight` is parameter `w` of
 `backbone/int_blocks_0/trip_interaction/dense_ba`. Layouts differ in three ways: linear
-weights are transposed; a three-dimensional basis weight is the same memory under
-another shape (fact 16 of the published implementation); heads are stacked over tasks.
+weights are transposed; heads are stacked over tasks; and the three-dimensional weight
+of a projection of a basis keeps its numbers in memory but has another shape. The
+published code creates that weight with the shape (radial, angular, channels) and reads
+it as (radial, channels, angular), by `reshape` and not by exchanging axes.
 """
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 import dataclasses
 import re
 
+import haiku as hk
 import numpy as np
 
-# Tensors of a checkpoint that hold no information of their own: constants of the
-# radial basis and a second name of `out_blocks.N.layers`.
+# Tensors that hold no information of their own: constants of the radial basis, and
+# second names of the tensors of `out_blocks.N.layers`.
 _REDUNDANT = re.compile(r"\.rbf\.(offset|temps)$|\.seq_energy_pre\.")
 _HEAD = re.compile(r"^output\.out_(\w+)\.(\d+)\.(\d+)\.(weight|bias)$")
 _BASIS = re.compile(r"\.bases\.mlp_[cs]bf_\w+\.weight$")
@@ -24,10 +29,10 @@ class HaikuName:
   """Where a PyTorch tensor lives in the Haiku trees.
 
   Attributes:
-    module: module path.
-    name: parameter name, or "scale_factor" for Haiku state.
-    task: index along axis 0 of a head stacked over tasks, or None.
-    layout: "transpose", "basis" or "same".
+    module: path of the module.
+    name: name of the parameter, or "scale_factor" for Haiku state.
+    task: index along axis 0 of a head that is stacked over tasks, or None.
+    layout: how the layouts differ: "transpose", "basis" or "same".
   """
 
   module: str
@@ -37,11 +42,12 @@ class HaikuName:
 
   @property
   def is_state(self) -> bool:
+    """Whether it lives in Haiku's state rather than in the parameters."""
     return self.name == "scale_factor"
 
 
 def is_redundant(torch_name: str) -> bool:
-  """Whether a tensor repeats what others hold (see `_REDUNDANT`)."""
+  """Whether a tensor is a constant or repeats another one."""
   return bool(_REDUNDANT.search(torch_name))
 
 
@@ -49,7 +55,8 @@ def to_haiku(torch_name: str) -> HaikuName:
   """Maps a name of the published state dict.
 
   Args:
-    torch_name: e.g. "embedding.atom_embedding.weight"; must not be redundant.
+    torch_name: name of a tensor that is not redundant, e.g.
+      "embedding.atom_embedding.weight".
 
   Returns:
     Its place in the Haiku trees.
@@ -78,6 +85,7 @@ def to_haiku(torch_name: str) -> HaikuName:
 
 
 def _module(path: str) -> str:
+  """Path of the Haiku module of a published layer."""
   path = path.removesuffix(".linear")
   path = re.sub(r"(mlp_[cs]bf)\.bilinear$", r"\1", path)
   path = re.sub(r"\.(\d+)(?=\.|$)", r"_\1", path)
@@ -88,11 +96,12 @@ def to_torch(module: str, name: str) -> str:
   """Inverse of `to_haiku`.
 
   Args:
-    module: Haiku module path.
+    module: path of the Haiku module.
     name: "w", "b", "embeddings" or "scale_factor".
 
   Returns:
-    The published name; of a head stacked over tasks with "{task}" for its index.
+    The published name. That of a head that is stacked over tasks has "{task}" in place
+    of the index.
   """
   if module == "atom_embedding":
     return "embedding.atom_embedding.weight"
@@ -109,22 +118,22 @@ def to_torch(module: str, name: str) -> str:
   return f"{path}.linear.weight"
 
 
-def _bilinear(match: re.Match) -> str:
-  """The quadruplets' circular projection alone is a plain linear layer."""
+def _bilinear(match: re.Match[str]) -> str:
+  """Name of a projection of a basis; that of quadruplets' circular basis is plain."""
   path = match.group()
   plain = path.endswith("quad_interaction.mlp_cbf")
   return path if plain else f"{path}.bilinear"
 
 
-def torch_shapes(params, state) -> dict[str, tuple[int, ...]]:
+def torch_shapes(params: hk.Params, state: hk.State) -> dict[str, tuple[int, ...]]:
   """Published names and shapes of the tensors that Haiku trees hold.
 
   Args:
-    params: Haiku parameters (arrays or shapes).
-    state: Haiku state with the scale factors.
+    params: Haiku parameters, arrays or their shapes.
+    state: Haiku state with the scale factors, likewise.
 
   Returns:
-    PyTorch name to shape, one entry per task for stacked heads.
+    Shapes by published name, with one entry a task for stacked heads.
   """
   result = {}
   for tree in (params, state):
@@ -164,51 +173,73 @@ def to_torch_layout(name: HaikuName, array: np.ndarray) -> np.ndarray:
   return array
 
 
-def import_state_dict(tensors) -> tuple[dict, dict]:
-  """Converts a published state dict to Haiku parameters and state.
+def by_parameter(names: Iterable[str]) -> dict[str, list[tuple[HaikuName, str]]]:
+  """Groups tensors by the parameter that they make up.
 
   Args:
-    tensors: PyTorch name to array; redundant names are left out of the result.
+    names: published names that are not redundant.
 
   Returns:
-    Parameters and state, {module: {name: array}}.
+    By path in the Haiku trees, places and names of the tensors: one, or those of all
+    tasks in their order.
 
   Raises:
     KeyError: a name does not belong to the published model.
   """
-  params, state, stacks = {}, {}, {}
-  for torch_name, tensor in tensors.items():
-    if is_redundant(torch_name):
-      continue
+  result: dict[str, list[tuple[HaikuName, str]]] = {}
+  for torch_name in names:
     name = to_haiku(torch_name)
-    array = to_haiku_layout(name, np.asarray(tensor))
-    if name.task is not None:
-      stacks.setdefault((name.module, name.name), {})[name.task] = array
-    else:
-      tree = state if name.is_state else params
-      tree.setdefault(name.module, {})[name.name] = array
-  for (module, name), by_task in stacks.items():
-    arrays = [by_task[task] for task in sorted(by_task)]
-    params.setdefault(module, {})[name] = np.stack(arrays)
+    result.setdefault(f"{name.module}/{name.name}", []).append((name, torch_name))
+  for entries in result.values():
+    entries.sort(key=lambda entry: entry[0].task or 0)
+  return result
+
+
+def import_state_dict(
+  tensors: Mapping[str, np.ndarray],
+) -> tuple[hk.MutableParams, hk.MutableState]:
+  """Converts a published state dict to Haiku parameters and state.
+
+  Args:
+    tensors: arrays by published name; redundant ones are not used.
+
+  Returns:
+    Parameters and state.
+
+  Raises:
+    KeyError: a name does not belong to the published model.
+  """
+  params: hk.MutableParams = {}
+  state: hk.MutableState = {}
+  names = [name for name in tensors if not is_redundant(name)]
+  for entries in by_parameter(names).values():
+    arrays = [to_haiku_layout(name, np.asarray(tensors[key])) for name, key in entries]
+    first = entries[0][0]
+    tree = state if first.is_state else params
+    value = arrays[0] if first.task is None else np.stack(arrays)
+    # Haiku takes NumPy's arrays as well as jax's.
+    tree.setdefault(first.module, {})[first.name] = value  # pyright: ignore[reportArgumentType]
   return params, state
 
 
-def export_state_dict(params, state, torch_names) -> dict[str, np.ndarray]:
-  """Converts Haiku trees back to the published layout.
+def export_state_dict(
+  params: hk.Params, state: hk.State, names: Iterable[str]
+) -> dict[str, np.ndarray]:
+  """Converts Haiku trees to the published layout.
 
   Args:
     params: Haiku parameters.
     state: Haiku state with the scale factors.
-    torch_names: names to produce (without redundant ones).
+    names: published names of the tensors to convert, without redundant ones.
 
   Returns:
-    PyTorch name to array.
+    Arrays by published name.
 
   Raises:
     KeyError: a name does not belong to the model, or the trees lack it.
   """
   result = {}
-  for torch_name in torch_names:
+  for torch_name in names:
     name = to_haiku(torch_name)
     tree = state if name.is_state else params
     array = np.asarray(tree[name.module][name.name])

@@ -15,9 +15,9 @@ import numpy as np
 
 from jmp_hk import files
 
-_ALIGNMENT = 64  # Bytes; of each storage in the file, so that it can be mapped.
+_ALIGNMENT = 64  # Storages start at multiples of this, in bytes, to be memory-mapped.
 _PADDING_FIELD = 0x4246  # PyTorch's kind of extra field, "FB".
-_HEADER_BYTES = 30  # Of a zip entry, without name and extra field.
+_HEADER_BYTES = 30  # Size of a zip entry's header without name and extra field.
 _DATE = (1980, 1, 1, 0, 0, 0)  # Files do not depend on the time they are written at.
 
 
@@ -25,10 +25,10 @@ class Entry(NamedTuple):
   """One tensor of a state dict.
 
   Attributes:
-    name: its name.
-    shape: its shape.
-    read: gives it as an array, or None for a second name of an earlier tensor.
-    alias_of: name of that tensor.
+    name: name of the tensor.
+    shape: shape of the tensor.
+    read: returns the tensor as an array; None for a second name of an earlier tensor.
+    alias_of: name of that earlier tensor, or "".
   """
 
   name: str
@@ -41,11 +41,11 @@ def write_state_dict(path: str | os.PathLike[str], entries: Sequence[Entry]) -> 
   """Writes a state dict of float32 tensors; the file appears whole or not at all.
 
   Args:
-    path: of the file.
-    entries: the tensors, in order.
+    path: the file to write.
+    entries: the tensors, in their order.
 
   Raises:
-    ValueError: a tensor does not have the shape that its entry says.
+    ValueError: a tensor has another shape than its entry says.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,12 +62,13 @@ def write_state_dict(path: str | os.PathLike[str], entries: Sequence[Entry]) -> 
     _add(archive, f"{prefix}/byteorder", b"little")
     for entry in entries:
       if entry.read is not None:
-        _add(archive, f"{prefix}/data/{keys[entry.name]}", _tensor_bytes(entry))
+        data = _tensor_bytes(entry, np.asarray(entry.read(), "<f4"))
+        _add(archive, f"{prefix}/data/{keys[entry.name]}", data)
     _add(archive, f"{prefix}/version", b"3\n")
 
 
-def _tensor_bytes(entry: Entry) -> bytes:
-  array = np.asarray(entry.read(), "<f4")
+def _tensor_bytes(entry: Entry, array: np.ndarray) -> bytes:
+  """Bytes of a tensor's storage, after a check of its shape."""
   if array.shape != tuple(entry.shape):
     raise ValueError(f"{entry.name} has shape {array.shape}, not {entry.shape}.")
   return array.tobytes()
@@ -75,6 +76,7 @@ def _tensor_bytes(entry: Entry) -> bytes:
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
   """Adds an entry whose data start at a multiple of the alignment."""
+  assert archive.fp is not None, "The archive is open."
   start = archive.fp.tell() + _HEADER_BYTES + len(name.encode()) + 4
   length = -start % _ALIGNMENT
   info = zipfile.ZipInfo(name, _DATE)

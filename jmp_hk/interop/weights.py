@@ -1,8 +1,8 @@
 """Finds the model's weights in an unpickled checkpoint of the published code.
 
-Lightning checkpoints hold the weights by name under `state_dict`, and their moving
-average, without names, under `optimizer_states[0]["ema"]`: in the order of the names,
-less buffers, aliases and counters. A bare state dict is its own `state_dict`.
+Lightning checkpoints hold the weights by name under `state_dict`. Their moving average
+lies under `optimizer_states[0]["ema"]` without names, in the order of the state dict
+without buffers, aliases and counters. A file may also hold a state dict alone.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from typing import Any
 from jmp_hk.interop import restricted_pickle
 from jmp_hk.interop import torch_file
 
-# Counters and metrics of the training run; no part of the model.
+# Counters and metrics of the training run, which are no part of the model.
 _NOT_WEIGHTS = re.compile(r"^(task_steps|\w*metrics?)\.")
 # Tensors of the state dict that have no moving average.
 _NOT_AVERAGED = re.compile(r"rbf\.(offset|temps)$|scale_factor$|\.seq_energy_pre\.")
 
 
 class WeightsError(ValueError):
-  """A checkpoint holds no usable weights; says what is wrong with which."""
+  """A checkpoint holds no usable weights; the message says what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Weights:
   """The weights of a checkpoint.
 
   Attributes:
-    tensors: by published name, with buffers and aliases.
-    ignored: names that are no weights.
-    averaged: whether they are the moving average.
+    tensors: tensors by published name, with buffers and aliases.
+    ignored: names in the file that are no weights.
+    averaged: whether the weights are the moving average.
   """
 
   tensors: Mapping[str, torch_file.Tensor]
@@ -43,15 +43,15 @@ def find(root: Any, ema: bool | None = None) -> Weights:
   """Finds the weights.
 
   Args:
-    root: what the file holds.
-    ema: whether to take the moving average; if None, where there is one.
+    root: the object in the file.
+    ema: whether to take the moving average; None takes it where there is one.
 
   Returns:
     The weights.
 
   Raises:
-    WeightsError: there are none, one is no plain tensor of floating-point numbers, or
-      the moving average is missing or does not match the names.
+    WeightsError: there are no weights, one is no plain tensor of floating-point
+      numbers, or the moving average is missing or does not match the names.
   """
   state = _state_dict(root)
   ignored = tuple(name for name in state if _NOT_WEIGHTS.match(name))
@@ -61,13 +61,13 @@ def find(root: Any, ema: bool | None = None) -> Weights:
   if ema and average is None:
     raise WeightsError(
       "The file holds no moving average of the weights "
-      '(optimizer_states[0]["ema"]): import the weights themselves with --noema.'
+      '(optimizer_states[0]["ema"]): take the weights themselves, ema=False.'
     )
-  use_average = average is not None and ema is not False
-  if use_average:
-    names = [name for name in tensors if not _NOT_AVERAGED.search(name)]
-    tensors |= _named_average(names, tensors, average)
-  return Weights(tensors, ignored, use_average)
+  if average is None or ema is False:
+    return Weights(tensors, ignored, averaged=False)
+  names = [name for name in tensors if not _NOT_AVERAGED.search(name)]
+  tensors |= _named_average(names, tensors, average)
+  return Weights(tensors, ignored, averaged=True)
 
 
 def _state_dict(root: Any) -> Mapping[str, Any]:
@@ -86,6 +86,7 @@ def _state_dict(root: Any) -> Mapping[str, Any]:
 
 
 def _check_plain(tensors: Mapping[str, Any]) -> None:
+  """Checks that all weights are tensors of floating-point numbers."""
   wrong = [
     f"{name} is {_describe(value)}"
     for name, value in tensors.items()
@@ -117,11 +118,12 @@ def _named_average(
   tensors: Mapping[str, torch_file.Tensor],
   average: Sequence[Any],
 ) -> dict[str, torch_file.Tensor]:
+  """The moving average by name."""
   if len(names) != len(average):
     raise WeightsError(
       f"The moving average has {len(average)} tensors for {len(names)} weights."
     )
-  named = dict(zip(names, average))
+  named = dict(zip(names, average, strict=True))
   _check_plain({f"the moving average of {k}": v for k, v in named.items()})
   wrong = [
     f"{name} {value.shape} instead of {tensors[name].shape}"
@@ -136,6 +138,7 @@ def _named_average(
 
 
 def _describe(value: Any) -> str:
+  """What a value from a file is, in a few words."""
   if isinstance(value, restricted_pickle.Inert):
     return f"an object of {value.origin}"
   if isinstance(value, type) and issubclass(value, restricted_pickle.Inert):

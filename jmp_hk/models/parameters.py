@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import re
+from typing import TypeVar
 
 import chex
+import haiku as hk
 import jax
 import numpy as np
 
 Flat = dict[str, np.ndarray]
+TreeT = TypeVar("TreeT")
 
 
-def path_name(path: Sequence[object]) -> str:
+def path_name(path: jax.tree_util.KeyPath) -> str:
   """A parameter's path as text, e.g. "gemnet_oc/block_0/dense/w"."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -59,7 +62,7 @@ def flatten(tree: chex.ArrayTree) -> Flat:
   return {path_name(path): np.array(leaf) for path, leaf in leaves}
 
 
-def unflatten(flat: Mapping[str, np.ndarray], target: chex.ArrayTree) -> chex.ArrayTree:
+def unflatten(flat: Mapping[str, np.ndarray], target: TreeT) -> TreeT:
   """Inverse of `flatten`: puts values into the structure of `target`.
 
   Args:
@@ -87,10 +90,11 @@ def unflatten(flat: Mapping[str, np.ndarray], target: chex.ArrayTree) -> chex.Ar
   return jax.tree.unflatten(jax.tree.structure(target), values)
 
 
-def to_haiku(flat: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def to_haiku(flat: Mapping[str, np.ndarray]) -> hk.MutableParams:
   """Haiku's two-level parameter dictionary from values by path."""
-  params: dict[str, dict[str, np.ndarray]] = {}
+  params: hk.MutableParams = {}
   for path, value in flat.items():
     module, _, name = path.rpartition("/")
-    params.setdefault(module, {})[name] = value
+    # Haiku takes NumPy's arrays as well as jax's.
+    params.setdefault(module, {})[name] = value  # pyright: ignore[reportArgumentType]
   return params

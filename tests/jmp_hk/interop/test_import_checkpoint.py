@@ -170,7 +170,7 @@ class ImportTest(parameterized.TestCase):
       for name, value in checkpoints.state_dict("tinyd").items()
       if not name.startswith(("output.out_energy.3.", "output.out_forces.3."))
     }
-    with self.assertRaisesRegex(recognise.RecognitionError, "3 datasets.*--tasks"):
+    with self.assertRaisesRegex(recognise.RecognitionError, "3 datasets.*tasks are 4"):
       self._import(checkpoints.lightning(state))
     infos = list(dataset_info.PUBLISHED.values())[:3]
     summary = self._import(checkpoints.lightning(state), infos=infos)
