@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import dataclasses
 from typing import ClassVar
 
-import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from jmp_hk import pytrees
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
@@ -42,7 +42,7 @@ class SchNetStructureGraphs(builder_lib.StructureGraphs):
   edges: neighbors.EdgeSet
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@pytrees.dataclass
 class SchNetGraphs:
   """The packed edges; `graph.edges` holds their cell offsets [E, 3]."""
 
@@ -135,7 +135,8 @@ class SchNetConfig(backbone_lib.BackboneConfig):
     self, h: jax.Array, batch: batch_lib.Batch, *, is_training: bool
   ) -> backbone_lib.Embeddings:
     """See `BackboneConfig`."""
-    del is_training  # There is no dropout.
+    if is_training and self.dropout:
+      h = hk.dropout(hk.next_rng_key(), self.dropout, h)
     return SchNet(self)(h, batch)
 
 

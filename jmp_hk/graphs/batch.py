@@ -6,10 +6,13 @@ always at least one padding structure with one padding atom.
 """
 
 from collections.abc import Mapping
+from typing import Generic
 from typing import Protocol
+from typing import TypeVar
 
-import chex
+import jax
 
+from jmp_hk import pytrees
 from jmp_hk.graphs import budget as budget_lib
 
 
@@ -21,9 +24,12 @@ class PackedGraphs(Protocol):
     ...
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class Batch:
-  """Structures packed to a `Budget`; a pytree of arrays.
+GraphsT = TypeVar("GraphsT", bound=PackedGraphs)
+
+
+@pytrees.dataclass
+class Batch(Generic[GraphsT]):
+  """Structures packed to a `Budget`; a pytree of arrays, NumPy on the host.
 
   Sizes: G structures and N atoms. Structures are ordered by `task`.
 
@@ -44,18 +50,18 @@ class Batch:
       those that the pipeline was asked for.
   """
 
-  positions: chex.Array
-  atomic_numbers: chex.Array
-  tags: chex.Array
-  fixed: chex.Array
-  atom_mask: chex.Array
-  node_graph: chex.Array
-  n_node: chex.Array
-  cell: chex.Array
-  graph_mask: chex.Array
-  task: chex.Array
-  graphs: PackedGraphs
-  targets: Mapping[str, chex.Array]
+  positions: jax.Array
+  atomic_numbers: jax.Array
+  tags: jax.Array
+  fixed: jax.Array
+  atom_mask: jax.Array
+  node_graph: jax.Array
+  n_node: jax.Array
+  cell: jax.Array
+  graph_mask: jax.Array
+  task: jax.Array
+  graphs: GraphsT
+  targets: Mapping[str, jax.Array]
 
   @property
   def budget(self) -> budget_lib.Budget:

@@ -1,13 +1,42 @@
 """Where atoms and edges of several structures lie in a padded batch."""
 
 from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
 
+import jax
 import jraph
 import numpy as np
 import numpy.typing as npt
 
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import neighbors
+
+
+class Ends(NamedTuple):
+  """What the edges of a `GraphsTuple` join.
+
+  Attributes:
+    senders: [e] atoms that edges start at.
+    receivers: [e] atoms that edges point to.
+    cell_offsets: [e, 3] cells by which the senders are moved.
+  """
+
+  senders: jax.Array
+  receivers: jax.Array
+  cell_offsets: jax.Array
+
+
+def ends(graph: jraph.GraphsTuple) -> Ends:
+  """The ends of the edges that `Layout.edges` packed.
+
+  Args:
+    graph: an edge set; jraph's types allow that it has no edges at all, ours have.
+  """
+  edges: Any = graph.edges
+  senders: Any = graph.senders
+  receivers: Any = graph.receivers
+  return Ends(senders, receivers, edges["cell_offsets"])
 
 
 class Layout:
@@ -74,21 +103,22 @@ class Layout:
       n_edge=_padded_counts(counts, self.budget.num_graphs, size),
     )
 
-  def num_real(self, edges: jraph.GraphsTuple) -> int:
-    """Number of edges that are no padding."""
-    return int(np.searchsorted(edges.receivers, self.num_atoms))
+  def _real_receivers(self, edges: jraph.GraphsTuple) -> np.ndarray:
+    """Receivers of the edges that are no padding."""
+    receivers = np.asarray(ends(edges).receivers)
+    return receivers[: np.searchsorted(receivers, self.num_atoms)]
 
   def slots(self, edges: jraph.GraphsTuple) -> np.ndarray:
     """[e] int32 slot of each edge in its receiver's table row, zero for padding."""
-    slots = np.zeros(len(edges.receivers), np.int32)
-    real = edges.receivers[: self.num_real(edges)]
+    slots = np.zeros(len(ends(edges).receivers), np.int32)
+    real = self._real_receivers(edges)
     slots[: len(real)] = ragged_index(real, self.budget.num_atoms)
     return slots
 
   def table(self, edges: jraph.GraphsTuple, width: int) -> np.ndarray:
     """[N, width] int32 ids of the edges into each atom."""
     table = np.full((self.budget.num_atoms, width), -1, np.int32)
-    real = edges.receivers[: self.num_real(edges)]
+    real = self._real_receivers(edges)
     table[real, ragged_index(real, len(table))] = np.arange(len(real))
     return table
 

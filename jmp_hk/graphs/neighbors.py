@@ -35,13 +35,13 @@ class EdgeSet:
     senders: [e] integer source atoms.
     receivers: [e] integer target atoms, ascending.
     offsets: [e, 3] integer, cells by which the source is moved.
-    distances: [e] float64 Å, or None where they are not needed any more.
+    distances: [e] float64 Å; empty where they are not needed any more.
   """
 
   senders: np.ndarray
   receivers: np.ndarray
   offsets: np.ndarray
-  distances: np.ndarray | None = None
+  distances: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
 
   def __len__(self) -> int:
     return len(self.senders)
@@ -54,7 +54,7 @@ class EdgeSet:
       senders=self.senders.take(index),
       receivers=self.receivers.take(index),
       offsets=self.offsets.take(index, axis=0),
-      distances=None if self.distances is None else self.distances.take(index),
+      distances=self.distances.take(index) if len(self.distances) else self.distances,
     )
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
@@ -29,7 +31,7 @@ class PackItem:
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetSpec:
+class LabelShape:
   """Shape of one label in every batch, so that batches always have one structure.
 
   Attributes:
@@ -43,8 +45,8 @@ class TargetSpec:
   integer: bool = False
 
   @classmethod
-  def of(cls, value: np.ndarray) -> "TargetSpec":
-    """Spec of one label of one structure: two axes mean one row per atom."""
+  def of(cls, value: np.ndarray) -> "LabelShape":
+    """Shape of one label of one structure: two axes mean one row per atom."""
     value = np.asarray(value)
     per_atom = value.ndim == 2
     return cls(
@@ -63,8 +65,8 @@ def pack(
   items: Sequence[PackItem],
   builder: builder_lib.GraphBuilder,
   budget: budget_lib.Budget,
-  dtype: np.dtype = np.float32,
-  targets: Mapping[str, TargetSpec] | None = None,
+  dtype: npt.DTypeLike = np.float32,
+  targets: Mapping[str, LabelShape] | None = None,
 ) -> batch_lib.Batch:
   """Packs structures into one batch, padded to the budget.
 
@@ -94,7 +96,9 @@ def pack(
     name: _pack_target(name, spec, items, layout, dtype)
     for name, spec in targets.items()
   }
-  return batch_lib.Batch(
+  # The fields are NumPy arrays here and jax arrays inside of models.
+  make: Any = batch_lib.Batch
+  return make(
     targets=packed_targets,
     **_structure_fields(items, layout, dtype),
     graphs=builder.pack([item.graphs for item in items], layout),
@@ -102,7 +106,7 @@ def pack(
 
 
 def _structure_fields(
-  items: Sequence[PackItem], layout: layout_lib.Layout, dtype: np.dtype
+  items: Sequence[PackItem], layout: layout_lib.Layout, dtype: npt.DTypeLike
 ) -> dict[str, np.ndarray]:
   """Everything in a batch that is about atoms and structures."""
   budget, atoms = layout.budget, layout.atoms
@@ -130,10 +134,10 @@ def _structure_fields(
 
 def _pack_target(
   name: str,
-  spec: TargetSpec,
+  spec: LabelShape,
   items: Sequence[PackItem],
   layout: layout_lib.Layout,
-  dtype: np.dtype,
+  dtype: npt.DTypeLike,
 ) -> np.ndarray:
   """One label of all structures, zero for padding and where there is none."""
   size = layout.budget.num_atoms if spec.per_atom else layout.budget.num_graphs
@@ -156,11 +160,11 @@ def _pack_target(
   return result
 
 
-def _infer_targets(items: Sequence[PackItem]) -> dict[str, TargetSpec]:
+def _infer_targets(items: Sequence[PackItem]) -> dict[str, LabelShape]:
   specs = {}
   for item in items:
     for name, value in item.targets.items():
-      specs.setdefault(name, TargetSpec.of(value))
+      specs.setdefault(name, LabelShape.of(value))
   return specs
 
 

@@ -11,6 +11,7 @@ from typing import Generic
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from jmp_hk.graphs import budget as budget_lib
 
@@ -134,18 +135,18 @@ def _fill(
   counts: np.ndarray,
   capacity: np.ndarray,
   start: Sequence[int],
-  order: Sequence[int],
+  order: npt.ArrayLike,
 ) -> list[int]:
   """Adds in the given order every structure that still fits."""
   chosen = list(start)
   left = capacity - counts[chosen].sum(axis=0)
-  order = np.asarray(order, np.int64)
-  order = order[~np.isin(order, chosen)]
-  while len(order):
-    order = order[(counts[order] <= left).all(axis=1)]
-    if not len(order):
+  rest = np.asarray(order, np.int64)
+  rest = rest[~np.isin(rest, chosen)]
+  while len(rest):
+    rest = rest[(counts[rest] <= left).all(axis=1)]
+    if not len(rest):
       break
-    chosen.append(int(order[0]))
-    left = left - counts[order[0]]
-    order = order[1:]
+    chosen.append(int(rest[0]))
+    left = left - counts[rest[0]]
+    rest = rest[1:]
   return chosen

@@ -1,6 +1,7 @@
 """Forces and stress as exact derivatives of a predicted energy."""
 
 from collections.abc import Callable
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ def with_derivatives(
       jnp.eye(3, dtype=positions.dtype) + (strain + strain.transpose(0, 2, 1)) / 2
     )
     predictions = predict(
-      batch.replace(
+      dataclasses.replace(
+        batch,
         positions=jnp.einsum("ni,nij->nj", positions, deformation[batch.node_graph]),
         cell=jnp.einsum("gij,gjk->gik", batch.cell, deformation),
       )

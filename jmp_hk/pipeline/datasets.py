@@ -19,7 +19,8 @@ class Source(Protocol):
 
   @property
   def identity(self) -> Any:
-    """A JSON value that changes when positions in the shuffled stream change meaning."""
+    """A JSON value that changes when positions in the stream change their meaning."""
+    ...
 
   def shuffled(
     self, config: config_lib.PipelineConfig, seed: int, start: int = 0
@@ -31,12 +32,15 @@ class Source(Protocol):
       seed: seed of the order.
       start: number of structures of this stream to leave out.
     """
+    ...
 
   def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
     """Yields every structure, or every `stride`-th, once and in order."""
+    ...
 
   def spread(self, count: int) -> Iterator[structure_lib.Structure]:
     """Yields up to `count` structures from all over the split, in little time."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,8 +112,8 @@ class EvaluationStream:
       targets = {}
       if self._with_labels:
         targets = labels.normalise_labels(
-            structure, dataset.info, self._spec.tasks[dataset.task]
-          )
+          structure, dataset.info, self._spec.tasks[dataset.task]
+        )
       yield microbatches_lib.Example(
         position, structure, dataset.task, dataset.info.graph, targets
       )

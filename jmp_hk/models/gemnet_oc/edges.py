@@ -5,11 +5,13 @@ import jax
 import jax.numpy as jnp
 import jraph
 
+from jmp_hk import pytrees
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.graphs import layout
 from jmp_hk.models.gemnet_oc import bases
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@pytrees.dataclass
 class Edges:
   """Geometry of one edge set.
 
@@ -42,11 +44,13 @@ def gather_rows(x: jax.Array, index: jax.Array) -> jax.Array:
 
 def compute_edges(batch: batch_lib.Batch, graph: jraph.GraphsTuple) -> Edges:
   """Distances and unit vectors of one edge set."""
-  cell = batch.cell[batch.node_graph[graph.receivers]]
-  offsets = graph.edges["cell_offsets"].astype(cell.dtype)
-  shift = jnp.einsum("ei,eij->ej", offsets, cell)
-  mask = batch.atom_mask[graph.receivers]
-  vectors = batch.positions[graph.receivers] - batch.positions[graph.senders] - shift
+  senders, receivers, offsets = layout.ends(graph)
+  chex.assert_equal_shape([senders, receivers])
+  chex.assert_shape(offsets, (*senders.shape, 3))
+  cell = batch.cell[batch.node_graph[receivers]]
+  shift = jnp.einsum("ei,eij->ej", offsets.astype(cell.dtype), cell)
+  mask = batch.atom_mask[receivers]
+  vectors = batch.positions[receivers] - batch.positions[senders] - shift
   vectors = jnp.where(mask[:, None], vectors, 0)
   distances = safe_norm(vectors)
   nonzero = distances > 0
@@ -71,10 +75,11 @@ def same_sources(
   Returns:
     [N, I, J] bool; anything where a table has no edge.
   """
-  senders = gather_rows(first.senders, first_table)[:, :, None]
-  offsets = gather_rows(first.edges["cell_offsets"], first_table)[:, :, None]
-  other_senders = gather_rows(second.senders, second_table)[:, None, :]
-  other_offsets = gather_rows(second.edges["cell_offsets"], second_table)[:, None, :]
+  one, other = layout.ends(first), layout.ends(second)
+  senders = gather_rows(one.senders, first_table)[:, :, None]
+  offsets = gather_rows(one.cell_offsets, first_table)[:, :, None]
+  other_senders = gather_rows(other.senders, second_table)[:, None, :]
+  other_offsets = gather_rows(other.cell_offsets, second_table)[:, None, :]
   return (senders == other_senders) & (offsets == other_offsets).all(-1)
 
 

@@ -5,10 +5,10 @@ positions' precision. Nothing is as long as the number of triplets or quadruplet
 angles live in per-atom neighbor tables.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from jmp_hk import pytrees
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import quadruplet_geometry
@@ -16,7 +16,7 @@ from jmp_hk.models.gemnet_oc import quadruplet_geometry
 Edges = edges_lib.Edges
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@pytrees.dataclass
 class Geometry:
   """All geometry that the model reads.
 

@@ -4,10 +4,10 @@ Nothing is as long as the number of quadruplets: angles live in per-atom neighbo
 tables, see `quadruplets`.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 
+from jmp_hk import pytrees
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models.gemnet_oc import edges as edges_lib
 
@@ -19,7 +19,7 @@ Edges = edges_lib.Edges
 COLLINEAR_SINE = 1e-4
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@pytrees.dataclass
 class QuadrupletGeometry:
   """Angles of quadruplets d→b→a←c, factorised about the edge b→a.
 

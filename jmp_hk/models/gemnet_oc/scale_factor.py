@@ -122,8 +122,11 @@ _NAME = re.compile(r"backbone/(int|out)_blocks_(\d+)/(.+)")
 def fitting_order(modules: Sequence[str]) -> list[str]:
   """Sorts scale-factor modules: interaction blocks first, then output blocks."""
 
-  def key(module):
-    kind, block, name = _NAME.fullmatch(module).groups()
+  def key(module: str) -> tuple[str, int, int]:
+    match = _NAME.fullmatch(module)
+    if match is None:
+      raise ValueError(f"{module!r} is no scale factor of GemNet-OC.")
+    kind, block, name = match.groups()
     return kind, int(block), _ORDER.index(name)
 
   return sorted(modules, key=key)
@@ -162,7 +165,7 @@ def fit(
     return observations
 
   measure = jax.jit(observed)
-  scales = {module: dict(leaves) for module, leaves in state.items()}
+  scales: dict[str, Any] = {module: dict(leaves) for module, leaves in state.items()}
   for module in fitting_order(list(scales)):
     if float(scales[module]["scale_factor"]) != 0.0:
       continue

@@ -2,13 +2,13 @@
 
 import re
 
-import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from jmp_hk import pytrees
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models.gemnet_oc import bases
 from jmp_hk.models.gemnet_oc import config as config_lib
@@ -20,7 +20,7 @@ from jmp_hk.models.gemnet_oc import quadruplet_geometry
 _SHARED = re.compile(r"^backbone/bases/mlp_\w+$")
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@pytrees.dataclass
 class SharedBases:
   """Projected bases; sizes as in `geometry.Geometry`, P the a2a table width.
 

@@ -11,14 +11,15 @@ import numpy as np
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
-from jmp_hk.graphs import neighbors as neighbors
+from jmp_hk.graphs import neighbors
 from jmp_hk.graphs import packing
 from jmp_hk.interop import torch_names
 from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.models.gemnet_oc.graphs import build as gemnet_build
 from jmp_hk.targets import config as tasks_lib
+from tests import gemnet_graphs
 from tests import shared_files
 from tests.jmp_hk.parity import formula_init
 
@@ -28,41 +29,45 @@ FORCE_SCALES = (73.0, 80.0, 15.0, 14.0)
 BACKBONES = {
   "tiny": gemnet_config.GemNetOCConfig(
     num_blocks=2,
-    num_radial=16,
-    num_spherical=4,
     atom_channels=32,
     edge_channels=64,
-    triplet_in_channels=8,
-    triplet_out_channels=8,
-    quad_in_channels=4,
-    quad_out_channels=4,
-    pair_in_channels=8,
-    pair_out_channels=8,
-    radial_channels=8,
-    circular_channels=8,
-    spherical_channels=8,
+    bases=gemnet_config.BasesConfig(
+      num_radial=16,
+      num_spherical=4,
+      radial_channels=8,
+      circular_channels=8,
+      spherical_channels=8,
+    ),
+    interaction=gemnet_config.InteractionConfig(
+      triplet=gemnet_config.BilinearConfig(8, 8),
+      quadruplet=gemnet_config.BilinearConfig(4, 4),
+      pair=gemnet_config.BilinearConfig(8, 8),
+      num_atom_update=3,
+    ),
+    output=gemnet_config.OutputConfig(num_before_skip=3),
   ),
   "tinyd": gemnet_config.GemNetOCConfig(
     num_blocks=2,
-    num_radial=12,
-    num_spherical=5,
     atom_channels=20,
     edge_channels=28,
-    triplet_in_channels=6,
-    triplet_out_channels=10,
-    quad_in_channels=4,
-    quad_out_channels=3,
-    pair_in_channels=7,
-    pair_out_channels=9,
-    radial_channels=8,
-    circular_channels=11,
-    spherical_channels=13,
-    num_before_skip=1,
-    num_after_skip=2,
-    num_concat=3,
-    num_atom=2,
-    num_output_after_atom=1,
-    num_atom_embedding=1,
+    bases=gemnet_config.BasesConfig(
+      num_radial=12,
+      num_spherical=5,
+      radial_channels=8,
+      circular_channels=11,
+      spherical_channels=13,
+    ),
+    interaction=gemnet_config.InteractionConfig(
+      triplet=gemnet_config.BilinearConfig(6, 10),
+      quadruplet=gemnet_config.BilinearConfig(4, 3),
+      pair=gemnet_config.BilinearConfig(7, 9),
+      num_before_skip=1,
+      num_after_skip=2,
+      num_concat=3,
+      num_atom_embedding=1,
+      num_atom_update=2,
+    ),
+    output=gemnet_config.OutputConfig(num_before_skip=2, num_after_skip=1),
   ),
   "base": gemnet_config.preset("gemnet_oc_small"),
   "large": gemnet_config.preset("gemnet_oc_large"),
@@ -190,7 +195,7 @@ def make_batch(
     config = settings or graph_settings(structure, rmd17=rmd17)
     packed.append(
       packing.PackItem(
-        graphs=build.build_graphs(structure, config),
+        graphs=gemnet_graphs.BUILDER.build(structure, config),
         task=int(task[i]),
         targets={} if targets is None else targets[i],
       )
@@ -200,17 +205,19 @@ def make_batch(
 
 def pack_with_padding(packed, padding: int, dtype) -> batch_lib.Batch:
   """Packs into the smallest budget plus `padding` in every field."""
-  sizes = [budget_lib.sizes_of(item.graphs) for item in packed]
+  sizes = [gemnet_graphs.BUILDER.sizes(item.graphs) for item in packed]
   width = {"main_width", "a2a_width", "a2ee2a_width", "qint_width"}
   budget = {}
-  for field in dataclasses.fields(batch_lib.Budget):
+  for field in dataclasses.fields(gemnet_graphs.Budget):
     values = [getattr(s, field.name) for s in sizes]
     used = max(values) if field.name in width else sum(values)
     budget[field.name] = used + padding
-  return packing.pack(packed, batch_lib.Budget(**budget), dtype)
+  return packing.pack(
+    packed, gemnet_graphs.BUILDER, gemnet_graphs.Budget(**budget), dtype
+  )
 
 
-def stored_graphs(golden) -> build.StructureGraphs:
+def stored_graphs(golden) -> gemnet_build.GemNetOCStructureGraphs:
   """Graphs of a file's one structure from its own edges, none chosen by us."""
   [structure] = structures(golden)
   main, a2a, a2ee2a, qint = (
@@ -224,8 +231,8 @@ def stored_graphs(golden) -> build.StructureGraphs:
     np.concatenate([main.offsets, qint.offsets]),
   )
   codes, bound = neighbors.offset_codes(both, neighbors.home_cells(structure))
-  pairs, slots = build.distinct_senders(a2a, structure.num_atoms)
-  return build.StructureGraphs(
+  pairs, slots = gemnet_build.distinct_senders(a2a, structure.num_atoms)
+  return gemnet_build.GemNetOCStructureGraphs(
     structure=structure,
     main=main,
     a2a=a2a,
@@ -234,7 +241,7 @@ def stored_graphs(golden) -> build.StructureGraphs:
     reverse_edge=np.array(reverse, np.int32),
     a2a_pairs=pairs,
     a2a_slot=slots,
-    quad_exclusion=build.find_quad_exclusion(
+    quad_exclusion=gemnet_build.find_quad_exclusion(
       main,
       codes[: len(main)],
       qint,

@@ -14,15 +14,12 @@ from jmp_hk.training import losses
 from tests.jmp_hk.models.gemnet_oc import small_model
 from tests.jmp_hk.parity import golden_case
 
-Kind = tasks_lib.TargetKind
 
 _TASK = tasks_lib.TaskConfig(
   name="rmd17",
   targets=(
-    tasks_lib.TargetConfig(
-      "energy", Kind.ENERGY, loss_coefficient=0.0, head_bias=False
-    ),
-    tasks_lib.TargetConfig("forces", Kind.CONSERVATIVE_FORCES, loss_coefficient=10.0),
+    tasks_lib.TargetConfig("energy", "energy", loss_coefficient=0.0, head_bias=False),
+    tasks_lib.TargetConfig("forces", "conservative_forces", loss_coefficient=10.0),
   ),
 )
 

@@ -172,7 +172,7 @@ class ForwardParityTest(parameterized.TestCase):
   def test_padding_is_exactly_zero(self, kind):
     _, batch, _, record, _ = _run(kind, "slab", padding=37, dtype=np.float64)
     atoms = ~np.asarray(batch.atom_mask)
-    edges = atoms[np.asarray(batch.main.receivers)]
+    edges = atoms[np.asarray(batch.graphs.main.receivers)]
     embeddings = record["backbone"]
     np.testing.assert_array_equal(np.asarray(embeddings.nodes)[atoms], 0)
     np.testing.assert_array_equal(np.asarray(embeddings.edges)[edges], 0)

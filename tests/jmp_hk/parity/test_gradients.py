@@ -12,8 +12,7 @@ import optax
 
 from jmp_hk.interop import torch_names
 from jmp_hk.models import model as model_lib
-from jmp_hk.models.gemnet_oc import scale_fitting
-from jmp_hk.models.gemnet_oc import shared_gradients
+from jmp_hk.models.gemnet_oc import scale_factor
 from jmp_hk.training import config as training_config
 from jmp_hk.training import losses
 from jmp_hk.training import optimizer as optimizer_lib
@@ -82,7 +81,7 @@ class GradientParityTest(parameterized.TestCase):
       (value, terms), gradients = small_model.fast_compiling_jit(
         jax.value_and_grad(loss, has_aux=True)
       )(params, scales, batch)
-      divided = shared_gradients.divide_shared_gradients(gradients, config.backbone)
+      divided = config.backbone.process_gradients(gradients)
       _assert_close(value, golden["loss"], 1e-9)
       for name, key in (("energy", "energy_loss"), ("forces", "force_loss")):
         _assert_close(terms[name][0] / terms[name][1], golden[key], 1e-9)
@@ -144,7 +143,7 @@ class GradientParityTest(parameterized.TestCase):
           gradients,
           reference,
         )
-        gradients = shared_gradients.divide_shared_gradients(gradients, config.backbone)
+        gradients = config.backbone.process_gradients(gradients)
         norm = optax.global_norm(gradients)
         updates, state = optimizer.update(gradients, state, params, lr_multiplier=1.0)
         return optax.apply_updates(params, updates), state, value, norm
@@ -175,7 +174,7 @@ class GradientParityTest(parameterized.TestCase):
       variables = variables._replace(
         scales=jax.tree.map(jnp.zeros_like, variables.scales)
       )
-      scales = scale_fitting.fit_scales(model, variables, [batch])
+      scales = model.fit_state(variables, [batch]).scales
     ours = {
       torch_names.to_torch(module, "scale_factor"): float(leaf["scale_factor"])
       for module, leaf in scales.items()
@@ -183,7 +182,7 @@ class GradientParityTest(parameterized.TestCase):
     self.assertEqual(
       [
         torch_names.to_torch(m, "scale_factor").removesuffix(".scale_factor")
-        for m in scale_fitting.fitting_order(list(scales))
+        for m in scale_factor.fitting_order(list(scales))
       ],
       [entry["name"] for entry in reference],
     )

@@ -1,18 +1,20 @@
 """Packs GemNet-OC's graphs of several structures: edges, tables, reverse edges."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import chex
+import jax
 import jraph
 import numpy as np
 
+from jmp_hk import pytrees
 from jmp_hk.graphs import layout as layout_lib
 from jmp_hk.graphs import neighbors
 from jmp_hk.models.gemnet_oc.graphs import budget as budget_lib
 from jmp_hk.models.gemnet_oc.graphs import build
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@pytrees.dataclass
 class GemNetOCGraphs:
   """Edges and tables of a packed batch.
 
@@ -49,14 +51,14 @@ class GemNetOCGraphs:
   a2a: jraph.GraphsTuple
   a2ee2a: jraph.GraphsTuple
   qint: jraph.GraphsTuple
-  reverse_edge: chex.Array
-  main_table: chex.Array
-  a2ee2a_table: chex.Array
-  qint_table: chex.Array
-  main_slot: chex.Array
-  a2a_senders: chex.Array
-  a2a_slot: chex.Array
-  quad_exclusion: chex.Array
+  reverse_edge: jax.Array
+  main_table: jax.Array
+  a2ee2a_table: jax.Array
+  qint_table: jax.Array
+  main_slot: jax.Array
+  a2a_senders: jax.Array
+  a2a_slot: jax.Array
+  quad_exclusion: jax.Array
 
   def budget(self, num_graphs: int, num_atoms: int) -> budget_lib.GemNetOCBudget:
     """See `PackedGraphs`."""
@@ -65,8 +67,8 @@ class GemNetOCGraphs:
       num_atoms=num_atoms,
       num_main=self.reverse_edge.shape[-1],
       num_a2a=self.a2a_slot.shape[-1],
-      num_a2ee2a=np.shape(self.a2ee2a.senders)[-1],
-      num_qint=np.shape(self.qint.senders)[-1],
+      num_a2ee2a=layout_lib.ends(self.a2ee2a).senders.shape[-1],
+      num_qint=layout_lib.ends(self.qint).senders.shape[-1],
       main_width=self.main_table.shape[-1],
       a2a_width=self.a2a_senders.shape[-1],
       a2ee2a_width=self.a2ee2a_table.shape[-1],
@@ -96,7 +98,7 @@ def pack(
   a2a = layout.edges([entry.a2a for entry in graphs], budget.num_a2a)
   a2ee2a = layout.edges([entry.a2ee2a for entry in graphs], budget.num_a2ee2a)
   qint = layout.edges([entry.qint for entry in graphs], budget.num_qint)
-  num_main = main.n_edge[: len(graphs)]
+  num_main = np.asarray(main.n_edge)[: len(graphs)]
   main_slot = layout.slots(main)
   pairs = _concatenate([entry.a2a_pairs for entry in graphs], (0, 2), np.int32)
   pairs += np.repeat(layout.first_atom, [len(e.a2a_pairs) for e in graphs])[:, None]
@@ -107,7 +109,9 @@ def pack(
   reverse = _concatenate([entry.reverse_edge for entry in graphs], (0,), np.int32)
   first_edge = neighbors.first_in_row(num_main)
   reverse_edge[: len(reverse)] = reverse + np.repeat(first_edge, num_main)
-  return GemNetOCGraphs(
+  # The fields are NumPy arrays here and jax arrays inside of models.
+  make: Any = GemNetOCGraphs
+  return make(
     main=main,
     a2a=a2a,
     a2ee2a=a2ee2a,
@@ -132,7 +136,7 @@ def _pack_exclusion(
   """Moves each edge's row to (receiver, slot)."""
   shape = (budget.num_atoms * budget.main_width, budget.qint_width)
   result = np.full(shape, -1, np.int32)
-  row = main.receivers * budget.main_width + main_slot
+  row = np.asarray(main.receivers) * budget.main_width + main_slot
   first = 0
   for entry in graphs:
     length, width = entry.quad_exclusion.shape

@@ -25,7 +25,6 @@ from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 from tests.jmp_hk.parity import formula_init
 
-Kind = tasks_lib.TargetKind
 
 # Every width differs, so that a mixed-up axis fails.
 BACKBONE = gemnet_config.GemNetOCConfig(
@@ -59,7 +58,6 @@ BACKBONE = gemnet_config.GemNetOCConfig(
 fast_compiling_jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
-
 
 
 class GraphSettings(NamedTuple):
@@ -103,8 +101,8 @@ def conservative_config(**changes) -> model_lib.ModelConfig:
   """Energy with forces and stress that are its derivatives."""
   backbone = dataclasses.replace(BACKBONE, direct_vectors=False)
   targets = (
-    tasks_lib.TargetConfig("energy", Kind.ENERGY, head_bias=False),
-    tasks_lib.TargetConfig("forces", Kind.CONSERVATIVE_FORCES),
+    tasks_lib.TargetConfig("energy", "energy", head_bias=False),
+    tasks_lib.TargetConfig("forces", "conservative_forces"),
   )
   tasks = (tasks_lib.TaskConfig("only", targets),)
   fields = {"backbone": backbone, "tasks": tasks, "stress": True}

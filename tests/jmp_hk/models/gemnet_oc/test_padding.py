@@ -66,8 +66,7 @@ def _gradients(kind: str, precision: str):
 def _tight_budget(structures) -> gemnet_graphs.Budget:
   """Nothing spare but the one structure and atom that must be padding."""
   sizes = [
-    gemnet_graphs.BUILDER.sizes(small_model.UNCAPPED.build(s))
-    for s in structures
+    gemnet_graphs.BUILDER.sizes(small_model.UNCAPPED.build(s)) for s in structures
   ]
   needs = dataclasses.asdict(budget_lib.total(sizes))
   needs["num_graphs"] += 1

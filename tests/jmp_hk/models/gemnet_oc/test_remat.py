@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jmp_hk.models import model as model_lib
-from jmp_hk.models.gemnet_oc import scale_fitting
 from tests.jmp_hk.models.gemnet_oc import small_model
 
 
@@ -57,8 +56,10 @@ def test_gradients_are_equal(make_config):
       for c in (config, _without(config))
     ]
   # Dropout draws the same numbers; the rest differs by rounding alone.
-  for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-9 * np.abs(other).max())
+  one, other = gradients
+  limits = jax.tree.map(lambda g: 1e-9 * np.abs(g).max() + 1e-8 * np.abs(g), other)
+  within = jax.tree.map(lambda a, b, c: np.all(np.abs(a - b) <= c), one, other, limits)
+  assert all(jax.tree.leaves(within))
 
 
 def test_blocks_are_computed_again():
@@ -80,5 +81,5 @@ def test_scale_factors_are_fitted_all_the_same():
   batch = small_model.make_batch(structures, dtype=np.float32)
   model = model_lib.build_model(config)
   variables = model.init(jax.random.PRNGKey(0), batch)
-  fitted = scale_fitting.fit_scales(model, variables, [batch])
+  fitted = model.fit_state(variables, [batch]).scales
   assert all(float(x) > 0 for x in jax.tree.leaves(fitted))

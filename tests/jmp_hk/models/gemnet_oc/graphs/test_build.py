@@ -115,9 +115,7 @@ def test_union_does_not_depend_on_the_order_of_atoms_but_published_does():
   same = {}
   builders = {"union": gemnet_graphs.UNION, "published": gemnet_graphs.BUILDER}
   for symmetrize, builder in builders.items():
-    before, after = (
-      builder.build(s, CONFIG) for s in (structure, permuted)
-    )
+    before, after = (builder.build(s, CONFIG) for s in (structure, permuted))
     same[symmetrize] = _renamed(after.main, order) == helpers.edge_set(before.main)
     assert _renamed(after.qint, order) == helpers.edge_set(before.qint)
   assert same == {"union": True, "published": False}

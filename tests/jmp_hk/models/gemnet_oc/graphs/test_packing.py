@@ -145,7 +145,8 @@ def test_more_padding_changes_no_real_entry():
     assert helpers.batch_edges(small, name) == helpers.batch_edges(large, name)
   n, main_width, qint_width = small.graphs.quad_exclusion.shape
   np.testing.assert_array_equal(
-    small.graphs.quad_exclusion[:-5], large.graphs.quad_exclusion[: n - 5, :main_width, :qint_width]
+    small.graphs.quad_exclusion[:-5],
+    large.graphs.quad_exclusion[: n - 5, :main_width, :qint_width],
   )
 
 
@@ -153,9 +154,9 @@ def test_empty_batch_and_target_specs():
   items = _items()
   budget = _budget(items)
   specs = {
-    "energy": packing.TargetSpec(per_atom=False),
-    "forces": packing.TargetSpec(per_atom=True, shape=(3,)),
-    "label": packing.TargetSpec(per_atom=False, integer=True),
+    "energy": packing.LabelShape(per_atom=False),
+    "forces": packing.LabelShape(per_atom=True, shape=(3,)),
+    "label": packing.LabelShape(per_atom=False, integer=True),
   }
   empty = packing.pack([], gemnet_graphs.BUILDER, budget, targets=specs)
   full = packing.pack(items, gemnet_graphs.BUILDER, budget, targets=specs)
