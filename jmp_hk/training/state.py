@@ -1,50 +1,72 @@
-"""Everything that a training step reads and writes."""
+"""Everything that a training run changes: on the devices, and beside them."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
 
 import chex
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
 
+from jmp_hk import pytrees
 from jmp_hk.training import sharding
 from jmp_hk.training import stopping
 
-Params = chex.ArrayTree
-Scales = chex.ArrayTree
+# Where a stream of training batches stands, as JSON values; None is its start.
+Position = Mapping[str, Any] | None
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@pytrees.dataclass
 class TrainState:
-  """State of a run; the same on every device, donated to each step.
+  """State of a run on the devices; the same on each of them, donated to each step.
 
   Attributes:
-    step: [] int32, optimiser steps taken.
-    params: Haiku tree, float32.
+    step: [] int32, number of optimiser steps taken.
+    params: Haiku tree of parameters, float32.
     ema: moving average of `params`, or None where it is switched off.
     scales: fitted scale factors of the model (a Haiku state tree), not trained.
     opt_state: state of the optimiser.
-    key: [2] uint32, key of the run; each step folds its number in.
-    plateau: reduce-on-plateau; its `scale` multiplies the learning rate.
-    halted: [] bool, a loss or gradient was not finite; nothing changes any more.
+    key: [2] uint32, random key of the run; each step folds its number in.
+    plateau: state of reduce-on-plateau; its `scale` multiplies the learning rate.
+    halted: [] bool, true once a loss or gradient was not finite; from then on nothing
+      changes.
   """
 
   step: chex.Array
-  params: Params
-  ema: Params | None
-  scales: Scales
+  params: hk.MutableParams
+  ema: hk.MutableParams | None
+  scales: hk.MutableState
   opt_state: optax.OptState
   key: chex.PRNGKey
   plateau: stopping.PlateauState
   halted: chex.Array
 
   @property
-  def evaluation_params(self) -> Params:
+  def evaluation_params(self) -> hk.MutableParams:
     """The averaged weights, or the raw ones where there is no average."""
     return self.params if self.ema is None else self.ema
 
 
+@dataclasses.dataclass(frozen=True)
+class HostState:
+  """State of a run outside the devices; JSON in every checkpoint.
+
+  Attributes:
+    data: position of the training data.
+    early_stopping: what early stopping remembers, the best metric among it.
+    seconds: training time so far, without compilation and evaluations.
+  """
+
+  data: Position = None
+  early_stopping: stopping.EarlyStoppingState = stopping.EarlyStoppingState()
+  seconds: float = 0.0
+
+
 def create(
-  params: Params,
-  scales: Scales,
+  params: hk.MutableParams,
+  scales: hk.MutableState,
   optimizer: optax.GradientTransformation,
   key: chex.PRNGKey,
   *,
@@ -64,8 +86,8 @@ def create(
 
 
 def create_on_mesh(
-  params: Params,
-  scales: Scales,
+  params: hk.MutableParams,
+  scales: hk.MutableState,
   optimizer: optax.GradientTransformation,
   key: chex.PRNGKey,
   mesh: jax.sharding.Mesh,
