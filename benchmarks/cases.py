@@ -1,7 +1,6 @@
-"""What is measured: model, tasks and packed batches of each kind of data."""
+"""What is measured: structures, graphs, tasks and models of each kind of data."""
 
 from collections.abc import Callable
-from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -12,18 +11,12 @@ from data.converters import rmd17
 from jmp_hk import dataset_info
 from jmp_hk import published
 from jmp_hk import structure as structure_lib
-from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import budget_search
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
-from jmp_hk.graphs import packing
-from jmp_hk.graphs import pool as pool_lib
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.targets import config as tasks_lib
 
-Kind = tasks_lib.TargetKind
 Draw = Callable[[np.random.Generator], structure_lib.Structure]
 
 MODELS = {"tiny": "tiny", "small": "gemnet_oc_small", "large": "gemnet_oc_large"}
@@ -34,11 +27,9 @@ _MOLECULES = dataset_info.PUBLISHED["ani1x"].graph
 
 # Chance of each dataset at temperature 2 with 100 M, 8 M, 2 M and 10 M structures.
 _CHANCES = np.sqrt([100.0, 8.0, 2.0, 10.0])
-_SAMPLE = 256
-_NUM_STEPS = 3
 _CONSERVATIVE_TARGETS = (
-  tasks_lib.TargetConfig("energy", Kind.ENERGY, loss_coefficient=0.0, head_bias=False),
-  tasks_lib.TargetConfig("forces", Kind.CONSERVATIVE_FORCES, loss_coefficient=10.0),
+  tasks_lib.TargetConfig("energy", "energy", loss_coefficient=0.0, head_bias=False),
+  tasks_lib.TargetConfig("forces", "conservative_forces", loss_coefficient=10.0),
 )
 
 
@@ -47,9 +38,9 @@ class Source:
   """One dataset of a case.
 
   Attributes:
-    draw: makes one structure.
-    graph: graph settings.
-    chance: relative chance of being drawn.
+    draw: function that makes one structure at random.
+    graph: graph settings of the dataset.
+    chance: how often the dataset is drawn, relative to the others.
   """
 
   draw: Draw
@@ -62,13 +53,15 @@ class Case:
   """One kind of data with the tasks that are learned on it.
 
   Attributes:
-    tasks: one per source.
-    sources: drawn from at random; or, with `fixed`, only for their graph settings.
-    fixed: makes the structures of the one batch, given their number; None draws.
-    structures: wanted number of structures in a batch on a CPU.
-    fills_card: on an accelerator, batches are as large as its memory allows.
-    direct_vectors: whether the backbone has an edge branch.
-    edge_dropout: rate at which edges are left out.
+    tasks: one task for each source.
+    sources: datasets that structures are drawn from; with `fixed`, only their graph
+      settings are used.
+    fixed: function that makes a given number of structures, always the same ones; None
+      draws from the sources.
+    structures: wanted number of structures in the batch of a step on a CPU.
+    fills_card: whether batches on an accelerator are as large as its memory allows.
+    direct_vectors: whether the backbone gives embeddings of edges.
+    edge_dropout: probability with which an edge is left out.
   """
 
   tasks: tuple[tasks_lib.TaskConfig, ...]
@@ -87,7 +80,13 @@ class Case:
   def model(
     self, model: str, precision: str, remat: bool = False
   ) -> model_lib.ModelConfig:
-    """The model that learns this case's tasks."""
+    """Configuration of the model that learns this case's tasks.
+
+    Args:
+      model: one of `MODELS`.
+      precision: one of `PRECISIONS`.
+      remat: compute the insides of blocks again in the backward pass.
+    """
     backbone = dataclasses.replace(
       backbone_lib.preset(MODELS[model]),
       direct_vectors=self.direct_vectors,
@@ -107,15 +106,13 @@ def _organic(mean: float, spread: float, smallest: int, largest: int) -> Draw:
 
 def _pretraining_tasks(*names: str) -> tuple[tasks_lib.TaskConfig, ...]:
   return tuple(
-    tasks_lib.pretraining_task(
-      name, 1.0, published.PRETRAINING[name].force_coefficient
-    )
+    tasks_lib.pretraining_task(name, 1.0, published.PRETRAINING[name].force_coefficient)
     for name in names
   )
 
 
 CASES = {
-  # The two batches on which the original was timed.
+  # The two batches on which the published implementation was timed.
   "slabs": Case(
     _pretraining_tasks("oc20"),
     (Source(structures_lib.random_slab, _PERIODIC),),
@@ -143,7 +140,7 @@ CASES = {
   ),
   # Fine-tuning on a scalar of small molecules.
   "qm9": Case(
-    (tasks_lib.TaskConfig("qm9", (tasks_lib.TargetConfig("U_0", Kind.SCALAR),)),),
+    (tasks_lib.TaskConfig("qm9", (tasks_lib.TargetConfig("U_0", "scalar"),)),),
     (Source(_organic(18, 3, 3, 29), qm9.GRAPH),),
     structures=48,
     direct_vectors=False,
@@ -157,133 +154,3 @@ CASES = {
     direct_vectors=False,
   ),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Batches:
-  """Packed batches of one case.
-
-  Attributes:
-    steps: the microbatches of each step, batches of NumPy arrays, all of one budget; the
-      first ones of the stream.
-    budget: of each microbatch.
-    padding_useful: part of the main edges' budget that real edges use, averaged over
-      more batches than were packed.
-  """
-
-  steps: tuple[tuple[batch_lib.Batch, ...], ...]
-  budget: budget_lib.Budget
-  padding_useful: float
-
-
-class Sample:
-  """Graphs of a case's structures; batches of any size are packed from them."""
-
-  def __init__(self, case: Case, seed: int = 0):
-    """Draws structures and builds their graphs.
-
-    Args:
-      case: what to draw.
-      seed: of the draws.
-    """
-    self._case = case
-    self._builder = case.builder
-    self._rng = np.random.default_rng(seed)
-    self._items: list[packing.PackItem] = []
-    if case.fixed is None:
-      chances = np.array([source.chance for source in case.sources])
-      tasks = self._rng.choice(len(chances), _SAMPLE, p=chances / chances.sum())
-      for task in tasks:
-        self._items.append(self._item(case.sources[task].draw(self._rng), int(task)))
-
-  def batches(self, structures: int, microbatches: int = 1) -> Batches:
-    """Packs the batches of a few steps.
-
-    Args:
-      structures: wanted number of structures of a step.
-      microbatches: microbatches that a step works through one after another.
-    """
-    if self._case.fixed is not None:
-      return self._pack_fixed(self._case.fixed(structures), microbatches)
-    sizes = [self._builder.sizes(item.graphs) for item in self._items]
-    each = max(structures // microbatches, 1)
-    budget = budget_search.search_budget(
-      sizes, budget_lib.BudgetConfig(structures=each)
-    )
-    return self._pack_stream(sizes, budget, pool_lib.least_size(each), microbatches)
-
-  def _pack_fixed(
-    self, structures: Sequence[structure_lib.Structure], microbatches: int
-  ) -> Batches:
-    """Packs the same structures into the microbatches of one step."""
-    items = [self._item(s, 0) for s in structures]
-    shares = [items[i::microbatches] for i in range(microbatches)]
-    needs = [
-      exact_budget(self._builder, [item.graphs for item in share]) for share in shares
-    ]
-    budget = budget_lib.largest(needs)
-    specs = self._specs(items)
-    step = tuple(
-      packing.pack(share, self._builder, budget, targets=specs) for share in shares
-    )
-    total = sum(self._builder.sizes(item.graphs).num_main_items for item in items)
-    used = total / (budget.num_main_items * microbatches)
-    return Batches((step,), budget, used)
-
-  def _pack_stream(
-    self,
-    sizes: Sequence[budget_lib.Budget],
-    budget: budget_lib.Budget,
-    pool_size: int,
-    microbatches: int,
-  ) -> Batches:
-    """Packs the first steps of a stream of random draws."""
-    pool = pool_lib.Pool(budget, pool_size)
-    packed, used = [], []
-    while len(used) < max(12, _NUM_STEPS * microbatches):
-      while not pool.is_full:
-        index = int(self._rng.integers(len(self._items)))
-        pool.add(0, index, sizes[index])
-      _, chosen = pool.take()
-      used.append(sum(sizes[i].num_main_items for i in chosen) / budget.num_main_items)
-      if len(packed) < _NUM_STEPS * microbatches:
-        items = [self._items[i] for i in chosen]
-        packed.append(
-          packing.pack(items, self._builder, budget, targets=self._specs(self._items))
-        )
-    steps = [
-      tuple(packed[i : i + microbatches]) for i in range(0, len(packed), microbatches)
-    ]
-    return Batches(tuple(steps), budget, float(np.mean(used)))
-
-  def _specs(self, items):
-    return {
-      name: packing.LabelShape.of(value) for name, value in items[0].targets.items()
-    }
-
-  def _item(self, structure: structure_lib.Structure, task: int) -> packing.PackItem:
-    case = self._case
-    graphs = self._builder.build(structure, case.sources[task].graph, self._rng)
-    return packing.PackItem(graphs, task, _targets(structure, case.tasks[task]))
-
-
-def _targets(
-  structure: structure_lib.Structure, task: tasks_lib.TaskConfig
-) -> dict[str, np.ndarray]:
-  """Labels of a task; any number does for timing."""
-  values = {"energy": np.float32(structure.energy), "forces": structure.forces}
-  return {
-    target.name: values.get(target.name, values["energy"]) for target in task.targets
-  }
-
-
-def exact_budget(
-  builder: builder_lib.GraphBuilder, graphs: Sequence[builder_lib.StructureGraphs]
-) -> budget_lib.Budget:
-  """A budget that holds just these structures, rounded up as budgets are."""
-  sizes = [builder.sizes(entry) for entry in graphs]
-  together = budget_lib.total(sizes, builder.budget_type)
-  config = budget_lib.BudgetConfig(
-    1, headroom=1.0, graph_headroom=1.0, width_headroom=1.0, single_headroom=1.0
-  )
-  return budget_lib.choose_budget([together], config)

@@ -9,9 +9,11 @@ Layers on concatenations [h_source, h_target, features] are counted as they are
 evaluated: the atoms' parts once per atom, not once per edge.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import re
 
+import haiku as hk
 import jax
 import numpy as np
 
@@ -99,21 +101,25 @@ def count_rows(batch: batch_lib.Batch, num_tasks: int) -> Rows:
   )
 
 
-def forward_flops(config: model_lib.ModelConfig, params, rows: Rows) -> int:
+def forward_flops(
+  config: model_lib.ModelConfig, params: hk.Params, rows: Rows
+) -> int:
   """Operations of one forward pass.
 
   Args:
-    config: of the model.
-    params: its Haiku tree, or the shapes of it.
-    rows: of the batch.
+    config: configuration of the model.
+    params: its parameters, or their shapes.
+    rows: numbers of rows in the batch.
   """
   return sum(flops for _, flops, _ in _layers(config, params, rows))
 
 
-def training_flops(config: model_lib.ModelConfig, params, rows: Rows) -> int:
+def training_flops(
+  config: model_lib.ModelConfig, params: hk.Params, rows: Rows
+) -> int:
   """Operations of the gradient of the loss with respect to all parameters.
 
-  Args are those of `forward_flops`. Conservative models have a loss on forces, so
+  Arguments are those of `forward_flops`. Conservative models have a loss on forces, so
   their gradient is of second order.
   """
   return sum(
@@ -130,7 +136,9 @@ def _passes(path: str, is_basis: bool, is_conservative: bool) -> int:
   return _DIRECT if _BEFORE_POSITIONS.search(path) else _CONSERVATIVE
 
 
-def _layers(config, params, rows):
+def _layers(
+  config: model_lib.ModelConfig, params: hk.Params, rows: Rows
+) -> Iterator[tuple[str, int, bool]]:
   """(path, forward operations, whether its input is a fixed basis) of every weight."""
   head_rows = _head_rows(config, rows)
   atom_parts = 2 * config.backbone.atom_channels
@@ -171,9 +179,9 @@ def row_kind(module: str) -> str:
 def _head_rows(config: model_lib.ModelConfig, rows: Rows) -> dict[str, tuple[int, int]]:
   """Number of weight sets and rows of every head, by module name."""
   result = {}
-  for plan in model_lib.plan_heads(config.tasks):
-    of_edges = plan.target.kind in heads.EDGE_KINDS
+  for plan in heads.plan_heads(config.tasks):
+    of_edges = plan.target.spec.needs_edges
     counts = rows.main_by_task if of_edges else rows.atoms_by_task
-    count = sum(n for n, head in zip(counts, plan.task_head) if head >= 0)
+    count = sum(n for n, head in zip(counts, plan.task_head, strict=True) if head >= 0)
     result[f"out_{plan.target.name}"] = (plan.num_heads, count)
   return result

@@ -15,6 +15,7 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import config as gemnet_config
 from jmp_hk.pipeline import config as stream_config
 from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import spec as spec_lib
 from jmp_hk.training import config as train_config
 
 PUBLISHED = "published"
@@ -71,8 +72,7 @@ def _define_task(values: flags.FlagValues) -> None:
     "target",
     [],
     "NAME=KIND[,reduction=sum|mean|max][,coefficient=X][,classes=N]: "
-    "what is learned on data of your own. Kinds: energy, conservative_forces, "
-    "direct_forces, scalar, spatial_extent, vector, binary, multiclass.",
+    f"what is learned on data of your own. Kinds: {', '.join(spec_lib.kinds())}.",
     flag_values=values,
   )
   string(

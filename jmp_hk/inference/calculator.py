@@ -53,15 +53,15 @@ class JMPCalculator(ase_calculator.Calculator):
     self._runner = model.head(head)
     task = self._runner.task
     names = [target.name for target in task.targets]
-    if prediction.ENERGY not in names:
+    if "energy" not in names:
       raise ValueError(
         f"The head {task.name!r} predicts {', '.join(names)} but no energy; use "
         "jmp_hk.predict for it."
       )
-    self.implemented_properties = ["energy", "free_energy"]
-    if prediction.FORCES in names:
-      self.implemented_properties.append("forces")
-    if prediction.is_conservative(task):
+    specs = [target.spec for target in task.targets]
+    self.implemented_properties = [spec.calculator_property for spec in specs]
+    self.implemented_properties.append("free_energy")
+    if task.is_conservative:
       self.implemented_properties.append("stress")
     self._budget = buckets.MovingBudget(
       self._runner.builder, self._runner.info.graph
@@ -103,9 +103,11 @@ class JMPCalculator(ase_calculator.Calculator):
         "another?"
       )
     result = prediction.denormalise(runner.task, runner.info, structure, values)
-    self.results = {"energy": result.energy, "free_energy": result.energy}
-    if result.forces is not None:
-      self.results["forces"] = result.forces
+    self.results = {
+      target.spec.calculator_property: result.get(target)
+      for target in runner.task.targets
+    }
+    self.results["free_energy"] = result.energy
     if result.stress is not None:
       self.results["stress"] = result.stress
     elif "stress" in properties:

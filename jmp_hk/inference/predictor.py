@@ -1,11 +1,10 @@
-"""Predicts structures with any model of this program."""
+"""Predicts structures with a trained model."""
 
-from collections.abc import Callable
-from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import os
+from typing import Any
 from typing import NamedTuple
 
 import ase
@@ -14,25 +13,29 @@ import numpy as np
 from jmp_hk import dataset_info
 from jmp_hk import reference_energies
 from jmp_hk import structure as structure_lib
-from jmp_hk.checkpoints import model_directory
-from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.checkpoints import loading
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import batching
 from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import preparation
 from jmp_hk.inference import single_head
 from jmp_hk.models import model as model_lib
+from jmp_hk.models import parameters
+from jmp_hk.runtime import configuration
 
 BATCH_EDGES = 4096  # Main edges of a batch; more does not pay on a CPU.
+_RECORDS_AT_ONCE = 2048  # Records whose graphs are in memory together.
+
+Result = preparation.Result
 
 
 class Embedding(NamedTuple):
   """Mean embeddings of one structure.
 
   Attributes:
-    nodes: [atom channels], mean over its atoms.
-    edges: [edge channels], mean over its main edges (zero if it has none), or None
-      where the backbone has no edge branch.
+    nodes: [atom channels] mean over its atoms.
+    edges: [edge channels] mean over its main edges, zero if it has none; None where the
+      backbone has no embeddings of edges.
   """
 
   nodes: np.ndarray
@@ -40,12 +43,15 @@ class Embedding(NamedTuple):
 
 
 class Predictor:
-  """A loaded model. Programs are compiled when needed and kept.
+  """A trained model that predicts structures; compiles programs and keeps them.
 
   Attributes:
-    config: of the model.
+    config: configuration of the model.
     infos: constants of each head's dataset by name.
-    batch_edges: main edges of a batch.
+    variables: parameters and scale factors.
+    origin: licence and provenance of the weights, see `model_directory.LoadedModel`.
+    precision: what it computes in: "float32", "float64" or "bfloat16".
+    batch_edges: about how many main edges a batch has.
   """
 
   def __init__(
@@ -54,32 +60,53 @@ class Predictor:
     infos: Mapping[str, dataset_info.DatasetInfo],
     variables: model_lib.Variables,
     *,
+    origin: Mapping[str, Any] | None = None,
     precision: str = "float32",
     batch_edges: int = BATCH_EDGES,
   ) -> None:
-    """Takes a model; see `load` for one on disk.
+    """Takes a model that is in memory; `load` reads one from disk.
 
     Args:
-      config: of the model.
+      config: configuration of the model.
       infos: constants of each task's dataset by name.
-      variables: its weights.
-      precision: "float32", "float64" or "bfloat16".
-      batch_edges: main edges of a batch.
+      variables: parameters and scale factors.
+      origin: licence and provenance of the weights, where they are known.
+      precision: "float32"; "float64"; or "bfloat16", in which dense layers and messages
+        are computed.
+      batch_edges: about how many main edges a batch has.
 
     Raises:
-      ValueError: an unknown precision.
+      ValueError: the precision is not known.
     """
+    configuration.configure()
     if precision not in single_head.PRECISIONS:
       raise ValueError(
         f"precision must be one of {single_head.PRECISIONS}, got {precision!r}."
       )
     self.config = config
     self.infos = dict(infos)
+    self.variables = variables
+    self.origin = dict(origin or {})
+    self.precision = precision
     self.batch_edges = batch_edges
-    self._variables = variables
-    self._precision = precision
     self._heads: dict[str, single_head.SingleHead] = {}
     self._programs: single_head.Programs = {}
+
+  def __repr__(self) -> str:
+    """Backbone, number of parameters, and what each head predicts in which unit."""
+    count = parameters.count(self.variables.params)
+    lines = [
+      f"Predictor: {self.config.backbone.describe()}",
+      f"  {count:,} parameters, computes in {self.precision}",
+    ]
+    for task in self.config.tasks:
+      units = self.infos[task.name].units
+      targets = [
+        f"{target.name} ({unit})" if (unit := target.spec.unit(units)) else target.name
+        for target in task.targets
+      ]
+      lines.append(f"  head {task.name!r}: {', '.join(targets)}")
+    return "\n".join(lines)
 
   @property
   def heads(self) -> tuple[str, ...]:
@@ -88,14 +115,14 @@ class Predictor:
 
   @property
   def num_compilations(self) -> int:
-    """Programs compiled so far, over all heads."""
+    """Number of programs compiled so far, over all heads."""
     return len(self._programs)
 
   def head(self, name: str | None = None) -> single_head.SingleHead:
     """One head, ready to run.
 
     Args:
-      name: of the head; may be None if there is only one.
+      name: name of the head; may be None if the model has one.
 
     Raises:
       ValueError: there is no such head, or there are several and none is named.
@@ -104,19 +131,19 @@ class Predictor:
     if name not in self._heads:
       self._heads[name] = single_head.SingleHead(
         self.config,
-        self._variables,
+        self.variables,
         self.infos[name],
         name,
-        self._precision,
+        self.precision,
         self._programs,
       )
     return self._heads[name]
 
   def head_name(self, name: str | None) -> str:
-    """The name of a head, checked; arguments and errors as of `head`."""
+    """The name of a head after a check; arguments and errors as of `head`."""
     if name is None and len(self.heads) == 1:
       return self.heads[0]
-    if name not in self.heads:
+    if name is None or name not in self.heads:
       problem = "Name one of" if name is None else f"There is no head {name!r} among"
       raise ValueError(f"{problem} the model's heads: {', '.join(self.heads)}.")
     return name
@@ -134,35 +161,36 @@ class Predictor:
 
   def predict(
     self,
-    structures: Iterable[ase.Atoms],
+    structures: preparation.Structures,
     head: str | None = None,
     *,
     skip_invalid: bool = False,
     on_progress: batching.OnProgress | None = None,
     on_invalid: preparation.OnInvalid | None = None,
   ) -> list[prediction_lib.Prediction | None]:
-    """Predicts structures; results are in their order.
+    """Predicts structures.
 
     Args:
-      structures: any number of structures.
-      head: name of the head; may be left out if there is only one.
-      skip_invalid: predict the others where some cannot be predicted.
+      structures: any number of structures; a single one counts as a list of one.
+      head: name of the head; may be left out if the model has one.
+      skip_invalid: whether to predict the others where some cannot be predicted.
       on_progress: called after each batch.
       on_invalid: called for each structure that is skipped.
 
     Returns:
-      One prediction per structure; None where it was skipped.
+      One prediction a structure, in their order; None where it was skipped.
 
     Raises:
-      InvalidStructuresError: some cannot be predicted; raised before any is, unless
-        the model itself gives no finite numbers.
+      InvalidStructuresError: some structures cannot be predicted; raised before any is,
+        unless the model itself gives numbers that are not finite.
       ValueError: see `head`.
     """
     runner = self.head(head)
     policy = preparation.InvalidPolicy(skip_invalid, on_invalid)
-    preparer = batching.Preparer(runner.builder, runner.info.graph)
-    items = preparation.prepare(structures, runner.info, preparer, policy)
-    return self._predict(items, runner, preparer, on_progress, policy)
+    results = self._run_atoms(structures, runner, policy, on_progress)
+    return [
+      None if result is None else runner.denormalise(*result) for result in results
+    ]
 
   def predict_structures(
     self,
@@ -173,23 +201,28 @@ class Predictor:
   ) -> list[prediction_lib.Prediction]:
     """Predicts records of a converted dataset, whose conventions they have already.
 
+    Only some thousand records have their graphs in memory at a time.
+
     Args:
-      structures: valid structures; labels are not used.
-      head: as in `predict`.
-      on_progress: as in `predict`.
+      structures: valid structures; their labels are not used.
+      head: see `predict`.
+      on_progress: see `predict`.
+
+    Returns:
+      One prediction a structure, in their order.
 
     Raises:
       InvalidStructureError: a structure has no usable cell or positions.
+      InvalidStructuresError: the model gives numbers that are not finite.
       ValueError: see `head`.
     """
     runner = self.head(head)
-    preparer = batching.Preparer(runner.builder, runner.info.graph)
-    items = [preparer(structure) for structure in structures]
-    return self._predict(items, runner, preparer, on_progress)
+    results = self._run_records(structures, runner, runner.info.graph, on_progress)
+    return [runner.denormalise(*result) for result in results]
 
   def embed(
     self,
-    structures: Iterable[ase.Atoms],
+    structures: preparation.Structures,
     head: str | None = None,
     *,
     skip_invalid: bool = False,
@@ -199,20 +232,23 @@ class Predictor:
     """Mean embeddings of structures.
 
     Args:
-      structures: any number of structures.
-      head: whose dataset decides about graphs; the backbone is the same for all.
-      skip_invalid: as in `predict`, likewise the others and what is raised.
-      on_progress: called after each batch.
-      on_invalid: called for each structure that is skipped.
+      structures: see `predict`.
+      head: head whose dataset decides about graphs; the backbone is the same for all.
+      skip_invalid: see `predict`.
+      on_progress: see `predict`.
+      on_invalid: see `predict`.
 
     Returns:
-      One embedding per structure; None where it was skipped.
+      One embedding a structure, in their order; None where it was skipped.
+
+    Raises:
+      InvalidStructuresError: see `predict`.
+      ValueError: see `head`.
     """
     runner = self.head(head)
     policy = preparation.InvalidPolicy(skip_invalid, on_invalid)
-    preparer = batching.Preparer(runner.builder, runner.info.graph)
-    items = preparation.prepare(structures, runner.info, preparer, policy)
-    return self._embed(items, runner, preparer, on_progress, policy)
+    results = self._run_atoms(structures, runner, policy, on_progress, embed=True)
+    return [None if result is None else _embedding(*result) for result in results]
 
   def embed_structures(
     self,
@@ -225,75 +261,93 @@ class Predictor:
     """Mean embeddings of records of a converted dataset.
 
     Args:
-      structures: as in `predict_structures`.
-      head: any, whose program is used.
-      graph: graph settings; by default those of the head's dataset.
-      on_progress: as in `predict_structures`, likewise what is raised.
+      structures: see `predict_structures`.
+      head: any head; its programs are used.
+      graph: graph settings; None stands for those of the head's dataset.
+      on_progress: see `predict`.
+
+    Returns:
+      One embedding a structure, in their order.
+
+    Raises:
+      InvalidStructureError: see `predict_structures`.
+      InvalidStructuresError: see `predict_structures`.
+      ValueError: see `head`.
     """
     runner = self.head(head)
-    preparer = batching.Preparer(runner.builder, graph or runner.info.graph)
-    items = [preparer(structure) for structure in structures]
-    return self._embed(items, runner, preparer, on_progress)
+    graph = graph or runner.info.graph
+    results = self._run_records(structures, runner, graph, on_progress, embed=True)
+    return [_embedding(*result) for result in results]
 
-  def _predict(
+  def _run_atoms(
     self,
-    items: Sequence[batching.Prepared | None],
+    structures: preparation.Structures,
     runner: single_head.SingleHead,
-    preparer: batching.Preparer,
+    policy: preparation.InvalidPolicy,
     on_progress: batching.OnProgress | None,
-    policy: preparation.InvalidPolicy = preparation.InvalidPolicy(),
-  ) -> list[prediction_lib.Prediction | None]:
-    """Predictions of the structures that are valid; None for the others."""
-    outputs = self._run(
-      items, runner, runner.predict, runner.per_atom, preparer, on_progress, policy
-    )
-    return [
-      None
-      if item is None or values is None
-      else prediction_lib.denormalise(runner.task, runner.info, item.structure, values)
-      for item, values in zip(items, outputs, strict=True)
+    *,
+    embed: bool = False,
+  ) -> list[Result | None]:
+    """Runs a head on ASE's structures; None for those that are skipped."""
+    preparer = batching.Preparer(runner.builder, runner.info.graph)
+    items = preparation.prepare(structures, runner.info, preparer, policy)
+    valid = [item for item in items if item is not None]
+    outputs = iter(self._run(valid, runner, preparer, on_progress, embed=embed))
+    results = [
+      None if item is None else (item.structure, next(outputs)) for item in items
     ]
+    return preparation.only_finite(results, policy)
 
-  def _embed(
+  def _run_records(
     self,
-    items: Sequence[batching.Prepared | None],
+    structures: Iterable[structure_lib.Structure],
     runner: single_head.SingleHead,
-    preparer: batching.Preparer,
+    graph: graph_config.GraphConfig,
     on_progress: batching.OnProgress | None,
-    policy: preparation.InvalidPolicy = preparation.InvalidPolicy(),
-  ) -> list[Embedding | None]:
-    """Embeddings of the structures that are valid; None for the others."""
-    outputs = self._run(items, runner, runner.embed, (), preparer, on_progress, policy)
-    return [
-      None if values is None else Embedding(values["nodes"], values.get("edges"))
-      for values in outputs
-    ]
+    *,
+    embed: bool = False,
+  ) -> list[Result]:
+    """Runs a head on records, some thousand at a time."""
+    records = list(structures)
+    results: list[Result] = []
+    for start in range(0, len(records), _RECORDS_AT_ONCE):
+      preparer = batching.Preparer(runner.builder, graph)
+      items = [preparer(x) for x in records[start : start + _RECORDS_AT_ONCE]]
+
+      def report(done: int, total: int, start: int = start) -> None:
+        del total
+        if on_progress is not None:
+          on_progress(start + done, len(records))
+
+      outputs = self._run(items, runner, preparer, report, embed=embed)
+      results += [(x.structure, y) for x, y in zip(items, outputs, strict=True)]
+    preparation.only_finite(results)
+    return results
 
   def _run(
     self,
-    items: Sequence[batching.Prepared | None],
+    items: Sequence[batching.Prepared],
     runner: single_head.SingleHead,
-    apply: Callable[[batch_lib.Batch], batching.Outputs],
-    per_atom: Collection[str],
     preparer: batching.Preparer,
     on_progress: batching.OnProgress | None,
-    policy: preparation.InvalidPolicy,
-  ) -> list[Mapping[str, np.ndarray] | None]:
-    """Applies a function to the structures that are valid; None for the others."""
-    valid = [item for item in items if item is not None]
-    found = preparer.make_buckets(valid, self.batch_edges, runner.budgets)
-    results = iter(
-      batching.run(valid, apply, per_atom, found, preparer, runner.dtype, on_progress)
+    *,
+    embed: bool,
+  ) -> list[dict[str, np.ndarray]]:
+    """Runs a head on prepared structures."""
+    apply = runner.embed if embed else runner.predict
+    per_atom = () if embed else runner.per_atom
+    found = preparer.make_buckets(items, self.batch_edges, runner.budgets)
+    return batching.run(
+      items, apply, per_atom, found, preparer, runner.dtype, on_progress
     )
-    outputs = [None if item is None else next(results) for item in items]
-    return preparation.only_finite(items, outputs, policy)
 
 
 def load(
-  directory: str | os.PathLike[str],
+  path: str | os.PathLike[str],
   *,
   ema: bool = True,
   step: int | None = None,
+  tasks: Sequence[str | dataset_info.DatasetInfo] | None = None,
   references: Mapping[str, str | os.PathLike[str]] | None = None,
   precision: str = "float32",
   batch_edges: int = BATCH_EDGES,
@@ -301,13 +355,15 @@ def load(
   """Loads a model.
 
   Args:
-    directory: a model directory, a training run's --workdir, or a checkpoint in it.
-    ema: the averaged weights, where there are some.
-    step: which checkpoint of a run; by default the best.
+    path: a model directory, the working directory of a training run, a checkpoint in
+      it, or a PyTorch file such as jmp-s.pt.
+    ema: see `loading.load_model`.
+    step: see `loading.load_model`.
+    tasks: see `loading.load_model`.
     references: files of per-element reference energies by head, see
       `reference_energies.load_references`.
-    precision: "float32", "float64" or "bfloat16".
-    batch_edges: main edges of a batch.
+    precision: see `Predictor`.
+    batch_edges: see `Predictor`.
 
   Returns:
     The model.
@@ -315,18 +371,32 @@ def load(
   Raises:
     CheckpointError: there is no model, or it cannot be understood.
     ReferencesError: a file of references cannot be used.
-    ValueError: references for a head that does not exist, or an unknown precision.
+    ValueError: there is no such head, step, task or precision.
   """
-  loaded = model_directory.load_model_directory(directory, ema=ema, step=step)
+  configuration.configure()
+  loaded = loading.load_model(path, ema=ema, step=step, tasks=tasks)
   infos = dict(loaded.infos)
-  for head, path in (references or {}).items():
+  for head, file in (references or {}).items():
     if head not in infos:
       raise ValueError(
         f"There is no head {head!r} among the model's: {', '.join(infos)}."
       )
     infos[head] = reference_energies.with_references(
-      infos[head], reference_energies.load_references(path)
+      infos[head], reference_energies.load_references(file)
     )
   return Predictor(
-    loaded.config, infos, loaded.variables, precision=precision, batch_edges=batch_edges
+    loaded.config,
+    infos,
+    loaded.variables,
+    origin=loaded.origin,
+    precision=precision,
+    batch_edges=batch_edges,
   )
+
+
+def _embedding(
+  structure: structure_lib.Structure, values: Mapping[str, np.ndarray]
+) -> Embedding:
+  """The embedding in the outputs of `SingleHead.embed`."""
+  del structure
+  return Embedding(values["nodes"], values.get("edges"))

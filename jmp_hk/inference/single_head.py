@@ -12,16 +12,11 @@ import numpy as np
 from jmp_hk import dataset_info
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.inference import prediction
+from jmp_hk.models import heads
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import compilation
 from jmp_hk.targets import config as tasks_lib
 
-_PER_ATOM_KINDS = (
-  tasks_lib.TargetKind.DIRECT_FORCES,
-  tasks_lib.TargetKind.CONSERVATIVE_FORCES,
-  tasks_lib.TargetKind.VECTOR,
-)
 # (function, model with unnamed head, precision, budget) → executable.
 Programs = dict[tuple[Any, ...], Any]
 
@@ -72,7 +67,7 @@ class SingleHead:
     self.builder = config.backbone.graph_builder
     self.dtype = np.dtype("float64" if precision == "float64" else "float32")
     self._model = model_lib.build_model(
-      dataclasses.replace(config, stress=prediction.is_conservative(self.task))
+      dataclasses.replace(config, stress=self.task.is_conservative)
     )
     with self._precision():
       self._variables = jax.tree.map(
@@ -90,8 +85,7 @@ class SingleHead:
   @property
   def per_atom(self) -> frozenset[str]:
     """Names of the targets with one row per atom."""
-    targets = self.task.targets
-    return frozenset(t.name for t in targets if t.kind in _PER_ATOM_KINDS)
+    return self.task.per_atom
 
   @property
   def budgets(self) -> list[budget_lib.Budget]:
@@ -167,7 +161,7 @@ def select(
     raise ValueError(f"The model has no head {name!r}; it has {', '.join(names)}.")
   index = names.index(name)
   selected = dict(params)
-  for plan in model_lib.plan_heads(config.tasks):
+  for plan in heads.plan_heads(config.tasks):
     prefix = f"out_{plan.target.name}/"
     row = plan.task_head[index]
     for module in [module for module in selected if module.startswith(prefix)]:

@@ -21,7 +21,6 @@ from jmp_hk.models import heads
 from jmp_hk.models import initialisation
 from jmp_hk.targets import config as tasks_lib
 
-Kind = tasks_lib.TargetKind
 Predictions = conservative.Predictions
 
 PRECISIONS = ("float32", "bfloat16")
@@ -50,56 +49,18 @@ class ModelConfig:
       raise ValueError(
         f"precision must be one of {PRECISIONS}, got {self.precision!r}."
       )
-    if not self.tasks:
-      raise ValueError("A model needs at least one task.")
-    names = [task.name for task in self.tasks]
-    if len(set(names)) != len(names):
-      raise ValueError(f"Task names must be unique, got {names}.")
-    _check_targets(self.tasks)
-    needs_edges = any(
-      target.kind in heads.EDGE_KINDS for task in self.tasks for target in task.targets
-    )
-    if needs_edges and not self.backbone.direct_vectors:
+    tasks_lib.check_tasks(self.tasks)
+    needing = [task.name for task in self.tasks if task.needs_edges]
+    if needing and not self.backbone.direct_vectors:
       raise ValueError(
-        "Direct forces and vectors need a backbone with direct_vectors=True."
+        f"The tasks {', '.join(needing)} have direct forces or other vectors, which "
+        "need a backbone with direct_vectors=True."
       )
 
   @property
   def is_conservative(self) -> bool:
     """Whether forces are derivatives of the energy."""
-    return any(
-      target.kind is Kind.CONSERVATIVE_FORCES
-      for task in self.tasks
-      for target in task.targets
-    )
-
-
-def _check_targets(tasks: tuple[tasks_lib.TaskConfig, ...]) -> None:
-  """Raises `ValueError` for targets that no model can predict as declared."""
-  first = {}
-  for task in tasks:
-    own = {target.name: target for target in task.targets}
-    if len(own) != len(task.targets):
-      raise ValueError(f"Task {task.name!r} declares a target twice.")
-    for name, target in own.items():
-      # Tasks with the same target share its head's shape and meaning.
-      shared = dataclasses.replace(target, loss_coefficient=1.0)
-      if first.setdefault(name, shared) != shared:
-        raise ValueError(
-          f"Target {name!r} must have one kind, reduction, num_classes and head_bias."
-        )
-      if (target.kind is Kind.MULTICLASS) != (target.num_classes > 0):
-        raise ValueError(
-          f"Target {name!r}: num_classes must be positive for multiclass targets"
-          f" and 0 for others, got {target.num_classes}."
-        )
-      if target.kind is Kind.CONSERVATIVE_FORCES and (
-        name != "forces" or own.get("energy", target).kind is not Kind.ENERGY
-      ):
-        raise ValueError(
-          'Conservative forces must be called "forces" and need a target "energy"'
-          f" of kind energy beside them; task {task.name!r} has {sorted(own)}."
-        )
+    return any(task.is_conservative for task in self.tasks)
 
 
 class Variables(NamedTuple):
@@ -110,40 +71,8 @@ class Variables(NamedTuple):
     scales: fitted scale factors, a Haiku state tree; never trained.
   """
 
-  params: hk.MutableParams
-  scales: hk.MutableState
-
-
-class HeadPlan(NamedTuple):
-  """One head of the model: its target and which tasks it serves.
-
-  Attributes:
-    target: declaration, from the first task that has it.
-    task_head: per task the index of its weights in the stack, or -1.
-    num_heads: number of weight sets.
-  """
-
-  target: tasks_lib.TargetConfig
-  task_head: tuple[int, ...]
-  num_heads: int
-
-
-def plan_heads(tasks: tuple[tasks_lib.TaskConfig, ...]) -> list[HeadPlan]:
-  """Lists the heads of a model in the order in which targets first appear."""
-  first = {}
-  for task in tasks:
-    for target in task.targets:
-      if target.kind is not Kind.CONSERVATIVE_FORCES:
-        first.setdefault(target.name, target)
-  plans = []
-  for name, target in first.items():
-    owners = [any(t.name == name for t in task.targets) for task in tasks]
-    index, task_head = 0, []
-    for owner in owners:
-      task_head.append(index if owner else -1)
-      index += owner
-    plans.append(HeadPlan(target, tuple(task_head), index))
-  return plans
+  params: hk.Params
+  scales: hk.State
 
 
 class Model:
@@ -152,7 +81,7 @@ class Model:
   def __init__(self, config: ModelConfig):
     """Builds the functions; holds no arrays."""
     self.config = config
-    self._plans = plan_heads(config.tasks)
+    self._plans = heads.plan_heads(config.tasks)
     self._transformed = hk.transform_with_state(self._forward)
     self._embed = hk.transform_with_state(self._embeddings)
 
@@ -264,22 +193,10 @@ class Model:
 
   def _forward(self, batch, is_training) -> Predictions:
     embeddings = self._embeddings(batch, is_training)
-    predictions = {}
     with _precision(self.config):
-      for target, task_head, num_heads in self._plans:
-        graph_head = jnp.asarray(task_head)[batch.task]
-        owned = graph_head >= 0
-        # Structures without this target borrow the head of the structures before
-        # them, which keeps rows sorted by head; their prediction is set to zero.
-        graph_head = jax.lax.cummax(jnp.maximum(graph_head, 0))
-        head = heads.node_head if target.kind in heads.NODE_KINDS else heads.edge_head
-        y = head(target, num_heads, embeddings, batch, graph_head)
-        if target.kind in heads.EDGE_KINDS:
-          owned = owned[batch.node_graph]
-        if -1 in task_head:
-          y = jnp.where(owned.reshape(-1, *([1] * (y.ndim - 1))), y, 0)
-        predictions[target.name] = y
-    return predictions
+      return {
+        plan.target.name: heads.predict(plan, embeddings, batch) for plan in self._plans
+      }
 
 
 def build_model(config: ModelConfig) -> Model:

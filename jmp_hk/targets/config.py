@@ -1,24 +1,33 @@
 """Declarations of what is learned: targets and tasks.
 
 A task is one dataset with its own heads. Head, loss, metric, report column and
-calculator property all follow from its declaration.
+calculator property all follow from its declaration, see `spec.TargetSpec`.
 """
 
+from collections.abc import Collection
 import dataclasses
 import enum
 
+from jmp_hk import dataset_info
+from jmp_hk.targets import classes
+from jmp_hk.targets import energy
+from jmp_hk.targets import forces
+from jmp_hk.targets import scalar
+from jmp_hk.targets import spec as spec_lib
+from jmp_hk.targets import vector
 
-class TargetKind(enum.Enum):
-  """What a target is and hence how it is predicted."""
-
-  ENERGY = "energy"  # [G], sum over atoms; references and energy scale apply.
-  DIRECT_FORCES = "direct_forces"  # [N, 3], from edge embeddings.
-  CONSERVATIVE_FORCES = "conservative_forces"  # [N, 3], -dE/dx of the energy.
-  SCALAR = "scalar"  # [G], per-atom scalars reduced over atoms.
-  SPATIAL_EXTENT = "spatial_extent"  # [G], sum_i x_i |r_i - r_com|².
-  VECTOR = "vector"  # [N, 3], like direct forces, any per-atom vector.
-  BINARY = "binary"  # [G], logit of class 1.
-  MULTICLASS = "multiclass"  # [G, k], logits.
+# Importing their modules registers the kinds of this program; others register
+# themselves wherever they are defined.
+BUILT_IN = (
+  energy.Energy,
+  forces.DirectForces,
+  forces.ConservativeForces,
+  scalar.Scalar,
+  scalar.SpatialExtent,
+  vector.Vector,
+  classes.Binary,
+  classes.Multiclass,
+)
 
 
 class Reduction(enum.Enum):
@@ -36,19 +45,28 @@ class TargetConfig:
   Attributes:
     name: name of the label in `Batch.targets` and of the prediction. "energy" and
       "forces" are the labels that every structure record has fields for.
-    kind: how it is predicted.
-    reduction: over atoms, for scalars and classes.
+    kind: name of a registered kind, e.g. "scalar", which says how it is predicted.
+    reduction: how values of atoms become one of their structure, where they do.
     loss_coefficient: factor of this target's loss; zero switches the loss off.
-    num_classes: for `MULTICLASS`.
+    num_classes: number of classes, for kinds that have to be told ("multiclass").
     head_bias: biases in the head (conservative heads have none, as published).
   """
 
   name: str
-  kind: TargetKind
+  kind: str
   reduction: Reduction = Reduction.SUM
   loss_coefficient: float = 1.0
   num_classes: int = 0
   head_bias: bool = True
+
+  def __post_init__(self) -> None:
+    # Raises where the kind is unknown or does not fit the name.
+    spec_lib.find(self.kind)(self.name, self.num_classes)
+
+  @property
+  def spec(self) -> spec_lib.TargetSpec:
+    """All there is to know about a target of this kind."""
+    return spec_lib.find(self.kind)(self.name, self.num_classes)
 
   @property
   def is_learned(self) -> bool:
@@ -72,7 +90,45 @@ class TaskConfig:
   @property
   def is_conservative(self) -> bool:
     """Whether forces are derivatives of the energy."""
-    return any(t.kind is TargetKind.CONSERVATIVE_FORCES for t in self.targets)
+    return any(target.spec.is_derivative for target in self.targets)
+
+  @property
+  def needs_edges(self) -> bool:
+    """Whether a target is predicted from embeddings of edges."""
+    return any(target.spec.needs_edges for target in self.targets)
+
+  @property
+  def learned(self) -> tuple[TargetConfig, ...]:
+    """The targets that have a loss."""
+    return tuple(target for target in self.targets if target.is_learned)
+
+  @property
+  def per_atom(self) -> frozenset[str]:
+    """Names of the targets with a row per atom."""
+    return frozenset(target.name for target in self.targets if target.spec.per_atom)
+
+  def energy_scale(self, info: dataset_info.DatasetInfo) -> float:
+    """The eV per unit of the task's normalised energy.
+
+    That is the energy scale of the dataset or, where forces are derivatives of the
+    energy, its force scale, see `forces.ConservativeForces`.
+    """
+    return info.force_scale if self.is_conservative else info.energy_scale
+
+  def constants(self, info: dataset_info.DatasetInfo) -> spec_lib.TaskConstants:
+    """The constants of the task's dataset as its targets use them."""
+    return spec_lib.TaskConstants(
+      energy_scale=self.energy_scale(info),
+      force_scale=info.force_scale,
+      energy_references=info.energy_references,
+      statistics=info.targets,
+      free_atoms_only=info.evaluate_free_atoms_only,
+    )
+
+  def headline(self, names: Collection[str]) -> TargetConfig:
+    """The target among those of these names that stands for the whole task."""
+    targets = [target for target in self.targets if target.name in names]
+    return min(targets, key=lambda target: target.spec.headline_rank)
 
 
 def pretraining_task(
@@ -82,9 +138,48 @@ def pretraining_task(
   return TaskConfig(
     name=name,
     targets=(
-      TargetConfig("energy", TargetKind.ENERGY, loss_coefficient=energy_coefficient),
-      TargetConfig(
-        "forces", TargetKind.DIRECT_FORCES, loss_coefficient=force_coefficient
-      ),
+      TargetConfig("energy", "energy", loss_coefficient=energy_coefficient),
+      TargetConfig("forces", "direct_forces", loss_coefficient=force_coefficient),
     ),
   )
+
+
+def check_tasks(tasks: tuple[TaskConfig, ...]) -> None:
+  """Checks that one model can predict these tasks.
+
+  Raises:
+    ValueError: names clash, or a target cannot be predicted as declared.
+  """
+  if not tasks:
+    raise ValueError("A model needs at least one task.")
+  names = [task.name for task in tasks]
+  if len(set(names)) != len(names):
+    raise ValueError(f"Task names must be unique, got {names}.")
+  shared: dict[str, TargetConfig] = {}
+  for task in tasks:
+    own = [target.name for target in task.targets]
+    if len(set(own)) != len(own):
+      raise ValueError(f"Task {task.name!r} declares a target twice: {own}.")
+    for target in task.targets:
+      # Tasks with the same target share its head's shape and meaning.
+      head = dataclasses.replace(target, loss_coefficient=1.0)
+      if shared.setdefault(target.name, head) != head:
+        raise ValueError(
+          f"Target {target.name!r} must have one kind, reduction, num_classes and "
+          "head_bias in all tasks."
+        )
+      _check_target(target)
+    if task.is_conservative and "energy" not in own:
+      raise ValueError(
+        f'Conservative forces need a target "energy" beside them; task {task.name!r} '
+        f"has {own}."
+      )
+
+
+def _check_target(target: TargetConfig) -> None:
+  if target.spec.needs_num_classes != (target.num_classes > 0):
+    raise ValueError(
+      f"Target {target.name!r} of kind {target.kind!r}: num_classes must be "
+      f"{'positive' if target.spec.needs_num_classes else '0'}, got "
+      f"{target.num_classes}."
+    )

@@ -1,23 +1,17 @@
 """Losses of all targets, as sums and counts that add up over microbatches."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.models.gemnet_oc import edges
 from jmp_hk.targets import config as tasks_lib
 
-Kind = tasks_lib.TargetKind
 Terms = dict[str, tuple[jax.Array, jax.Array]]
-
-# Added to every component of a difference of vectors before its norm is taken, as in
-# the published loss (fact 28).
-NORM_EPSILON = 1e-6
-
-VECTOR_KINDS = frozenset({Kind.DIRECT_FORCES, Kind.CONSERVATIVE_FORCES, Kind.VECTOR})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +32,7 @@ class LossConfig:
 
 def loss_terms(
   config: LossConfig,
-  tasks: tuple[tasks_lib.TaskConfig, ...],
+  tasks: Sequence[tasks_lib.TaskConfig],
   batch: batch_lib.Batch,
   predictions: Mapping[str, jax.Array],
 ) -> Terms:
@@ -48,10 +42,10 @@ def loss_terms(
   Counts depend on the batch alone.
 
   Args:
-    config: averages.
-    tasks: of the model; `batch.task` indexes them.
+    config: what is averaged over.
+    tasks: tasks of the model; `batch.task` indexes them.
     batch: packed structures with normalised `targets`.
-    predictions: of the model, in the same units.
+    predictions: predictions of the model, in the same units.
 
   Returns:
     Target name to (sum of losses times their coefficients, number of structures or
@@ -62,76 +56,74 @@ def loss_terms(
     KeyError: a target with a loss is missing in the batch.
   """
   terms = {}
-  for name, kind, coefficients in _active_targets(tasks):
-    if name not in batch.targets:
+  for target, coefficients in _active_targets(tasks):
+    if target.name not in batch.targets:
       raise KeyError(
-        f"The loss needs the label {name!r}, but batches hold only "
+        f"The loss needs the label {target.name!r}, but batches hold only "
         f"{sorted(batch.targets)}."
       )
+    spec = target.spec
+    mask = batch.atom_mask if spec.per_atom else batch.graph_mask
+    prediction, label = predictions[target.name], batch.targets[target.name]
+    chex.assert_shape(prediction, (*mask.shape, *spec.prediction_shape))
+    chex.assert_shape(label, (*mask.shape, *spec.shape))
+    losses = spec.loss(prediction, label)
+    chex.assert_equal_shape([losses, mask])
     owned, coefficient = _per_graph(coefficients, batch)
-    if kind in VECTOR_KINDS:
-      terms[name] = _vector_terms(
-        config, batch, predictions[name], batch.targets[name], owned, coefficient
-      )
+    if spec.per_atom:
+      terms[target.name] = _atom_terms(config, batch, losses, owned, coefficient)
     else:
-      loss = _graph_loss(kind, predictions[name], batch.targets[name])
-      total = jnp.where(owned, coefficient * loss, 0).sum()
-      terms[name] = total, owned.sum().astype(total.dtype)
+      total = jnp.where(owned, coefficient * losses, 0).sum()
+      terms[target.name] = total, owned.sum().astype(total.dtype)
   return terms
 
 
 def mean_loss(terms: Terms) -> jax.Array:
   """The loss of a single batch from its terms."""
-  return sum(total / jnp.maximum(count, 1) for total, count in terms.values())
+  means = [total / jnp.maximum(count, 1) for total, count in terms.values()]
+  return jnp.asarray(sum(means))
 
 
-def _active_targets(tasks):
-  """(name, kind, coefficient per task or None where a task lacks the target)."""
-  targets = {}
+def _active_targets(
+  tasks: Sequence[tasks_lib.TaskConfig],
+) -> list[tuple[tasks_lib.TargetConfig, list[float | None]]]:
+  """Targets with a loss, and per task the coefficient or None where it lacks them."""
+  targets: dict[str, tuple[tasks_lib.TargetConfig, list[float | None]]] = {}
   for i, task in enumerate(tasks):
     for target in task.targets:
-      entry = targets.setdefault(target.name, (target.kind, [None] * len(tasks)))
+      entry = targets.setdefault(target.name, (target, [None] * len(tasks)))
       entry[1][i] = target.loss_coefficient
-  return [
-    (name, kind, coefficients)
-    for name, (kind, coefficients) in targets.items()
-    if any(coefficients)
-  ]
+  return [entry for entry in targets.values() if any(entry[1])]
 
 
-def _per_graph(coefficients, batch) -> tuple[jax.Array, jax.Array]:
+def _per_graph(
+  coefficients: Sequence[float | None], batch: batch_lib.Batch
+) -> tuple[jax.Array, jax.Array]:
   """Whether each structure has the target, and its coefficient; [G] each."""
   owned = jnp.asarray([c is not None for c in coefficients])[batch.task]
   values = jnp.asarray([c or 0.0 for c in coefficients], batch.positions.dtype)
   return owned & batch.graph_mask, values[batch.task]
 
 
-def _graph_loss(kind: Kind, prediction: jax.Array, label: jax.Array) -> jax.Array:
-  """[G] loss per structure: L1, or cross-entropy of classes."""
-  if kind is Kind.BINARY:
-    label = label.astype(prediction.dtype)
-    return jnp.logaddexp(0.0, prediction) - label * prediction
-  if kind is Kind.MULTICLASS:
-    log_probabilities = jax.nn.log_softmax(prediction)
-    index = label.astype(jnp.int32)[:, None]
-    return -jnp.take_along_axis(log_probabilities, index, axis=1)[:, 0]
-  return jnp.abs(prediction - label)
-
-
-def _vector_terms(config, batch, prediction, label, owned, coefficient):
-  """L2 norms of per-atom differences, averaged as configured."""
+def _atom_terms(
+  config: LossConfig,
+  batch: batch_lib.Batch,
+  losses: jax.Array,
+  owned: jax.Array,
+  coefficient: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Losses of atoms [N], averaged as configured."""
   mask = batch.atom_mask & owned[batch.node_graph]
   if config.free_atoms_only:
     mask &= ~batch.fixed
-  difference = jnp.where(mask[:, None], prediction - label + NORM_EPSILON, 0)
-  norms = edges.safe_norm(difference) * coefficient[batch.node_graph]
+  losses = jnp.where(mask, losses * coefficient[batch.node_graph], 0)
   if not config.structure_wise:
-    return norms.sum(), mask.sum().astype(norms.dtype)
+    return losses.sum(), mask.sum().astype(losses.dtype)
   num_graphs = batch.graph_mask.shape[0]
-  weights = mask.astype(norms.dtype)
+  weights = mask.astype(losses.dtype)
   totals, counts = (
     jax.ops.segment_sum(x, batch.node_graph, num_graphs, indices_are_sorted=True)
-    for x in (norms, weights)
+    for x in (losses, weights)
   )
   means = totals / jnp.maximum(counts, 1)
-  return means.sum(), (counts > 0).sum().astype(norms.dtype)
+  return means.sum(), (counts > 0).sum().astype(losses.dtype)

@@ -16,7 +16,6 @@ from jmp_hk.training import config as train_config
 from jmp_hk.training import optimizer as optimizer_lib
 from tests.experiments import finetune_data
 
-Kind = tasks_lib.TargetKind
 _FILES = sorted(finetune.FLAG_FILES.glob("*.flags"))
 
 
@@ -78,7 +77,7 @@ def test_flag_files_build_model_head_and_optimizer(path, data, budget):
   jax.eval_shape(optimizer.init, variables.params)
   for target in task.targets:
     assert target.name in predictions
-  conservative = any(t.kind is Kind.CONSERVATIVE_FORCES for t in task.targets)
+  conservative = any(t.kind == "conservative_forces" for t in task.targets)
   # Derivatives need float32, and a conservative head has no biases.
   assert config.model.precision == "float32" or not conservative
   assert ("out_energy/linear_0" in variables.params) == conservative

@@ -12,10 +12,9 @@ from jmp_hk.models import parameters
 from jmp_hk.targets import config as tasks_lib
 from tests.jmp_hk.training import small
 
-Kind = tasks_lib.TargetKind
 Status = pretrained.Status
 
-_GAP = tasks_lib.TaskConfig("gap", (tasks_lib.TargetConfig("gap", Kind.SCALAR),))
+_GAP = tasks_lib.TaskConfig("gap", (tasks_lib.TargetConfig("gap", "scalar"),))
 
 
 def _variables(seed: int, tasks=small.TASKS, **sizes) -> model_lib.Variables:

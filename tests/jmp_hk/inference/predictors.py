@@ -8,10 +8,8 @@ from jmp_hk import dataset_info
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import model as model_lib
-from jmp_hk.targets import config as tasks_lib
 from tests.jmp_hk.models.gemnet_oc import small_model
 
-Kind = tasks_lib.TargetKind
 
 # No pair of a small molecule is ever outside, so that the energy is smooth.
 WIDE = graph_config.GraphConfig(cutoff=12.0, max_neighbors=150)

@@ -24,7 +24,6 @@ from tests.jmp_hk.inference import predictors
 from tests.jmp_hk.models.gemnet_oc import small_model
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
-Kind = tasks_lib.TargetKind
 
 
 @functools.cache
@@ -55,7 +54,7 @@ def _crystal(seed=0):
 def _capped():
   """The gentle model with a cutoff that atoms of the crystal keep crossing."""
   return predictors.make_predictor(
-    small_model.conservative_config(), force_scale=2e-4, graph=small_model.UNCAPPED
+    small_model.conservative_config(), force_scale=2e-4, graph=small_model.UNCAPPED.config
   )
 
 
@@ -155,7 +154,7 @@ class CalculatorTest(absltest.TestCase):
   def test_a_head_without_energy_is_refused(self):
     config = small_model.direct_config(
       tasks=(
-        tasks_lib.TaskConfig("gap", (tasks_lib.TargetConfig("gap", Kind.SCALAR),)),
+        tasks_lib.TaskConfig("gap", (tasks_lib.TargetConfig("gap", "scalar"),)),
       )
     )
     model = predictors.make_predictor(config)

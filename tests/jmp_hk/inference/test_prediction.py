@@ -15,8 +15,6 @@ from jmp_hk.pipeline import normalise
 from jmp_hk.targets import config as tasks_lib
 from tests.jmp_hk.inference import predictors
 
-Kind = tasks_lib.TargetKind
-
 
 def _slab(**changes):
   atoms = ase.build.fcc111("Cu", (1, 1, 2), vacuum=5.0, periodic=False)
@@ -84,10 +82,10 @@ class DenormaliseTest(parameterized.TestCase):
     task = tasks_lib.TaskConfig(
       "mine",
       (
-        tasks_lib.TargetConfig("energy", Kind.ENERGY),
-        tasks_lib.TargetConfig("forces", Kind.DIRECT_FORCES),
-        tasks_lib.TargetConfig("gap", Kind.SCALAR),
-        tasks_lib.TargetConfig("dipoles", Kind.VECTOR),
+        tasks_lib.TargetConfig("energy", "energy"),
+        tasks_lib.TargetConfig("forces", "direct_forces"),
+        tasks_lib.TargetConfig("gap", "scalar"),
+        tasks_lib.TargetConfig("dipoles", "vector"),
       ),
     )
     rng = np.random.default_rng(0)
@@ -115,8 +113,8 @@ class DenormaliseTest(parameterized.TestCase):
     task = tasks_lib.TaskConfig(
       "mine",
       (
-        tasks_lib.TargetConfig("metal", Kind.BINARY),
-        tasks_lib.TargetConfig("lattice", Kind.MULTICLASS, num_classes=3),
+        tasks_lib.TargetConfig("metal", "binary"),
+        tasks_lib.TargetConfig("lattice", "multiclass", num_classes=3),
       ),
     )
     structure = from_ase.from_atoms(
@@ -131,8 +129,8 @@ class DenormaliseTest(parameterized.TestCase):
 
   def test_conservative_energies_have_the_unit_of_the_forces(self):
     targets = (
-      tasks_lib.TargetConfig("energy", Kind.ENERGY),
-      tasks_lib.TargetConfig("forces", Kind.CONSERVATIVE_FORCES),
+      tasks_lib.TargetConfig("energy", "energy"),
+      tasks_lib.TargetConfig("forces", "conservative_forces"),
     )
     info = predictors.make_info("mine", energy_scale=7.0, force_scale=0.5)
     task = tasks_lib.TaskConfig("mine", targets)
@@ -143,7 +141,7 @@ class DenormaliseTest(parameterized.TestCase):
 
 class PublishedTest(absltest.TestCase):
   def test_scales_are_those_that_the_converters_use(self):
-    from data.converters import registry
+    from data.conversion import registry
 
     for name, info in dataset_info.PUBLISHED.items():
       declaration = registry.converters()[name](None).declare()

@@ -15,23 +15,23 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.targets import config as tasks_lib
 from tests.jmp_hk.models.gemnet_oc import small_model
 
-Kind, Reduction = tasks_lib.TargetKind, tasks_lib.Reduction
+Reduction = tasks_lib.Reduction
 
 _TASKS = (
   tasks_lib.TaskConfig(
     "molecules",
     (
-      tasks_lib.TargetConfig("gap", Kind.SCALAR, reduction=Reduction.MEAN),
-      tasks_lib.TargetConfig("extent", Kind.SPATIAL_EXTENT),
-      tasks_lib.TargetConfig("class", Kind.MULTICLASS, num_classes=3),
+      tasks_lib.TargetConfig("gap", "scalar", reduction=Reduction.MEAN),
+      tasks_lib.TargetConfig("extent", "spatial_extent"),
+      tasks_lib.TargetConfig("class", "multiclass", num_classes=3),
     ),
   ),
   tasks_lib.TaskConfig(
     "crystals",
     (
-      tasks_lib.TargetConfig("gap", Kind.SCALAR, reduction=Reduction.MEAN),
-      tasks_lib.TargetConfig("metal", Kind.BINARY, reduction=Reduction.MAX),
-      tasks_lib.TargetConfig("velocity", Kind.VECTOR),
+      tasks_lib.TargetConfig("gap", "scalar", reduction=Reduction.MEAN),
+      tasks_lib.TargetConfig("metal", "binary", reduction=Reduction.MAX),
+      tasks_lib.TargetConfig("velocity", "vector"),
     ),
   ),
 )
@@ -150,7 +150,7 @@ class TargetsTest(parameterized.TestCase):
       np.testing.assert_array_equal(actual[name], expected[name])
 
   def test_plan_of_heads(self):
-    plans = {p.target.name: p for p in model_lib.plan_heads(_TASKS)}
+    plans = {p.target.name: p for p in heads.plan_heads(_TASKS)}
     self.assertEqual(list(plans), ["gap", "extent", "class", "metal", "velocity"])
     self.assertEqual(plans["gap"].task_head, (0, 1))
     self.assertEqual(plans["gap"].num_heads, 2)

@@ -38,7 +38,7 @@ class InitialisationTest(parameterized.TestCase):
 
   def test_other_heads_leave_the_backbone_as_it_is(self):
     task = tasks_lib.TaskConfig(
-      "x", (tasks_lib.TargetConfig("gap", tasks_lib.TargetKind.SCALAR),)
+      "x", (tasks_lib.TargetConfig("gap", "scalar"),)
     )
     other = _init(tasks=(task,)).params
     shared = [name for name in _init().params if name in other]

@@ -14,11 +14,10 @@ from jmp_hk.targets import config as tasks_lib
 from tests.jmp_hk.models.gemnet_oc import small_model
 from tests.jmp_hk.parity import golden_case
 
-Kind = tasks_lib.TargetKind
 Target = tasks_lib.TargetConfig
 
-_ENERGY, _FORCES = Target("energy", Kind.ENERGY), Target("forces", Kind.DIRECT_FORCES)
-_CONSERVATIVE = Target("forces", Kind.CONSERVATIVE_FORCES)
+_ENERGY, _FORCES = Target("energy", "energy"), Target("forces", "direct_forces")
+_CONSERVATIVE = Target("forces", "conservative_forces")
 
 
 def _config(*tasks, **changes) -> model_lib.ModelConfig:
@@ -37,19 +36,19 @@ class ModelConfigTest(parameterized.TestCase):
       "reductions",
       "reduction",
       lambda: _config(
-        (Target("x", Kind.SCALAR),),
-        (Target("x", Kind.SCALAR, reduction=tasks_lib.Reduction.MEAN),),
+        (Target("x", "scalar"),),
+        (Target("x", "scalar", reduction=tasks_lib.Reduction.MEAN),),
       ),
     ),
     (
       "classes_differ",
       "num_classes",
       lambda: _config(
-        (Target("x", Kind.MULTICLASS, num_classes=2),),
-        (Target("x", Kind.MULTICLASS, num_classes=3),),
+        (Target("x", "multiclass", num_classes=2),),
+        (Target("x", "multiclass", num_classes=3),),
       ),
     ),
-    ("no_classes", "num_classes", lambda: _config((Target("x", Kind.MULTICLASS),))),
+    ("no_classes", "num_classes", lambda: _config((Target("x", "multiclass"),))),
     ("twice", "twice", lambda: _config((_ENERGY, _ENERGY))),
     ("no_energy", "energy", lambda: _config((_CONSERVATIVE,))),
     (

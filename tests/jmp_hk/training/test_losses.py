@@ -12,19 +12,17 @@ from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import losses
 from tests.jmp_hk.models.gemnet_oc import small_model
 
-Kind, Target = tasks_lib.TargetKind, tasks_lib.TargetConfig
+Target = tasks_lib.TargetConfig
 
 _TASKS = (
   tasks_lib.pretraining_task("first", 2.0, 10.0),
-  tasks_lib.TaskConfig(
-    "second", (Target("energy", Kind.ENERGY, loss_coefficient=3.0),)
-  ),
+  tasks_lib.TaskConfig("second", (Target("energy", "energy", loss_coefficient=3.0),)),
   tasks_lib.TaskConfig(
     "third",
     (
-      Target("forces", Kind.DIRECT_FORCES, loss_coefficient=0.5),
-      Target("metal", Kind.BINARY, loss_coefficient=7.0),
-      Target("group", Kind.MULTICLASS, num_classes=3),
+      Target("forces", "direct_forces", loss_coefficient=0.5),
+      Target("metal", "binary", loss_coefficient=7.0),
+      Target("group", "multiclass", num_classes=3),
     ),
   ),
 )

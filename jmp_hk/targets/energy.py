@@ -1,0 +1,78 @@
+"""Total energies."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import spec
+
+
+@spec.register("energy")
+@dataclasses.dataclass(frozen=True)
+class Energy(spec.TargetSpec):
+  """The total energy of a structure in eV, as a rule a sum over atoms.
+
+  Per-element references are subtracted, the rest is divided by the energy scale of the
+  task.
+  """
+
+  label_name = "energy"
+
+  def loss(self, prediction: jax.Array, label: jax.Array) -> jax.Array:
+    """Absolute differences."""
+    return jnp.abs(prediction - label)
+
+  @property
+  def primary_metric(self) -> str:
+    """The mean absolute error of total energies."""
+    return "energy_mae_mev"
+
+  def metrics(
+    self,
+    prediction: jax.Array,
+    label: jax.Array,
+    rows: jax.Array,
+    batch: batch_lib.Batch,
+    constants: spec.TaskConstants,
+  ) -> spec.Sums:
+    """Mean absolute error in meV, per structure and per atom."""
+    error = self.error(prediction, label) * (constants.energy_scale * spec.MILLI)
+    atoms = jnp.maximum(batch.n_node, 1)
+    return {
+      "energy_mae_mev": spec.masked_sum(error, rows),
+      "energy_mae_mev_per_atom": spec.masked_sum(error / atoms, rows),
+    }
+
+  def normalise(
+    self,
+    label: spec.Value,
+    constants: spec.TaskConstants,
+    structure: structure_lib.Structure,
+  ) -> np.ndarray:
+    """(E - Σ references) / energy scale."""
+    reference = spec.sum_of_references(
+      constants.energy_references, structure, self.name
+    )
+    return np.asarray((label - reference) / constants.energy_scale, np.float64)
+
+  def denormalise(
+    self,
+    value: np.ndarray,
+    constants: spec.TaskConstants,
+    structure: structure_lib.Structure,
+  ) -> float:
+    """Energy in eV; relative to the references where none are known."""
+    energy = float(value) * constants.energy_scale
+    if not constants.energy_references:
+      return energy
+    return energy + spec.sum_of_references(
+      constants.energy_references, structure, self.name
+    )
+
+  def shown_error(self, unit: str) -> spec.ShownError:
+    """Mean absolute error in thousandths of the unit."""
+    return spec.ShownError("mae", f"m{unit}", spec.MILLI)

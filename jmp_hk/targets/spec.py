@@ -1,0 +1,362 @@
+"""What a kind of target is. One class says everything that there is to say about it.
+
+To add a kind, derive a frozen dataclass from `TargetSpec`, decorate it with
+`register("kind")` and import its module before a `TargetConfig` names it. Nothing else
+has to know: heads, losses, metrics, labels, predictions, reports and flags ask the
+spec.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import enum
+import math
+from typing import ClassVar
+from typing import NamedTuple
+from typing import TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jmp_hk import dataset_info
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import batch as batch_lib
+
+SpecT = TypeVar("SpecT", bound="type[TargetSpec]")
+# A label or a prediction of one structure on the host.
+Value = float | np.ndarray
+# Metric to (sum over the rows that count, number of values in them).
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+MILLI = 1000.0  # Thousandths of a unit.
+ROOT = "_rmse"  # Metrics that end so are square roots of a mean.
+
+
+class LabelError(ValueError):
+  """A structure lacks a label that its task learns, or has one it cannot use."""
+
+
+class PredictedFrom(enum.Enum):
+  """What the prediction of a target is computed from."""
+
+  ATOMS = "atoms"  # A head on atom embeddings.
+  EDGES = "edges"  # A head on edge embeddings times directions: a vector per atom.
+  ENERGY = "energy"  # No head: it is a derivative of the predicted energy.
+
+
+class ShownError(NamedTuple):
+  """How the error of a target is shown to people.
+
+  Attributes:
+    metric: which metric of an offline comparison it is.
+    unit: its unit.
+    factor: shown number over the metric in the unit of the label.
+  """
+
+  metric: str
+  unit: str
+  factor: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConstants:
+  """The constants of a dataset as one task uses them, see `TaskConfig.constants`.
+
+  Attributes:
+    energy_scale: eV per unit of the task's normalised energy.
+    force_scale: eV/Å per unit of its normalised forces.
+    energy_references: eV per element by atomic number; empty where none are known.
+    statistics: statistics of all labels but energy and forces, by name.
+    free_atoms_only: whether metrics of forces leave fixed atoms out.
+  """
+
+  energy_scale: float
+  force_scale: float
+  energy_references: Mapping[int, float]
+  statistics: Mapping[str, dataset_info.TargetStatistics]
+  free_atoms_only: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSpec(abc.ABC):
+  """One kind of target, for a target of a given name.
+
+  On the device a target has one row per structure, or per atom. Sizes: G structures,
+  N atoms.
+
+  Attributes:
+    name: name of the target; labels, predictions and metrics carry it.
+    num_classes: number of classes, for kinds that have to be told.
+  """
+
+  name: str
+  num_classes: int = 0
+
+  # Name under which the kind is declared and stored; set by `register`.
+  kind: ClassVar[str] = ""
+  # The field of `Structure` that holds the label, which is the only name that such a
+  # target can have; None where the label is one of `Structure.targets`.
+  label_name: ClassVar[str | None] = None
+  # Whether there is a row per atom instead of one per structure.
+  per_atom: ClassVar[bool] = False
+  # Shape of a row of labels.
+  shape: ClassVar[tuple[int, ...]] = ()
+  # Whether labels are indices of classes, i.e. integers, instead of quantities.
+  is_class: ClassVar[bool] = False
+  # Whether `num_classes` has to be given.
+  needs_num_classes: ClassVar[bool] = False
+  predicted_from: ClassVar[PredictedFrom] = PredictedFrom.ATOMS
+  # Whether fixed atoms are left out of metrics where the dataset says so.
+  skips_fixed_atoms: ClassVar[bool] = False
+  # The target with the lowest rank stands for a task with several targets.
+  headline_rank: ClassVar[int] = 1
+
+  def __post_init__(self) -> None:
+    wanted = self.label_name
+    if wanted is None and self.name in _FIELDS:
+      raise ValueError(
+        f"The label {self.name!r} is not for the kind {self.kind!r}; call the target "
+        "otherwise, or choose another kind."
+      )
+    if wanted is not None and self.name != wanted:
+      others = [kind for kind, cls in _REGISTRY.items() if cls.label_name is None]
+      raise ValueError(
+        f"The kind {self.kind!r} is for the label {wanted!r}, not {self.name!r}; other "
+        f"labels have the kinds {', '.join(others)}."
+      )
+
+  @property
+  def prediction_shape(self) -> tuple[int, ...]:
+    """Shape of a row of predictions."""
+    return self.shape
+
+  @property
+  def needs_edges(self) -> bool:
+    """Whether the backbone has to give embeddings of edges."""
+    return self.predicted_from is PredictedFrom.EDGES
+
+  @property
+  def is_derivative(self) -> bool:
+    """Whether it has no head but is a derivative of the predicted energy."""
+    return self.predicted_from is PredictedFrom.ENERGY
+
+  # What the head does.
+
+  def transform_atoms(self, x: jax.Array, batch: batch_lib.Batch) -> jax.Array:
+    """Changes the head's outputs per atom before they are reduced over atoms.
+
+    Args:
+      x: [N, outputs] what the head computed.
+      batch: packed structures.
+
+    Returns:
+      The same shape; by default `x`.
+    """
+    del batch
+    return x
+
+  # Loss and metrics, on the device. Predictions and labels are normalised.
+
+  @abc.abstractmethod
+  def loss(self, prediction: jax.Array, label: jax.Array) -> jax.Array:
+    """Loss of every row, [rows], from predictions and labels [rows, …]."""
+
+  def error(self, prediction: jax.Array, label: jax.Array) -> jax.Array:
+    """Error in normalised units, [rows, …], whose mean counts in the score."""
+    return jnp.abs(prediction - label)
+
+  @property
+  @abc.abstractmethod
+  def primary_metric(self) -> str:
+    """The metric, lower is better, that validation goes by."""
+
+  @abc.abstractmethod
+  def metrics(
+    self,
+    prediction: jax.Array,
+    label: jax.Array,
+    rows: jax.Array,
+    batch: batch_lib.Batch,
+    constants: TaskConstants,
+  ) -> Sums:
+    """Metrics in physical units, as sums and counts that add up over batches.
+
+    References cancel in errors, so normalised values are compared and then scaled:
+    nothing is lost to large totals.
+
+    Args:
+      prediction: [rows, …] normalised predictions.
+      label: [rows, …] normalised labels.
+      rows: [rows] bool, the rows that count.
+      batch: packed structures.
+      constants: scales of the task.
+
+    Returns:
+      Metric to (sum, count), see `masked_sum`. Names that end in `ROOT` hold squares.
+    """
+
+  def counted(
+    self, batch: batch_lib.Batch, graphs: jax.Array, constants: TaskConstants
+  ) -> jax.Array:
+    """Rows of the structures in the mask `graphs` [G] that metrics count, [rows]."""
+    if not self.per_atom:
+      return graphs
+    atoms = graphs[batch.node_graph] & batch.atom_mask
+    if self.skips_fixed_atoms and constants.free_atoms_only:
+      atoms &= ~batch.fixed
+    return atoms
+
+  # Labels and predictions of one structure, on the host, in float64.
+
+  def label(self, structure: structure_lib.Structure) -> Value | None:
+    """The label in physical units, or None where the structure has none."""
+    if self.label_name is not None:
+      return getattr(structure, self.label_name)
+    return structure.targets.get(self.name)
+
+  @abc.abstractmethod
+  def normalise(
+    self, label: Value, constants: TaskConstants, structure: structure_lib.Structure
+  ) -> np.ndarray:
+    """The label as the loss wants it; `denormalise` is its inverse.
+
+    Args:
+      label: in physical units.
+      constants: scales of the task.
+      structure: the structure that has the label.
+
+    Raises:
+      LabelError: an element of the structure has no reference.
+    """
+
+  @abc.abstractmethod
+  def denormalise(
+    self,
+    value: np.ndarray,
+    constants: TaskConstants,
+    structure: structure_lib.Structure,
+  ) -> Value:
+    """A prediction in physical units, of classes the probabilities.
+
+    Args:
+      value: normalised prediction of one structure, float64.
+      constants: scales of the task.
+      structure: what was predicted.
+    """
+
+  # How it is compared offline and shown.
+
+  def stack_labels(self, labels: Sequence[Value]) -> np.ndarray:
+    """Labels of many structures as one array, with a row per structure or atom."""
+    if self.per_atom:
+      return np.concatenate(labels)
+    return np.asarray(labels, np.float64)
+
+  def stack_predictions(self, values: Sequence[Value]) -> np.ndarray:
+    """Predictions of many structures likewise; probabilities [rows, classes]."""
+    return TargetSpec.stack_labels(self, values)
+
+  def unit(self, units: Mapping[str, str]) -> str:
+    """Unit of the label, by the units of a dataset."""
+    return units.get(self.name, "")
+
+  def shown_error(self, unit: str) -> ShownError:
+    """The error that reports show.
+
+    Args:
+      unit: unit of the label.
+    """
+    return ShownError("mae", unit)
+
+  @property
+  def calculator_property(self) -> str:
+    """What a calculator calls the prediction: ASE's name where ASE has one."""
+    return self.name
+
+
+_FIELDS = ("energy", "forces")  # Labels that `Structure` has fields for.
+_REGISTRY: dict[str, type[TargetSpec]] = {}
+
+
+def register(kind: str) -> Callable[[SpecT], SpecT]:
+  """Registers a class of specs under the name that declarations of targets use.
+
+  Args:
+    kind: unique name, e.g. "scalar".
+
+  Returns:
+    A decorator of subclasses of `TargetSpec`.
+
+  Raises:
+    ValueError: the name is taken by another class.
+  """
+
+  def decorate(cls: SpecT) -> SpecT:
+    known = _REGISTRY.get(kind, cls)
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+      raise ValueError(f"There is already a kind {kind!r}: {known.__qualname__}.")
+    _REGISTRY[kind] = cls
+    cls.kind = kind
+    return cls
+
+  return decorate
+
+
+def kinds() -> Mapping[str, type[TargetSpec]]:
+  """All registered kinds by name."""
+  return dict(_REGISTRY)
+
+
+def find(kind: str) -> type[TargetSpec]:
+  """The class of specs of a kind.
+
+  Raises:
+    ValueError: no such kind is registered.
+  """
+  if kind not in _REGISTRY:
+    raise ValueError(
+      f"There is no kind of target {kind!r}; known are {', '.join(_REGISTRY)}. Import "
+      "the module that registers it first."
+    )
+  return _REGISTRY[kind]
+
+
+def masked_sum(values: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Sum over the rows that count, and the number of values in them.
+
+  Args:
+    values: [rows, …].
+    rows: [rows] bool.
+  """
+  chex.assert_equal_shape_prefix([values, rows], 1)
+  mask = rows.reshape(rows.shape + (1,) * (values.ndim - 1))
+  total = jnp.where(mask, values, 0).sum()
+  return total, rows.sum().astype(total.dtype) * math.prod(values.shape[1:])
+
+
+def sum_of_references(
+  references: Mapping[int, float], structure: structure_lib.Structure, name: str
+) -> float:
+  """Sum of the per-element references of a structure, in float64.
+
+  Args:
+    references: by atomic number.
+    structure: the structure.
+    name: name of the label, for messages.
+
+  Raises:
+    LabelError: an element has no reference.
+  """
+  try:
+    return float(sum(references[z] for z in structure.atomic_numbers.tolist()))
+  except KeyError as error:
+    raise LabelError(
+      f"{structure.record_id}: no reference of {name!r} for atomic number {error}; "
+      f"the training split fitted {sorted(references)}."
+    ) from error
