@@ -2,9 +2,9 @@
 
   python -m benchmarks.input_pipeline --data=slabs,molecules
 
-Writes records of structures that it makes itself, then reads them as training does. One
-line of JSON a case. Without workers, a core's rate is structures over processor time, so
-that other load on the machine does not count.
+Writes records of structures that it makes itself, then reads them as training does, and
+prints one line of JSON for each case. Without workers, the rate of a core is structures
+over processor time, so that other load on the machine does not count.
 """
 
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ def make_structures(data: str, count: int) -> list[structures_lib.Structure]:
 
 def write_dataset(directory: pathlib.Path, data: str, count: int) -> None:
   """Writes a converted dataset of one split."""
-  from data import records
-  from data import schema
+  from data.records import schema
+  from data.records import shards
   from jmp_hk import dataset_info
 
   structures = make_structures(data, count)
   for shard in range(_SHARDS):
-    path = directory / records.shard_name("train", shard, _SHARDS)
-    with records.shard_writer(path) as append:
+    path = directory / shards.shard_name("train", shard, _SHARDS)
+    with shards.shard_writer(path) as append:
       for structure in structures[shard::_SHARDS]:
         append(schema.encode(structure))
   elements = sorted({int(z) for s in structures for z in s.atomic_numbers})
@@ -59,7 +59,7 @@ def write_dataset(directory: pathlib.Path, data: str, count: int) -> None:
     num_structures={"train": count},
     elements=tuple(elements),
     size_histogram={n: sizes.count(n) for n in sorted(set(sizes))},
-    energy_references={z: 0.0 for z in elements},
+    energy_references=dict.fromkeys(elements, 0.0),
     energy_scale=1.0,
     force_scale=1.0,
     average_atoms=float(np.mean(sizes)),
@@ -79,14 +79,14 @@ def run_case(
 
   Args:
     data: "slabs" or "molecules".
-    structures: that are timed.
-    batch_size: wanted structures of a batch; 0 takes the default.
-    num_workers: processes beside this one.
-    edge_dropout: rate.
-    distinct: structures in the files.
+    structures: number of structures that are timed.
+    batch_size: wanted number of structures in a batch; 0 takes the default.
+    num_workers: number of processes beside this one.
+    edge_dropout: probability with which an edge is left out.
+    distinct: number of structures in the files.
 
   Returns:
-    What is printed.
+    The line of results.
   """
   with tempfile.TemporaryDirectory() as directory:
     write_dataset(pathlib.Path(directory), data, distinct)
@@ -114,8 +114,7 @@ def run_case(
 
 def _open(directory, data, batch_size, num_workers, edge_dropout):
   """A training stream over the written dataset."""
-  from data.pipeline import config as pipeline_config
-  from data.pipeline import datasets as datasets_lib
+  from data.records import datasets as datasets_lib
   from jmp_hk.graphs import budget as budget_lib
   from jmp_hk.graphs import pool as pool_lib
   from jmp_hk.models import backbone as backbone_lib
@@ -125,7 +124,7 @@ def _open(directory, data, batch_size, num_workers, edge_dropout):
   from jmp_hk.targets import config as tasks_lib
 
   tasks = (tasks_lib.pretraining_task(data),)
-  configs = [pipeline_config.DatasetConfig(data, str(directory))]
+  configs = [datasets_lib.DatasetConfig(data, str(directory))]
   opened = datasets_lib.open_datasets(configs, tasks)
   builder = dataclasses.replace(
     backbone_lib.preset("tiny"), edge_dropout=edge_dropout
@@ -166,24 +165,25 @@ def _time(stream, structures: int) -> dict[str, float]:
 
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_list("data", list(_CASES), f"Of {', '.join(_CASES)}.")
-  flags.DEFINE_integer("structures", 4000, "Structures that are timed.", lower_bound=1)
+  flags.DEFINE_list("data", list(_CASES), f"Kinds of data, among {', '.join(_CASES)}.")
+  flags.DEFINE_integer("structures", 4000, "Number of timed structures.", lower_bound=1)
   flags.DEFINE_integer(
     "batch_size",
     0,
-    "Wanted structures of a batch; 0 is 16 slabs or 64 molecules.",
+    "Wanted number of structures in a batch; 0 means 16 slabs or 64 molecules.",
     lower_bound=0,
   )
   flags.DEFINE_integer(
     "num_workers",
     0,
-    "Processes that build graphs beside the reading one.",
+    "Number of processes that build graphs beside the reading one.",
     lower_bound=0,
   )
-  flags.DEFINE_float("edge_dropout", 0.1, "As in training.")
+  flags.DEFINE_float("edge_dropout", 0.1, "Probability with which an edge is left out.")
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs the command line."""
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")

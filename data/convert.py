@@ -19,10 +19,10 @@ from typing import Any
 from absl import app
 from absl import flags
 
-from data import conversion
-from data import records
-from data.converters import base
-from data.converters import registry
+from data.conversion import base
+from data.conversion import registry
+from data.conversion import runner
+from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
@@ -35,7 +35,7 @@ _ERRORS = (
   workers.WorkerError,
   dataset_info.DatasetInfoError,
   dataset_summary.LabelError,
-  records.RecordFileError,
+  shards.RecordFileError,
   OSError,
 )
 
@@ -152,7 +152,7 @@ def config_from_flags(option_names: Sequence[str], values: flags.FlagValues) -> 
 def run(config: Config, command: str = "") -> None:
   """Converts as the configuration says and prints what came out."""
   converter = registry.make(config.dataset, config.input, config.split, config.options)
-  info = conversion.convert(
+  info = runner.convert(
     converter,
     pathlib.Path(config.output),
     num_workers=config.num_workers,

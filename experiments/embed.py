@@ -166,14 +166,14 @@ def _read_converted(
   values: flags.FlagValues, name: str, path: str, infos: Mapping[str, Any]
 ) -> Corpus:
   """Reads a converted dataset; imports TensorFlow."""
-  from data import records
-  from data.pipeline import datasets as datasets_lib
+  from data.records import datasets as datasets_lib
+  from data.records import shards
   from jmp_hk import dataset_info
 
   try:
     info = dataset_info.load(path)
-    shards = records.list_shards(pathlib.Path(path), values.split)
-  except (dataset_info.DatasetInfoError, records.RecordFileError) as error:
+    shards = shards.list_shards(pathlib.Path(path), values.split)
+  except (dataset_info.DatasetInfoError, shards.RecordFileError) as error:
     raise config_lib.FlagError(f"--datasets: {error}") from error
   num_structures = info.num_structures[values.split]
   source = datasets_lib.ShardSource(name, values.split, tuple(shards), num_structures)

@@ -17,8 +17,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from data.pipeline import config as pipeline_config
-from data.pipeline import datasets as datasets_lib
+from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import config as config_lib
 from experiments.command_line import data_flags
@@ -138,8 +137,8 @@ def default_output(values: flags.FlagValues) -> pathlib.Path:
   return pathlib.Path(values.checkpoint) / "evaluation" / name
 
 
-def _dataset(values: flags.FlagValues, name: str) -> pipeline_config.DatasetConfig:
-  return pipeline_config.DatasetConfig(name, values.data, split=values.split)
+def _dataset(values: flags.FlagValues, name: str) -> datasets_lib.DatasetConfig:
+  return datasets_lib.DatasetConfig(name, values.data, split=values.split)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,8 +13,7 @@ from typing import Any
 from absl import logging
 import jax
 
-from data.pipeline import config as pipeline_config
-from data.pipeline import datasets as datasets_lib
+from data.records import datasets as datasets_lib
 from experiments.command_line import config as config_lib
 from jmp_hk import dataset_info as info_lib
 from jmp_hk import serialization
@@ -143,7 +142,7 @@ def open_data(
 
 def validation_datasets(
   config: config_lib.RunConfig,
-) -> tuple[pipeline_config.DatasetConfig, ...]:
+) -> tuple[datasets_lib.DatasetConfig, ...]:
   """The validation split of every dataset that has one."""
   result = []
   for dataset in config.datasets:

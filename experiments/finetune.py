@@ -17,8 +17,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from data.pipeline import config as pipeline_config
-from data.pipeline import datasets as datasets_lib
+from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import config as config_lib
 from experiments.command_line import conversions
@@ -29,7 +28,6 @@ from experiments.command_line import tasks as declarations
 from experiments.command_line import training_flags
 from experiments.command_line import workdir as workdir_lib
 from jmp_hk import dataset_info as info_lib
-from jmp_hk.models import heads
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import processes
@@ -75,10 +73,10 @@ def make_config(
   from jmp_hk.training import metrics  # Imports jax.
 
   directory = finetune_flags.dataset(values, workdir)
-  split = pipeline_config.DatasetConfig("data", directory, split=values.train_split)
+  split = datasets_lib.DatasetConfig("data", directory, split=values.train_split)
   info = data_flags.load_info(split, "--data")
   task = make_task(values, info)
-  dataset = pipeline_config.DatasetConfig(
+  dataset = datasets_lib.DatasetConfig(
     task.name, directory, split=values.train_split
   )
   model = make_model(values, task)
@@ -134,9 +132,8 @@ def make_model(
       trained = model_directory.read_description(path)[0].backbone
     except model_directory.CheckpointError as error:
       raise config_lib.FlagError(f"--checkpoint: {error}") from error
-  edges = any(target.kind in heads.EDGE_KINDS for target in task.targets)
   return model_lib.ModelConfig(
-    backbone=finetune_flags.backbone(values, trained, edges=edges),
+    backbone=finetune_flags.backbone(values, trained, edges=task.needs_edges),
     tasks=(task,),
     precision=values.precision,
     stress=task.is_conservative,
@@ -167,7 +164,7 @@ def check_flags(values: flags.FlagValues) -> pathlib.Path:
   task = tasks_lib.TaskConfig("data", finetune_flags.targets(values))
   directory = finetune_flags.dataset(values, workdir)
   if not finetune_flags.conversion(values, task.name):
-    split = pipeline_config.DatasetConfig("data", directory)
+    split = datasets_lib.DatasetConfig("data", directory)
     info = data_flags.load_info(split, "--data")
     task = make_task(values, info)
   make_model(values, task)

@@ -11,7 +11,7 @@ from typing import Any
 from absl import logging
 import jax
 
-from data.pipeline import datasets as datasets_lib
+from data.records import datasets as datasets_lib
 from experiments import prediction_files
 from experiments import split_predictions
 from experiments.command_line import config as config_lib
@@ -22,12 +22,11 @@ from jmp_hk import serialization
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import spec as spec_lib
 from jmp_hk.training import writers
 
 TEST_DIRECTORY = "test"
 
-Kind = tasks_lib.TargetKind
-_MILLI = 1000.0
 
 
 def evaluate(
@@ -75,9 +74,9 @@ def _result(
 ) -> result_lib.Result:
   (task,) = config.model.tasks
   declared = declarations.TASKS.get(task.name)
-  name, unit, factor = _headline(task, metrics)
+  target, shown = _headline(task, metrics)
   if declared:
-    unit, factor = declared.unit, declared.factor
+    shown = shown._replace(unit=declared.unit, factor=declared.factor)
   records = writers.read_metrics(workdir / writers.METRICS_FILE)
   best_step = int(model_directory.find_checkpoint(workdir).name)
   primary = config.train.primary_metric
@@ -87,7 +86,7 @@ def _result(
   return result_lib.Result(
     task=task.name,
     dataset=declared.dataset if declared else task.name,
-    unit=unit,
+    unit=shown.unit,
     model=f"{backbone.num_blocks} blocks, {backbone.atom_channels} atom and "
     f"{backbone.edge_channels} edge channels",
     initial=config.initial.checkpoint if config.initial else "",
@@ -99,27 +98,14 @@ def _result(
     best_step=best_step,
     validation_metric=primary,
     validation=best.get(primary, float("nan")),
-    error=_error(metrics[name]) * factor,
+    error=metrics[target.name][shown.metric] * shown.factor,
     metrics=metrics,
   )
 
 
 def _headline(
   task: tasks_lib.TaskConfig, metrics: Mapping[str, Any]
-) -> tuple[str, str, float]:
-  """The target that stands for the task, the unit of its error and a factor.
-
-  Forces come first, then the first target with labels.
-  """
-  targets = [target for target in task.targets if target.name in metrics]
-  targets.sort(key=lambda target: target.name != "forces")
-  target = targets[0]
-  if target.kind in (Kind.BINARY, Kind.MULTICLASS):
-    return target.name, "nat", 1.0
-  if target.name in ("energy", "forces"):
-    return target.name, f"m{metrics[target.name]['unit']}", _MILLI
-  return target.name, metrics[target.name]["unit"], 1.0
-
-
-def _error(metrics: Mapping[str, float]) -> float:
-  return metrics["mae"] if "mae" in metrics else metrics["cross_entropy"]
+) -> tuple[tasks_lib.TargetConfig, spec_lib.ShownError]:
+  """The target that stands for the task, and how its error is shown."""
+  target = task.headline(metrics)
+  return target, target.spec.shown_error(metrics[target.name]["unit"])

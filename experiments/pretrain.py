@@ -12,7 +12,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from data.pipeline import datasets as datasets_lib
+from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import config as config_lib
 from experiments.command_line import conversions

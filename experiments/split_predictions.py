@@ -12,7 +12,7 @@ import itertools
 
 import numpy as np
 
-from data.pipeline import datasets as datasets_lib
+from data.records import datasets as datasets_lib
 from experiments import scores
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import buckets

@@ -15,8 +15,8 @@ from ase import units as ase_units
 import h5py
 import numpy as np
 
-from data.converters import base
-from data.converters import hdf5
+from data.conversion import base
+from data.formats import hdf5
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 

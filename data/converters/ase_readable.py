@@ -20,7 +20,7 @@ import ase.io
 from ase.io import formats as ase_formats
 import numpy as np
 
-from data.converters import base
+from data.conversion import base
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from sklearn import model_selection
 
-from data.converters import base
-from data.converters import crystal_json
-from data.converters import json_stream
-from data.converters import splits
+from data.conversion import base
+from data.conversion import splits
+from data.formats import crystal_json
+from data.formats import json_stream
 from jmp_hk import dataset_summary
 from jmp_hk.graphs import config as graph_config
 

@@ -11,10 +11,10 @@ import dataclasses
 import pathlib
 import re
 
-from data.converters import base
-from data.converters import extxyz
-from data.converters import npz_frames
-from data.converters import splits
+from data.conversion import base
+from data.conversion import splits
+from data.formats import extxyz
+from data.formats import npz_frames
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config

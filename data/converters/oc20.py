@@ -14,8 +14,8 @@ import pathlib
 
 import numpy as np
 
-from data.converters import base
-from data.converters import extxyz
+from data.conversion import base
+from data.formats import extxyz
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 

@@ -6,8 +6,8 @@ The release is LMDB already; energies are total energies (eV).
 from collections.abc import Iterator
 from collections.abc import Sequence
 
-from data.converters import base
-from data.converters import lmdb_records
+from data.conversion import base
+from data.formats import lmdb_records
 from jmp_hk import dataset_summary
 
 

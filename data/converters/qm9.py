@@ -19,8 +19,8 @@ import zlib
 from ase import data as ase_data
 import numpy as np
 
-from data.converters import base
-from data.converters import splits
+from data.conversion import base
+from data.conversion import splits
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config

@@ -14,9 +14,9 @@ import re
 
 import numpy as np
 
-from data.converters import base
-from data.converters import npz_frames
-from data.converters import splits
+from data.conversion import base
+from data.conversion import splits
+from data.formats import npz_frames
 from jmp_hk import dataset_summary
 from jmp_hk.graphs import config as graph_config
 

@@ -15,9 +15,9 @@ import pathlib
 import h5py
 import numpy as np
 
-from data.converters import base
-from data.converters import hdf5
-from data.converters import splits
+from data.conversion import base
+from data.conversion import splits
+from data.formats import hdf5
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config

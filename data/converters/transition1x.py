@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import h5py
 
-from data.converters import base
-from data.converters import hdf5
+from data.conversion import base
+from data.formats import hdf5
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 
-from data.pipeline import config as pipeline_config
+from data.records import datasets as datasets_lib
 from jmp_hk import serialization
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
@@ -94,7 +94,7 @@ class RunConfig:
     initial: where the backbone comes from; None starts from scratch.
   """
 
-  datasets: tuple[pipeline_config.DatasetConfig, ...]
+  datasets: tuple[datasets_lib.DatasetConfig, ...]
   conversions: tuple[Conversion, ...]
   model: model_lib.ModelConfig
   loss: losses.LossConfig

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import os
 
 from data import convert
-from data.converters import base as converter_base
+from data.conversion import base as converter_base
 from experiments.command_line import config as config_lib
 from jmp_hk import structure as structure_lib
 

@@ -5,7 +5,7 @@ import pathlib
 
 from absl import flags
 
-from data.pipeline import config as pipeline_config
+from data.records import datasets as datasets_lib
 from experiments.command_line import config as config_lib
 from jmp_hk import dataset_info as info_lib
 from jmp_hk.graphs import budget as budget_lib
@@ -116,7 +116,7 @@ def datasets(
   values: flags.FlagValues,
   made: Sequence[config_lib.Conversion],
   workdir: pathlib.Path,
-) -> tuple[pipeline_config.DatasetConfig, ...]:
+) -> tuple[datasets_lib.DatasetConfig, ...]:
   """Reads --datasets and adds those that --convert makes.
 
   Raises:
@@ -134,7 +134,7 @@ def datasets(
       "--flagfile=experiments/flags/pretrain_demo.flags."
     )
   try:
-    result = pipeline_config.parse_datasets(entries)
+    result = datasets_lib.parse_datasets(entries)
   except ValueError as error:
     raise config_lib.FlagError(f"--datasets: {error}") from error
   makes = {entry.dataset for entry in made}
@@ -145,7 +145,7 @@ def datasets(
 
 
 def load_info(
-  dataset: pipeline_config.DatasetConfig, flag: str = "--datasets"
+  dataset: datasets_lib.DatasetConfig, flag: str = "--datasets"
 ) -> info_lib.DatasetInfo:
   """`dataset_info.json` of a dataset; `flag` is what messages begin with.
 
@@ -208,7 +208,7 @@ def conversion(entry: str) -> config_lib.Conversion:
   Raises:
     FlagError: it cannot be read, or its converter or input does not exist.
   """
-  from data.converters import registry  # Imports all converters.
+  from data.conversion import registry  # Imports all converters.
 
   head, *options = entry.split(",")
   name, _, rest = head.partition("=")

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data.converters import lmdb_records
+from data.formats import lmdb_records
 
 _RAW = pathlib.Path(__file__).resolve().parents[2] / "data" / "demo" / "raw"
 _KCAL = units.kcal / units.mol

@@ -134,7 +134,7 @@ def test_published_datasets():
 
 def test_conversion_needs_neither_tensorflow_nor_jax():
   code = (
-    "import sys; from data import convert; from data.converters import registry; "
+    "import sys; from data import convert; from data.conversion import registry; "
     "registry.converters(); assert not {'tensorflow', 'jax'} & set(sys.modules)"
   )
   subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from data import conversion
-from data import records
-from data import schema
-from data.converters import registry
+from data.conversion import registry
+from data.conversion import runner
+from data.records import schema
+from data.records import shards
 
 
 @pytest.fixture
@@ -15,12 +15,12 @@ def convert(tmp_path):
   def run(dataset, source, split="", **options):
     output = tmp_path / "converted"
     converter = registry.make(dataset, source, split, options)
-    info = conversion.convert(converter, output, progress=False)
+    info = runner.convert(converter, output, progress=False)
     found = {
       name: [
         schema.decode(record)
-        for path in records.list_shards(output, name)
-        for record in records.read_shard(path)
+        for path in shards.list_shards(output, name)
+        for record in shards.read_shard(path)
       ]
       for name in info.num_structures
     }

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from data import conversion
-from data import records
-from data import schema
-from data.converters import registry
+from data.conversion import registry
+from data.conversion import runner
+from data.records import schema
+from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 
@@ -24,14 +24,14 @@ def convert(
     The dataset's info and the stored structures by split, in the order of the shards.
   """
   converter = registry.make(name, source, options=options)
-  info = conversion.convert(converter, output, progress=False)
+  info = runner.convert(converter, output, progress=False)
   splits = {
     split: [
       schema.decode(record)
-      for shard in records.list_shards(output, split)
-      for record in records.read_shard(shard)
+      for shard in shards.list_shards(output, split)
+      for record in shards.read_shard(shard)
     ]
-    for split in records.list_splits(output)
+    for split in shards.list_splits(output)
   }
   return info, splits
 

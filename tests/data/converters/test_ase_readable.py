@@ -8,8 +8,8 @@ import ase.io
 import numpy as np
 import pytest
 
+from data.conversion import base
 from data.converters import ase_readable
-from data.converters import base
 from jmp_hk import structure as structure_lib
 from tests import shared_files
 

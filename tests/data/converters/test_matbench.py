@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import model_selection
 
-from data.converters import base
+from data.conversion import base
 from data.converters import matbench
 from tests import shared_files
 from tests.data.converters import converted

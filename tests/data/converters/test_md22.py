@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data.converters import base
+from data.conversion import base
+from data.conversion import splits as splits_lib
 from data.converters import md22
-from data.converters import splits as splits_lib
 from tests import shared_files
 from tests.data.converters import converted
 

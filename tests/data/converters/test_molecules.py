@@ -4,10 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
+from data.conversion import base
 from data.converters import ani1x
-from data.converters import base
-from data.converters import hdf5
-from data.converters import pickled
+from data.formats import hdf5
+from data.formats import pickled
 from jmp_hk import structure as structure_lib
 from tests import shared_files
 from tests.data import raw_files

@@ -8,8 +8,8 @@ import ase.io
 import numpy as np
 import pytest
 
-from data.converters import base
-from data.converters import extxyz
+from data.conversion import base
+from data.formats import extxyz
 from tests import shared_files
 from tests.data import raw_files
 

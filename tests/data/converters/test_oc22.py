@@ -8,8 +8,8 @@ import lmdb
 import numpy as np
 import pytest
 
-from data.converters import base
-from data.converters import pickled
+from data.conversion import base
+from data.formats import pickled
 from jmp_hk import structure as structure_lib
 from tests import shared_files
 from tests.data import raw_files
@@ -112,7 +112,7 @@ def test_reading_imports_no_torch(tmp_path):
   path = tmp_path / "record.pkl"
   path.write_bytes(raw_files.pickle_data(raw_files.oc22_record(0)))
   code = (
-    "import sys; from data.converters import pickled; "
+    "import sys; from data.formats import pickled; "
     f"print(pickled.load_record(open({str(path)!r}, 'rb').read())['pos'].shape); "
     "assert not {'torch', 'torch_geometric', 'tensorflow', 'jax'} & set(sys.modules)"
   )

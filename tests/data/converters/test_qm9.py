@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from data.converters import base
+from data.conversion import base
 from data.converters import qm9
 from tests import shared_files
 from tests.data.converters import converted

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data.converters import base
+from data.conversion import base
 from data.converters import qmof
 from tests import shared_files
 from tests.data.converters import converted

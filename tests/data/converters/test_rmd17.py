@@ -6,9 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from data.converters import base
+from data.conversion import base
+from data.conversion import splits as splits_lib
 from data.converters import rmd17
-from data.converters import splits as splits_lib
 from tests import shared_files
 from tests.data.converters import converted
 

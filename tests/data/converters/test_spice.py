@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data.converters import base
+from data.conversion import base
 from data.converters import spice
 from tests import shared_files
 from tests.data.converters import converted

@@ -5,10 +5,9 @@ import pathlib
 
 import numpy as np
 
-from data import records
-from data import schema
-from data.pipeline import config as config_lib
-from data.pipeline import datasets as datasets_lib
+from data.records import datasets as datasets_lib
+from data.records import schema
+from data.records import shards as shards_lib
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
@@ -72,8 +71,8 @@ def write(
   """Writes one split as the converter would."""
   directory.mkdir(parents=True, exist_ok=True)
   for shard in range(shards):
-    path = directory / records.shard_name(split, shard, shards)
-    with records.shard_writer(path) as append:
+    path = directory / shards_lib.shard_name(split, shard, shards)
+    with shards_lib.shard_writer(path) as append:
       for structure in structures[shard::shards]:
         append(schema.encode(structure))
   sizes = [structure.num_atoms for structure in structures]
@@ -112,7 +111,7 @@ def make(directory: pathlib.Path, slabs: int = 20, molecules: int = 45):
 def open_all(directory: pathlib.Path, names=("slabs", "molecules"), weights=None):
   """Opens datasets that `make` wrote."""
   configs = [
-    config_lib.DatasetConfig(name, str(directory / name), weight)
+    datasets_lib.DatasetConfig(name, str(directory / name), weight)
     for name, weight in zip(names, weights or [None] * len(names))
   ]
   return datasets_lib.open_datasets(configs, TASKS)

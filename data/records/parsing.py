@@ -1,4 +1,4 @@
-"""Parses batches of records inside TensorFlow (see `data/schema.py` for the layout)."""
+"""Parses batches of records inside TensorFlow (see `data/records/schema.py` for the layout)."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from data import schema
+from data.records import schema
 from jmp_hk import structure as structure_lib
 
 

@@ -10,7 +10,7 @@ import zlib
 
 import ijson
 
-from data.converters import base
+from data.conversion import base
 
 _CHUNK_BYTES = 1 << 20
 # What Python's json writes for missing numbers, which is not JSON.

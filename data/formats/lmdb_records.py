@@ -8,8 +8,8 @@ import pathlib
 import lmdb
 import numpy as np
 
-from data.converters import base
-from data.converters import pickled
+from data.conversion import base
+from data.formats import pickled
 from jmp_hk import structure as structure_lib
 
 RECORDS_PER_UNIT = 5000

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.converters import base
-from data.converters import npz_rows
+from data.conversion import base
+from data.formats import npz_rows
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -11,8 +11,8 @@ from typing import Any
 
 import tqdm
 
-from data import records
-from data.converters import base
+from data.conversion import base
+from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import files
@@ -58,7 +58,7 @@ def check_and_store(
       another dataset.
   """
   plan = _describe(converter, declaration, units)
-  begun = records.list_splits(output)
+  begun = shards.list_splits(output)
   mine = output / STATE / f"{split}.plan.json"
   for path in sorted((output / STATE).glob("*.plan.json")):
     other = path.name.removesuffix(".plan.json")
@@ -95,7 +95,7 @@ def remove(output: pathlib.Path, split: str) -> None:
   (output / dataset_info.FILE_NAME).unlink(missing_ok=True)
   for name in (f"{split}.done.json", f"{split}.plan.json"):
     (output / STATE / name).unlink(missing_ok=True)
-  if split in records.list_splits(output):
+  if split in shards.list_splits(output):
     for path in output.glob(f"{split}-?????-of-?????*.tfrecord"):
       path.unlink()
   for path in (output / STATE).glob(f"{split}-?????-of-?????*.json"):

@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-from data.converters import base
+from data.conversion import base
 
 _CHUNK_BYTES = 4 << 20
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)

@@ -14,10 +14,9 @@ import struct
 import numpy as np
 import tensorflow as tf
 
-from data import parsing
-from data import records
-from data import schema
-from data.pipeline import datasets as datasets_lib
+from data.records import parsing
+from data.records import schema
+from data.records import shards
 from jmp_hk import structure as structure_lib
 from jmp_hk.pipeline import random_streams
 
@@ -38,7 +37,7 @@ def count_records(path: str | os.PathLike) -> int:
       file.seek(position)
       header = file.read(_HEADER.size)
       if len(header) < _HEADER.size:
-        raise records.RecordFileError(f"Shard {path} is truncated in record {count}.")
+        raise shards.RecordFileError(f"Shard {path} is truncated in record {count}.")
       position += _HEADER.unpack(header)[0] + _FRAME
       count += 1
   return count
@@ -49,7 +48,7 @@ class ShardReader:
 
   def __init__(
     self,
-    source: datasets_lib.ShardSource,
+    source: shards.Split,
     seed: int = 0,
     shuffle_buffer: int = 10_000,
     shards_per_group: int = 16,
@@ -107,9 +106,9 @@ class ShardReader:
 
   def _first(self) -> structure_lib.Structure:
     for shard in self._source.shards:
-      for record in records.read_shard(shard):
+      for record in shards.read_shard(shard):
         return schema.decode(record, str(shard))
-    raise records.RecordFileError(
+    raise shards.RecordFileError(
       f"Dataset {self._source.name!r}: split {self._source.split!r} is empty."
     )
 
@@ -131,7 +130,7 @@ class ShardReader:
       except StopIteration:
         return
       except tf.errors.OpError as error:
-        raise records.RecordFileError(
+        raise shards.RecordFileError(
           f"Dataset {self._source.name!r}, split {self._source.split!r}, below "
           f"{self._source.shards[0].parent}, cannot be read: {error.message}"
         ) from error
@@ -154,7 +153,7 @@ class ShardReader:
         yield [str(self._source.shards[i]) for i in group], seed, skip
         skip = 0
       if skip:
-        raise records.RecordFileError(
+        raise shards.RecordFileError(
           f"Dataset {self._source.name!r}: dataset_info.json promises "
           f"{self._source.num_structures} structures in split "
           f"{self._source.split!r}, but its shards hold fewer; convert it again."

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from data.converters import base
-from data.converters import json_stream
+from data.conversion import base
+from data.formats import json_stream
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])

@@ -13,7 +13,7 @@ To add a dataset, write `data/converters/NAME.py` with
   CONVERTER = Mine
 
 Everything else (processes, atomic shards, restart, checks, statistics,
-`dataset_info.json`) is done by `data/conversion.py`.
+`dataset_info.json`) is done by `data/conversion/runner.py`.
 """
 
 import abc

@@ -8,7 +8,7 @@ import pathlib
 import h5py
 import numpy as np
 
-from data.converters import base
+from data.conversion import base
 
 FRAMES_PER_UNIT = 20_000
 

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from data import records
-from data.pipeline import shard_reader
+from data.records import shard_reader
+from data.records import shards
 from jmp_hk.pipeline import random_streams
 from tests.jmp_hk.pipeline import corpus
 
@@ -62,8 +62,8 @@ def test_records_are_counted_and_damage_is_named(tmp_path):
   content = bytearray(dataset.source.shards[3].read_bytes())
   content[-20] ^= 1
   dataset.source.shards[3].write_bytes(content)
-  with pytest.raises(records.RecordFileError, match="'molecules'.*'train'"):
+  with pytest.raises(shards.RecordFileError, match="'molecules'.*'train'"):
     list(_source(dataset).ordered())
   dataset.source.shards[3].write_bytes(content[:5])
-  with pytest.raises(records.RecordFileError, match="truncated"):
+  with pytest.raises(shards.RecordFileError, match="truncated"):
     shard_reader.count_records(dataset.source.shards[3])

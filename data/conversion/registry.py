@@ -8,7 +8,7 @@ import pathlib
 import pkgutil
 from typing import Any
 
-from data.converters import base
+from data.conversion import base
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 

@@ -1,12 +1,16 @@
-"""Opens converted datasets: checks them fast, before anything slow is imported."""
+"""Converted datasets: how a command line names them, and how they are opened.
+
+They are checked before anything slow is imported; TensorFlow is, when they are read.
+"""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import math
 import pathlib
+from typing import TYPE_CHECKING
 
-from data import records
-from data.pipeline import config as config_lib
+from data.records import shards as shards_lib
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.pipeline import config as pipeline_config
@@ -14,24 +18,70 @@ from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import labels
 
-Dataset = datasets_lib.Dataset
+if TYPE_CHECKING:
+  from data.records import shard_reader
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardSource:
-  """The TFRecord shards of one split; TensorFlow is imported when they are read.
+class DatasetConfig:
+  """One dataset of a mixture.
 
   Attributes:
-    name: name of the dataset, for error messages.
-    split: name of the split, likewise.
-    shards: the files, in order.
-    num_structures: structures that the dataset's `dataset_info.json` promises.
+    name: name of its task; the task of that name says what is learned on it.
+    directory: folder that `data.convert` wrote.
+    weight: relative probability of a draw from it. Either all datasets of a mixture
+      have one, or none, and then sizes and temperature decide.
+    split: split to read.
   """
 
   name: str
-  split: str
-  shards: tuple[pathlib.Path, ...]
-  num_structures: int
+  directory: str
+  weight: float | None = None
+  split: str = "train"
+
+
+def parse_datasets(
+  entries: Sequence[str], split: str = "train"
+) -> tuple[DatasetConfig, ...]:
+  """Reads "NAME=DIR[:WEIGHT]" entries, as the flag `--datasets` gives them.
+
+  Args:
+    entries: one string per dataset.
+    split: split to read of each.
+
+  Returns:
+    The datasets in the given order.
+
+  Raises:
+    ValueError: an entry cannot be read, a name occurs twice, or there is none.
+  """
+  datasets = []
+  for entry in entries:
+    name, equals, rest = entry.strip().partition("=")
+    directory, weight = rest, None
+    head, colon, tail = rest.rpartition(":")
+    if colon and head:
+      try:
+        directory, weight = head, float(tail)
+      except ValueError:
+        directory = rest  # A colon inside the path.
+    if not (equals and name and directory):
+      raise ValueError(f"Dataset {entry!r} does not read NAME=DIRECTORY[:WEIGHT].")
+    if weight is not None and not (weight > 0 and math.isfinite(weight)):
+      raise ValueError(f"The weight of dataset {name!r} must be positive, got {tail}.")
+    datasets.append(DatasetConfig(name, directory, weight, split))
+  if not datasets:
+    raise ValueError("No dataset was given: name at least one as NAME=DIRECTORY.")
+  names = [dataset.name for dataset in datasets]
+  twice = sorted({name for name in names if names.count(name) > 1})
+  if twice:
+    raise ValueError(f"The datasets {twice} were given more than once.")
+  return tuple(datasets)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSource(shards_lib.Split):
+  """The shards of one split as a source of structures."""
 
   @property
   def identity(self) -> int:
@@ -54,16 +104,16 @@ class ShardSource:
     return _reader(self).spread(count)
 
 
-def _reader(source: ShardSource, *settings: int):
-  from data.pipeline import shard_reader  # Imports TensorFlow.
+def _reader(source: ShardSource, *settings: int) -> "shard_reader.ShardReader":
+  from data.records import shard_reader  # Imports TensorFlow.
 
   return shard_reader.ShardReader(source, *settings)
 
 
 def open_datasets(
-  configs: Sequence[config_lib.DatasetConfig],
+  configs: Sequence[DatasetConfig],
   tasks: Sequence[tasks_lib.TaskConfig],
-) -> tuple[Dataset, ...]:
+) -> tuple[datasets_lib.Dataset, ...]:
   """Opens every dataset of a mixture.
 
   Args:
@@ -83,8 +133,8 @@ def open_datasets(
 
 
 def _open(
-  config: config_lib.DatasetConfig, tasks: Sequence[tasks_lib.TaskConfig]
-) -> Dataset:
+  config: DatasetConfig, tasks: Sequence[tasks_lib.TaskConfig]
+) -> datasets_lib.Dataset:
   names = [task.name for task in tasks]
   if config.name not in names:
     raise ValueError(
@@ -97,7 +147,7 @@ def _open(
     )
   task = names.index(config.name)
   info = dataset_info.load(config.directory)
-  shards = records.list_shards(pathlib.Path(config.directory), config.split)
+  shards = shards_lib.list_shards(pathlib.Path(config.directory), config.split)
   num_structures = info.num_structures.get(config.split, 0)
   if not num_structures:
     raise ValueError(
@@ -105,7 +155,7 @@ def _open(
       f"{dict(info.num_structures)}."
     )
   labels.check_statistics(tasks[task], info)
-  return Dataset(
+  return datasets_lib.Dataset(
     name=config.name,
     split=config.split,
     num_structures=num_structures,

@@ -7,8 +7,8 @@ import pathlib
 
 import numpy as np
 
-from data.converters import base
-from data.converters import npz_rows
+from data.conversion import base
+from data.formats import npz_rows
 from jmp_hk import structure as structure_lib
 
 # JMP's factor; 1/23.0605… in CODATA. Kept so that labels equal the published ones.

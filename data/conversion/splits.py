@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data.converters import base
+from data.conversion import base
 
 SEED = 42
 

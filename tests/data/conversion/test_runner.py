@@ -13,34 +13,34 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from data import conversion
-from data import records
-from data import schema
-from data.converters import base
+from data.conversion import base
+from data.conversion import registry
+from data.conversion import runner
 from data.converters import oc20
-from data.converters import registry
+from data.records import schema
+from data.records import shards
 from jmp_hk import dataset_info
-from jmp_hk.runtime import workers
 from jmp_hk import structure as structure_lib
+from jmp_hk.runtime import workers
 from tests.data import raw_files
 
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def _convert(source, output, split="train", dataset="oc20", options=None, **kwargs):
   converter = registry.make(dataset, source, split, options)
-  return conversion.convert(converter, output, progress=False, **kwargs)
+  return runner.convert(converter, output, progress=False, **kwargs)
 
 
 def _shards(folder, split="train"):
-  return {p.name: p.read_bytes() for p in records.list_shards(folder, split)}
+  return {p.name: p.read_bytes() for p in shards.list_shards(folder, split)}
 
 
 def _structures(folder, split="train"):
   return [
     schema.decode(record)
-    for path in records.list_shards(folder, split)
-    for record in records.read_shard(path)
+    for path in shards.list_shards(folder, split)
+    for record in shards.read_shard(path)
   ]
 
 
@@ -182,8 +182,8 @@ def test_killed_conversion_resumes_to_the_same_bytes(tmp_path):
   # What is there under its name is whole, and readers refuse the rest.
   for name in done:
     assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-  with pytest.raises(records.RecordFileError, match="lacks"):
-    records.list_shards(output, "train")
+  with pytest.raises(shards.RecordFileError, match="lacks"):
+    shards.list_shards(output, "train")
   with pytest.raises(dataset_info.DatasetInfoError, match="unfinished"):
     dataset_info.load(output)
   process = _command(*arguments)
@@ -280,10 +280,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     converter = registry.make("oc20", source, "train")
     (unit,) = converter.units()
     (tmp_path / str(count) / ".conversion").mkdir(parents=True)
-    shard = tmp_path / str(count) / records.shard_name("train", 0, 1)
+    shard = tmp_path / str(count) / shards.shard_name("train", 0, 1)
     del frames
     tracemalloc.start()
-    assert conversion.run_job(conversion.Job(converter, unit, shard, False)) == count
+    assert runner.run_job(runner.Job(converter, unit, shard, False)) == count
     peaks.append(tracemalloc.get_traced_memory()[1])
     tracemalloc.stop()
   # The first run includes tables that are made once; identifiers (30 bytes a frame)
@@ -295,7 +295,7 @@ def test_a_killed_process_is_reported(tmp_path):
   source = raw_files.oc20_folder(tmp_path / "raw", files=3)
   killer = Killer(source, "train")
   with pytest.raises(workers.WorkerError, match="killed.*--num_workers"):
-    conversion.convert(killer, tmp_path / "out", num_workers=2, progress=False)
+    runner.convert(killer, tmp_path / "out", num_workers=2, progress=False)
   # The same plan goes on where it stopped.
   assert _convert(source, tmp_path / "out").num_structures == {"train": 12}
 
@@ -310,6 +310,6 @@ class Killer(oc20.OC20):
 def test_two_conversions_of_a_split_do_not_run_at_once(tmp_path):
   source = raw_files.oc20_folder(tmp_path / "raw", files=1)
   (tmp_path / "out" / ".conversion").mkdir(parents=True)
-  with conversion._lock(tmp_path / "out" / ".conversion" / "train.lock"):
+  with runner._lock(tmp_path / "out" / ".conversion" / "train.lock"):
     with pytest.raises(base.PlanError, match="Another process"):
       _convert(source, tmp_path / "out")

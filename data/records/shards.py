@@ -7,11 +7,13 @@ called `train-00003-of-00007.tfrecord` is always whole.
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import pathlib
 import re
 import struct
 
-from data import crc32c
+import google_crc32c
+
 from jmp_hk import files
 
 _NAME = re.compile(
@@ -19,6 +21,23 @@ _NAME = re.compile(
 )
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """The shards of one split of a dataset.
+
+  Attributes:
+    name: name of the dataset, for error messages.
+    split: name of the split, likewise.
+    shards: the files, in order.
+    num_structures: structures that the dataset's `dataset_info.json` promises.
+  """
+
+  name: str
+  split: str
+  shards: tuple[pathlib.Path, ...]
+  num_structures: int
 
 
 class RecordFileError(ValueError):
@@ -51,9 +70,9 @@ def shard_writer(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
     def write(record: bytes) -> None:
       length = struct.pack("<Q", len(record))
       file.write(length)
-      file.write(_FOOTER.pack(crc32c.masked_crc32c(length)))
+      file.write(_FOOTER.pack(_masked_crc32c(length)))
       file.write(record)
-      file.write(_FOOTER.pack(crc32c.masked_crc32c(record)))
+      file.write(_FOOTER.pack(_masked_crc32c(record)))
 
     yield write
 
@@ -75,13 +94,13 @@ def read_shard(path: pathlib.Path) -> Iterator[bytes]:
       if len(header) < _HEADER.size:
         raise RecordFileError(_truncated(path, index))
       length, check = _HEADER.unpack(header)
-      if crc32c.masked_crc32c(header[:8]) != check:
+      if _masked_crc32c(header[:8]) != check:
         raise RecordFileError(f"Shard {path} is corrupt at the head of record {index}.")
       body = file.read(length + _FOOTER.size)
       if len(body) < length + _FOOTER.size:
         raise RecordFileError(_truncated(path, index))
       record = body[:length]
-      if crc32c.masked_crc32c(record) != _FOOTER.unpack(body[length:])[0]:
+      if _masked_crc32c(record) != _FOOTER.unpack(body[length:])[0]:
         raise RecordFileError(f"Shard {path} is corrupt in record {index}.")
       yield record
       index += 1
@@ -131,3 +150,9 @@ def list_splits(directory: pathlib.Path) -> list[str]:
 
 def _truncated(path: pathlib.Path, index: int) -> str:
   return f"Shard {path} is truncated in record {index}; convert it again."
+
+
+def _masked_crc32c(data: bytes) -> int:
+  """The checksum of TFRecord files: CRC-32C (Castagnoli), rotated and shifted."""
+  value = google_crc32c.value(data)
+  return (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF

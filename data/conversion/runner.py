@@ -20,10 +20,10 @@ import time
 
 import tqdm
 
-from data import plans
-from data import records
-from data import schema
-from data.converters import base
+from data.conversion import base
+from data.conversion import plans
+from data.records import schema
+from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import files
@@ -101,10 +101,10 @@ def _missing_jobs(
 ) -> list[Job]:
   jobs = []
   for split, units in by_split.items():
-    records.remove_temporary_files(output, split)
-    records.remove_temporary_files(output / plans.STATE, split)
+    shards.remove_temporary_files(output, split)
+    shards.remove_temporary_files(output / plans.STATE, split)
     for i, unit in enumerate(units):
-      shard = output / records.shard_name(split, i, len(units))
+      shard = output / shards.shard_name(split, i, len(units))
       if not (shard.exists() and _sidecar(shard).exists()):
         jobs.append(Job(converter, unit, shard, skip_invalid))
   return jobs
@@ -147,7 +147,7 @@ def run_job(job: Job) -> int:
   filtered: Counter = Counter()
   invalid: list[dict[str, str]] = []
   declaration = job.converter.declare()
-  with records.shard_writer(job.shard) as write:
+  with shards.shard_writer(job.shard) as write:
     for item in _items(job):
       if isinstance(item, base.Filtered):
         filtered[item.reason] += item.count
@@ -202,7 +202,7 @@ def _finish_split(
   statistics = statistics_lib.Statistics()
   filtered: Counter = Counter()
   invalid: list[dict[str, str]] = []
-  for shard in records.list_shards(output, split):
+  for shard in shards.list_shards(output, split):
     sidecar = json.loads(_sidecar(shard).read_text(encoding="utf-8"))
     statistics.merge(
       serialization.from_json(statistics_lib.Statistics, sidecar["statistics"])

@@ -1,0 +1,1 @@
+"""Readers of the raw files' formats, which several converters share."""
