@@ -20,23 +20,23 @@ def from_atoms(
 ) -> structure_lib.Structure:
   """A structure as the head of a dataset expects it.
 
-  Periodic directions are those of the atoms; for heads of datasets that are
-  `periodic_in_3d` a structure with any periodic direction and a three-dimensional cell
-  is periodic in all three, as the data they learned were. Tags (0 sub-surface, 1
-  surface, 2 adsorbate) are read where any is not zero, which is ASE's value for "no
-  tag"; else all are 2, as those of molecules and crystals were in training.
+  Periodic directions are those of the atoms. Where the dataset is `periodic_in_3d`, a
+  structure with any periodic direction and a cell of finite volume becomes periodic in
+  all three directions, as the data that the head has learned are. Tags (0 sub-surface,
+  1 surface, 2 adsorbate) are read where any is not zero, which is ASE's value for "no
+  tag"; otherwise all are 2, as those of molecules and crystals are in training.
 
   Args:
     atoms: any structure.
-    info: of the head's dataset.
-    record_id: names the structure in messages.
+    info: constants of the head's dataset.
+    record_id: name of the structure in messages.
 
   Returns:
     The structure, without labels.
 
   Raises:
     InvalidStructureError: it has no atoms, or an element, tag, position or cell that
-      cannot be used; says which.
+      cannot be used; the message says which.
   """
   pbc, cell = np.array(atoms.pbc), np.array(atoms.cell)
   has_volume = abs(np.linalg.det(cell)) > 0 if np.isfinite(cell).all() else True
@@ -64,7 +64,15 @@ def from_atoms(
 def find_problem(
   structure: structure_lib.Structure, info: dataset_info.DatasetInfo
 ) -> str:
-  """What keeps a head from predicting a structure, as a clause; "" if nothing does."""
+  """Finds out whether a head can predict a structure.
+
+  Args:
+    structure: the structure.
+    info: constants of the head's dataset.
+
+  Returns:
+    What prevents it, as a clause; "" where nothing does.
+  """
   if not structure.num_atoms:
     return "it has no atoms"
   present = set(structure.atomic_numbers.tolist())
@@ -95,4 +103,5 @@ def find_problem(
 
 
 def _symbols(numbers: set[int]) -> str:
+  """Symbols of elements, by atomic number."""
   return ", ".join(ase_data.chemical_symbols[z] for z in sorted(numbers))

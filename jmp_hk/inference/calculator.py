@@ -1,4 +1,4 @@
-"""An ASE calculator for any model of this program."""
+"""An ASE calculator for a trained model."""
 
 from collections.abc import Sequence
 import os
@@ -12,14 +12,14 @@ import numpy as np
 from jmp_hk import from_ase
 from jmp_hk.graphs import buckets
 from jmp_hk.graphs import packing
-from jmp_hk.inference import prediction
 from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.runtime import configuration
 
 
 class JMPCalculator(ase_calculator.Calculator):
-  """Energy, forces and, for conservative heads, stress.
+  """Computes all that a head predicts, and the stress if it is conservative.
 
-  Graphs are built anew at every call; compiled programs are used again while atoms
+  Graphs are built anew at every call. Compiled programs are used again while atoms
   move, although their numbers of neighbors change.
 
   Example:
@@ -38,15 +38,16 @@ class JMPCalculator(ase_calculator.Calculator):
     """Makes a calculator.
 
     Args:
-      model: a loaded model, or the directory of one.
-      head: name of the head; may be left out if there is only one.
-      precision: "float32" or "float64", where `model` is a directory.
-      **kwargs: passed to ASE.
+      model: a loaded model, or a path that `jmp_hk.load` takes.
+      head: name of the head; may be left out if the model has one.
+      precision: "float32" or "float64", where `model` is a path.
+      **kwargs: arguments of ASE's calculators.
 
     Raises:
       ValueError: there is no such head, or it predicts no energy.
-      CheckpointError: there is no model in the directory.
+      CheckpointError: the path leads to no model.
     """
+    configuration.configure()
     super().__init__(**kwargs)
     if not isinstance(model, predictor_lib.Predictor):
       model = predictor_lib.load(model, precision=precision)
@@ -63,13 +64,11 @@ class JMPCalculator(ase_calculator.Calculator):
     self.implemented_properties.append("free_energy")
     if task.is_conservative:
       self.implemented_properties.append("stress")
-    self._budget = buckets.MovingBudget(
-      self._runner.builder, self._runner.info.graph
-    )
+    self._budget = buckets.MovingBudget(self._runner.builder, self._runner.info.graph)
 
   @property
   def num_compilations(self) -> int:
-    """Programs compiled so far for this head."""
+    """Number of programs compiled so far, for all heads of the model."""
     return self._runner.num_compilations
 
   def calculate(
@@ -78,14 +77,16 @@ class JMPCalculator(ase_calculator.Calculator):
     properties: Sequence[str] = ("energy",),
     system_changes: Sequence[str] = tuple(ase_calculator.all_changes),
   ) -> None:
-    """Computes everything that the head predicts, see ASE.
+    """Computes everything that the head predicts, see ASE's `Calculator`.
 
     Raises:
-      InvalidStructureError: the structure cannot be predicted; says why.
-      CalculationFailed: the model gives no finite numbers.
+      InvalidStructureError: the structure cannot be predicted; the message says why.
+      CalculationFailed: the model gives numbers that are not finite.
       PropertyNotImplementedError: a stress is wanted but there is no volume.
     """
     super().calculate(atoms, properties, system_changes)
+    if self.atoms is None:
+      raise ase_calculator.CalculatorSetupError("There are no atoms to calculate.")
     runner = self._runner
     structure = from_ase.from_atoms(self.atoms, runner.info, "the structure")
     graphs = runner.builder.build(structure, runner.info.graph)
@@ -102,12 +103,12 @@ class JMPCalculator(ase_calculator.Calculator):
         "The model gives no finite numbers for this structure; do atoms lie on one "
         "another?"
       )
-    result = prediction.denormalise(runner.task, runner.info, structure, values)
+    result = runner.denormalise(structure, values)
     self.results = {
       target.spec.calculator_property: result.get(target)
       for target in runner.task.targets
     }
-    self.results["free_energy"] = result.energy
+    self.results["free_energy"] = self.results["energy"]
     if result.stress is not None:
       self.results["stress"] = result.stress
     elif "stress" in properties:

@@ -7,7 +7,6 @@ import os
 from typing import Any
 from typing import NamedTuple
 
-import ase
 import numpy as np
 
 from jmp_hk import dataset_info
@@ -16,6 +15,7 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.checkpoints import loading
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import batching
+from jmp_hk.inference import execution
 from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import preparation
 from jmp_hk.inference import single_head
@@ -24,9 +24,6 @@ from jmp_hk.models import parameters
 from jmp_hk.runtime import configuration
 
 BATCH_EDGES = 4096  # Main edges of a batch; more does not pay on a CPU.
-_RECORDS_AT_ONCE = 2048  # Records whose graphs are in memory together.
-
-Result = preparation.Result
 
 
 class Embedding(NamedTuple):
@@ -152,7 +149,7 @@ class Predictor:
     """What a reader of a head's predictions has to know, as sentences."""
     runner = self.head(name)
     names = [target.name for target in runner.task.targets]
-    if prediction_lib.ENERGY in names and not runner.info.energy_references:
+    if "energy" in names and not runner.info.energy_references:
       return [
         f"Energies of the head {runner.task.name!r} are relative to per-element "
         "reference energies, which the model does not hold."
@@ -185,11 +182,11 @@ class Predictor:
         unless the model itself gives numbers that are not finite.
       ValueError: see `head`.
     """
-    runner = self.head(head)
+    job = self._execution(head, on_progress)
     policy = preparation.InvalidPolicy(skip_invalid, on_invalid)
-    results = self._run_atoms(structures, runner, policy, on_progress)
     return [
-      None if result is None else runner.denormalise(*result) for result in results
+      None if result is None else job.head.denormalise(*result)
+      for result in job.run_atoms(structures, policy)
     ]
 
   def predict_structures(
@@ -216,9 +213,8 @@ class Predictor:
       InvalidStructuresError: the model gives numbers that are not finite.
       ValueError: see `head`.
     """
-    runner = self.head(head)
-    results = self._run_records(structures, runner, runner.info.graph, on_progress)
-    return [runner.denormalise(*result) for result in results]
+    job = self._execution(head, on_progress)
+    return [job.head.denormalise(*result) for result in job.run_records(structures)]
 
   def embed(
     self,
@@ -245,10 +241,12 @@ class Predictor:
       InvalidStructuresError: see `predict`.
       ValueError: see `head`.
     """
-    runner = self.head(head)
+    job = self._execution(head, on_progress, embed=True)
     policy = preparation.InvalidPolicy(skip_invalid, on_invalid)
-    results = self._run_atoms(structures, runner, policy, on_progress, embed=True)
-    return [None if result is None else _embedding(*result) for result in results]
+    return [
+      None if result is None else _embedding(*result)
+      for result in job.run_atoms(structures, policy)
+    ]
 
   def embed_structures(
     self,
@@ -274,72 +272,20 @@ class Predictor:
       InvalidStructuresError: see `predict_structures`.
       ValueError: see `head`.
     """
+    job = self._execution(head, on_progress, embed=True, graph=graph)
+    return [_embedding(*result) for result in job.run_records(structures)]
+
+  def _execution(
+    self,
+    head: str | None,
+    on_progress: batching.OnProgress | None,
+    *,
+    embed: bool = False,
+    graph: graph_config.GraphConfig | None = None,
+  ) -> execution.Execution:
     runner = self.head(head)
     graph = graph or runner.info.graph
-    results = self._run_records(structures, runner, graph, on_progress, embed=True)
-    return [_embedding(*result) for result in results]
-
-  def _run_atoms(
-    self,
-    structures: preparation.Structures,
-    runner: single_head.SingleHead,
-    policy: preparation.InvalidPolicy,
-    on_progress: batching.OnProgress | None,
-    *,
-    embed: bool = False,
-  ) -> list[Result | None]:
-    """Runs a head on ASE's structures; None for those that are skipped."""
-    preparer = batching.Preparer(runner.builder, runner.info.graph)
-    items = preparation.prepare(structures, runner.info, preparer, policy)
-    valid = [item for item in items if item is not None]
-    outputs = iter(self._run(valid, runner, preparer, on_progress, embed=embed))
-    results = [
-      None if item is None else (item.structure, next(outputs)) for item in items
-    ]
-    return preparation.only_finite(results, policy)
-
-  def _run_records(
-    self,
-    structures: Iterable[structure_lib.Structure],
-    runner: single_head.SingleHead,
-    graph: graph_config.GraphConfig,
-    on_progress: batching.OnProgress | None,
-    *,
-    embed: bool = False,
-  ) -> list[Result]:
-    """Runs a head on records, some thousand at a time."""
-    records = list(structures)
-    results: list[Result] = []
-    for start in range(0, len(records), _RECORDS_AT_ONCE):
-      preparer = batching.Preparer(runner.builder, graph)
-      items = [preparer(x) for x in records[start : start + _RECORDS_AT_ONCE]]
-
-      def report(done: int, total: int, start: int = start) -> None:
-        del total
-        if on_progress is not None:
-          on_progress(start + done, len(records))
-
-      outputs = self._run(items, runner, preparer, report, embed=embed)
-      results += [(x.structure, y) for x, y in zip(items, outputs, strict=True)]
-    preparation.only_finite(results)
-    return results
-
-  def _run(
-    self,
-    items: Sequence[batching.Prepared],
-    runner: single_head.SingleHead,
-    preparer: batching.Preparer,
-    on_progress: batching.OnProgress | None,
-    *,
-    embed: bool,
-  ) -> list[dict[str, np.ndarray]]:
-    """Runs a head on prepared structures."""
-    apply = runner.embed if embed else runner.predict
-    per_atom = () if embed else runner.per_atom
-    found = preparer.make_buckets(items, self.batch_edges, runner.budgets)
-    return batching.run(
-      items, apply, per_atom, found, preparer, runner.dtype, on_progress
-    )
+    return execution.Execution(runner, graph, self.batch_edges, embed, on_progress)
 
 
 def load(

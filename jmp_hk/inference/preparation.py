@@ -14,14 +14,19 @@ from jmp_hk import from_ase
 from jmp_hk import structure as structure_lib
 from jmp_hk.inference import batching
 
-OnInvalid = Callable[[int, str], None]  # Index of a structure, its problem.
+# What users give; a single structure counts as a list of one.
+Structures = ase.Atoms | Iterable[ase.Atoms]
+# A structure with the model's outputs for it, by name.
+Result = tuple[structure_lib.Structure, Mapping[str, np.ndarray]]
+# Called with the index of a structure and its problem.
+OnInvalid = Callable[[int, str], None]
 
 
 class InvalidStructuresError(ValueError):
   """Structures cannot be predicted.
 
   Attributes:
-    problems: by the index of the structure.
+    problems: what is wrong, by the index of the structure.
   """
 
   def __init__(self, problems: Mapping[int, str]) -> None:
@@ -38,15 +43,22 @@ class InvalidPolicy:
   """What happens to structures that cannot be predicted.
 
   Attributes:
-    skip: leave them out instead of raising `InvalidStructuresError`.
-    on_skip: called for each that is left out.
+    skip: whether to leave them out instead of raising `InvalidStructuresError`.
+    on_skip: called for each structure that is left out.
   """
 
   skip: bool = False
   on_skip: OnInvalid | None = None
 
   def apply(self, problems: Mapping[int, str]) -> None:
-    """Raises if there are problems, or reports them."""
+    """Raises where there are problems, or reports them.
+
+    Args:
+      problems: what is wrong, by the index of the structure.
+
+    Raises:
+      InvalidStructuresError: there are problems, and they are not to be skipped.
+    """
     if problems and not self.skip:
       raise InvalidStructuresError(problems)
     if self.on_skip is not None:
@@ -55,7 +67,7 @@ class InvalidPolicy:
 
 
 def prepare(
-  structures: Iterable[ase.Atoms],
+  structures: Structures,
   info: dataset_info.DatasetInfo,
   preparer: batching.Preparer,
   policy: InvalidPolicy = InvalidPolicy(),
@@ -63,20 +75,27 @@ def prepare(
   """Checks all structures and builds their graphs.
 
   Args:
-    structures: any number of structures.
-    info: of the head that is to predict them.
+    structures: any number of structures; a single one counts as a list of one.
+    info: constants of the dataset of the head that is to predict them.
     preparer: builds their graphs.
     policy: what happens to those that cannot be predicted.
 
   Returns:
-    What was prepared; None for those that are left out.
+    The prepared structures; None for those that are left out.
 
   Raises:
-    InvalidStructuresError: some cannot be predicted; names all of them.
+    InvalidStructuresError: some cannot be predicted; the message names all of them.
+    TypeError: something is no `ase.Atoms`.
   """
   items: list[batching.Prepared | None] = []
   problems: dict[int, str] = {}
+  if isinstance(structures, ase.Atoms):  # It would be iterated over by its atoms.
+    structures = [structures]
   for index, atoms in enumerate(structures):
+    if not isinstance(atoms, ase.Atoms):
+      raise TypeError(
+        f"Structures must be ase.Atoms; structure {index} is a {type(atoms).__name__}."
+      )
     name = f"structure {index} ({atoms.get_chemical_formula()})"
     try:
       items.append(preparer(from_ase.from_atoms(atoms, info, name)))
@@ -88,19 +107,31 @@ def prepare(
 
 
 def only_finite(
-  items: Sequence[batching.Prepared | None],
-  outputs: Sequence[Mapping[str, np.ndarray] | None],
-  policy: InvalidPolicy = InvalidPolicy(),
-) -> list[Mapping[str, np.ndarray] | None]:
-  """Leaves out what the model computed no finite numbers for; arguments as above."""
-  results = list(outputs)
+  results: Sequence[Result | None], policy: InvalidPolicy = InvalidPolicy()
+) -> list[Result | None]:
+  """Leaves out what the model computed no finite numbers for.
+
+  Args:
+    results: structures with the model's outputs; None for those that were left out.
+    policy: what happens to structures with other numbers.
+
+  Returns:
+    The results; None for those that were and are left out.
+
+  Raises:
+    InvalidStructuresError: numbers are not finite; the message names the structures.
+  """
+  checked = list(results)
   problems = {}
-  for index, (item, values) in enumerate(zip(items, outputs, strict=True)):
-    if values and not all(np.isfinite(value).all() for value in values.values()):
-      results[index] = None
+  for index, result in enumerate(results):
+    if result is None:
+      continue
+    structure, values = result
+    if not all(np.isfinite(value).all() for value in values.values()):
+      checked[index] = None
       problems[index] = (
-        f"{item.structure.record_id}: the model gives no finite numbers (atoms that lie "
-        "on one another, or the wrong weights)"
+        f"{structure.record_id}: the model gives no finite numbers (atoms that lie on "
+        "one another, or the wrong weights)"
       )
   policy.apply(problems)
-  return results
+  return checked

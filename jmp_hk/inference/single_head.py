@@ -1,24 +1,29 @@
-"""One head of a model as functions that are compiled once per budget."""
+"""One head of a model as functions that are compiled once for each budget."""
 
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 from typing import Any
 
+import chex
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
 
 from jmp_hk import dataset_info
+from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.inference import prediction
 from jmp_hk.models import heads
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import compilation
 from jmp_hk.targets import config as tasks_lib
 
 # (function, model with unnamed head, precision, budget) → executable.
-Programs = dict[tuple[Any, ...], Any]
+Programs = dict[tuple[Any, ...], jax.stages.Compiled]
 
 PRECISIONS = ("float32", "float64", "bfloat16")
 
@@ -27,8 +32,8 @@ class SingleHead:
   """The backbone with the targets of one task, ready to run on packed batches.
 
   Attributes:
-    task: the head's targets.
-    info: constants of its dataset.
+    task: the head's task with its targets.
+    info: constants of the task's dataset.
     builder: the backbone's builder of graphs.
     dtype: data type of the batches it takes.
   """
@@ -45,16 +50,17 @@ class SingleHead:
     """Takes one task out of a model; compiles nothing yet.
 
     Args:
-      config: of the model.
-      variables: of the model.
-      info: of the task's dataset.
-      name: of the task.
+      config: configuration of the model.
+      variables: parameters and scale factors of the model.
+      info: constants of the task's dataset.
+      name: name of the task.
       precision: one of `PRECISIONS`; "float64" computes everything in it.
-      programs: compiled so far. Heads that differ in weights alone share programs, so
-        all heads of a model should be given the same dictionary.
+      programs: programs that are compiled already, to which those of this head are
+        added. Heads that differ in weights alone share programs, so all heads of a
+        model should be given the same dictionary.
 
     Raises:
-      ValueError: an unknown precision.
+      ValueError: the model has no such task, or the precision is not known.
     """
     if precision not in PRECISIONS:
       raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}.")
@@ -79,7 +85,7 @@ class SingleHead:
 
   @property
   def num_compilations(self) -> int:
-    """Programs compiled so far, for this head and others of the model."""
+    """Number of programs compiled so far, for this head and others of the model."""
     return len(self._programs)
 
   @property
@@ -89,7 +95,7 @@ class SingleHead:
 
   @property
   def budgets(self) -> list[budget_lib.Budget]:
-    """Budgets that something is compiled for, oldest first."""
+    """Budgets for which something is compiled, oldest first."""
     same = [key for key in self._programs if key[1:-1] == self._signature]
     return list(dict.fromkeys(budget for *_, budget in same))
 
@@ -97,12 +103,18 @@ class SingleHead:
     """Normalised predictions of a batch, see `Model.apply`; returns at once."""
     return self._run("predict", batch)
 
+  def denormalise(
+    self, structure: structure_lib.Structure, values: Mapping[str, np.ndarray]
+  ) -> prediction.Prediction:
+    """One structure's part of what `predict` gave, in physical units."""
+    return prediction.denormalise(self.task, self.info, structure, values)
+
   def embed(self, batch: batch_lib.Batch) -> dict[str, jax.Array]:
     """Mean embeddings of a batch's structures.
 
     Returns:
-      "nodes" [G, atom channels] and, where the backbone has an edge branch, "edges"
-      [G, edge channels]; zero for padding and for structures without edges.
+      "nodes" [G, atom channels] and, where the backbone has embeddings of edges,
+      "edges" [G, edge channels]; zero for padding and for structures without edges.
     """
     return self._run("embed", batch)
 
@@ -116,13 +128,17 @@ class SingleHead:
         )
       return self._programs[key](self._variables, batch)
 
-  def _predict(self, variables: model_lib.Variables, batch: batch_lib.Batch):
+  def _predict(
+    self, variables: model_lib.Variables, batch: batch_lib.Batch
+  ) -> dict[str, jax.Array]:
     return self._model.apply(variables, None, batch)
 
-  def _embed(self, variables: model_lib.Variables, batch: batch_lib.Batch):
+  def _embed(
+    self, variables: model_lib.Variables, batch: batch_lib.Batch
+  ) -> dict[str, jax.Array]:
     embeddings = self._model.embed(variables, batch)
     result = {"nodes": _means(embeddings.nodes, batch.node_graph, batch.n_node)}
-    if embeddings.edges is not None:
+    if embeddings.edges is not None and embeddings.receivers is not None:
       graph = batch.node_graph[embeddings.receivers]
       is_real = batch.atom_mask[embeddings.receivers].astype(jnp.int32)
       counts = jraph.segment_sum(
@@ -141,20 +157,20 @@ class SingleHead:
 
 
 def select(
-  config: model_lib.ModelConfig, params: Any, name: str
-) -> tuple[model_lib.ModelConfig, dict[str, Any]]:
+  config: model_lib.ModelConfig, params: hk.Params, name: str
+) -> tuple[model_lib.ModelConfig, hk.Params]:
   """Leaves the heads of one task in a model.
 
   Args:
-    config: of the model.
+    config: configuration of the model.
     params: its Haiku parameters.
-    name: of the task.
+    name: name of the task.
 
   Returns:
     Configuration and parameters of a model with that task alone.
 
   Raises:
-    ValueError: the model has no such task; names those it has.
+    ValueError: the model has no such task; the message names those it has.
   """
   names = [task.name for task in config.tasks]
   if name not in names:
@@ -172,7 +188,7 @@ def select(
 
 
 def _signature(config: model_lib.ModelConfig) -> model_lib.ModelConfig:
-  """The model without what makes no difference to its program."""
+  """The configuration without names and factors that do not change the program."""
   tasks = [
     tasks_lib.TaskConfig(
       "head",
@@ -184,7 +200,15 @@ def _signature(config: model_lib.ModelConfig) -> model_lib.ModelConfig:
 
 
 def _means(x: jax.Array, graph: jax.Array, counts: jax.Array) -> jax.Array:
-  """Mean of the rows of each structure in float32 or wider; padding rows are zero."""
+  """Mean of the rows of each structure, in float32 or wider.
+
+  Args:
+    x: [rows, channels] values, zero for padding.
+    graph: [rows] structure of each row, ascending.
+    counts: [G] number of rows of each structure.
+  """
+  chex.assert_rank([x, graph, counts], [2, 1, 1])
+  chex.assert_equal_shape_prefix([x, graph], 1)
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   sums = jraph.segment_sum(x, graph, counts.shape[0], indices_are_sorted=True)
   return sums / jnp.maximum(counts, 1)[:, None]
