@@ -22,6 +22,7 @@ from experiments.command_line import command
 from experiments.command_line import config as config_lib
 from experiments.command_line import data_flags
 from experiments.command_line import inference_flags
+from jmp_hk.pipeline import datasets as pipeline_datasets
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -104,20 +105,23 @@ def table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _evaluate(
-  values: flags.FlagValues, predictor: Any, head: str, dataset: datasets_lib.Dataset
+  values: flags.FlagValues,
+  predictor: Any,
+  head: str,
+  dataset: pipeline_datasets.Dataset,
 ) -> Mapping[str, Any]:
   """Predicts and writes."""
-  from experiments import prediction_files  # Imports TensorFlow.
-  from experiments import split_predictions
+  from jmp_hk.inference import comparison  # Imports jax.
+  from jmp_hk.inference import reports
 
   for notice in predictor.notices(head):
     logging.warning("%s", notice)
-  results = split_predictions.predict_split(
+  results = comparison.predict_and_compare(
     predictor,
+    dataset.evenly(values.limit),
     head,
-    dataset,
-    values.limit,
-    lambda done, total: logging.info("%d of %d structures", done, total),
+    units=dataset.info.units,
+    on_progress=lambda done, total: logging.info("%d of %d structures", done, total),
   )
   if not results.comparisons:
     raise config_lib.FlagError(
@@ -125,7 +129,7 @@ def _evaluate(
       "predicts."
     )
   output = pathlib.Path(values.output or default_output(values))
-  metrics = prediction_files.write(results, output)
+  metrics = reports.write(results, output)
   print(table(metrics))
   print(f"Results of {len(results.structures)} structures: {output}")
   return metrics

@@ -12,21 +12,20 @@ from absl import logging
 import jax
 
 from data.records import datasets as datasets_lib
-from experiments import prediction_files
-from experiments import split_predictions
 from experiments.command_line import config as config_lib
 from experiments.command_line import tasks as declarations
 from experiments.reports import result as result_lib
 from jmp_hk import dataset_info
 from jmp_hk import serialization
 from jmp_hk.checkpoints import model_directory
+from jmp_hk.inference import comparison
 from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.inference import reports
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
 from jmp_hk.training import writers
 
 TEST_DIRECTORY = "test"
-
 
 
 def evaluate(
@@ -51,13 +50,13 @@ def evaluate(
     return None
   (opened,) = datasets_lib.open_datasets((dataset,), config.model.tasks)
   predictor = predictor_lib.load(workdir, precision=config.model.precision)
-  results = split_predictions.predict_split(
+  results = comparison.predict_and_compare(
     predictor,
-    None,
-    opened,
+    opened.evenly(),
+    units=opened.info.units,
     on_progress=lambda done, total: logging.info("Tested %d of %d.", done, total),
   )
-  metrics = prediction_files.write(results, workdir / TEST_DIRECTORY)
+  metrics = reports.write(results, workdir / TEST_DIRECTORY)
   num_structures = info.num_structures[config.datasets[0].split]
   result = _result(config, workdir, metrics, num_structures, fold)
   serialization.save(result, workdir / result_lib.FILE)

@@ -243,7 +243,8 @@ def _parse_target(entry: str) -> Target:
   head, *options = entry.split(",")
   name, _, kind = head.partition("=")
   kinds = spec_lib.kinds()
-  values = dict(option.partition("=")[::2] for option in options)
+  pairs = (option.partition("=") for option in options)
+  values = {key: value for key, _, value in pairs}
   unknown = set(values) - {"reduction", "coefficient", "classes"}
   if not name or kind not in kinds or unknown:
     raise config_lib.FlagError(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import itertools
 from typing import Any
 from typing import Protocol
 
@@ -64,6 +65,11 @@ class Dataset:
   task: int
   source: Source
   weight: float | None = None
+
+  def evenly(self, limit: int = 0) -> Iterator[structure_lib.Structure]:
+    """Structures from all over the split, in order: `limit` of them, 0 for all."""
+    stride = max(1, self.num_structures // limit) if limit else 1
+    return itertools.islice(self.source.ordered(stride), limit or None)
 
 
 class MemorySource:

@@ -10,6 +10,7 @@ import optax
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import arithmetic
 from jmp_hk.targets import spec
 
 
@@ -39,13 +40,13 @@ class Classes(spec.TargetSpec):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> spec.Sums:
+  ) -> arithmetic.Sums:
     """Accuracy and cross-entropy in nat."""
     loss = self.loss(prediction, label)
     correct = (self.choose(prediction) == label).astype(loss.dtype)
     return {
-      f"{self.name}_accuracy": spec.masked_sum(correct, rows),
-      f"{self.name}_cross_entropy": spec.masked_sum(loss, rows),
+      f"{self.name}_accuracy": arithmetic.masked_sum(correct, rows),
+      f"{self.name}_cross_entropy": arithmetic.masked_sum(loss, rows),
     }
 
   def normalise(

@@ -30,6 +30,10 @@ BUILT_IN = (
 )
 
 
+# Labels that `Structure` has fields for; other labels cannot have these names.
+FIELDS = ("energy", "forces")
+
+
 class Reduction(enum.Enum):
   """How per-atom values become one value per structure."""
 
@@ -60,8 +64,15 @@ class TargetConfig:
   head_bias: bool = True
 
   def __post_init__(self) -> None:
-    # Raises where the kind is unknown or does not fit the name.
-    spec_lib.find(self.kind)(self.name, self.num_classes)
+    field = self.name if self.name in FIELDS else None
+    wanted = spec_lib.find(self.kind).label_name
+    if wanted != field:
+      known = spec_lib.kinds().items()
+      raise ValueError(
+        f"The kind {self.kind!r} is {'only' if wanted else 'not'} for the label "
+        f"{wanted or self.name!r}; kinds for {self.name!r} are "
+        f"{', '.join(kind for kind, spec in known if spec.label_name == field)}."
+      )
 
   @property
   def spec(self) -> spec_lib.TargetSpec:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import arithmetic
 from jmp_hk.targets import spec
 
 
@@ -38,13 +39,13 @@ class Energy(spec.TargetSpec):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> spec.Sums:
+  ) -> arithmetic.Sums:
     """Mean absolute error in meV, per structure and per atom."""
-    error = self.error(prediction, label) * (constants.energy_scale * spec.MILLI)
+    error = self.error(prediction, label) * (constants.energy_scale * arithmetic.MILLI)
     atoms = jnp.maximum(batch.n_node, 1)
     return {
-      "energy_mae_mev": spec.masked_sum(error, rows),
-      "energy_mae_mev_per_atom": spec.masked_sum(error / atoms, rows),
+      "energy_mae_mev": arithmetic.masked_sum(error, rows),
+      "energy_mae_mev_per_atom": arithmetic.masked_sum(error / atoms, rows),
     }
 
   def normalise(
@@ -54,7 +55,7 @@ class Energy(spec.TargetSpec):
     structure: structure_lib.Structure,
   ) -> np.ndarray:
     """(E - Σ references) / energy scale."""
-    reference = spec.sum_of_references(
+    reference = arithmetic.sum_of_references(
       constants.energy_references, structure, self.name
     )
     return np.asarray((label - reference) / constants.energy_scale, np.float64)
@@ -69,10 +70,10 @@ class Energy(spec.TargetSpec):
     energy = float(value) * constants.energy_scale
     if not constants.energy_references:
       return energy
-    return energy + spec.sum_of_references(
+    return energy + arithmetic.sum_of_references(
       constants.energy_references, structure, self.name
     )
 
   def shown_error(self, unit: str) -> spec.ShownError:
     """Mean absolute error in thousandths of the unit."""
-    return spec.ShownError("mae", f"m{unit}", spec.MILLI)
+    return spec.ShownError("mae", f"m{unit}", arithmetic.MILLI)

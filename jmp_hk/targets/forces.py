@@ -8,6 +8,7 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import arithmetic
 from jmp_hk.targets import spec
 from jmp_hk.targets import vector
 
@@ -35,14 +36,14 @@ class DirectForces(vector.Vector):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> spec.Sums:
+  ) -> arithmetic.Sums:
     """Mean absolute error of components in meV/Å, and mean cosine over atoms."""
-    error = self.error(prediction, label) * (constants.force_scale * spec.MILLI)
+    error = self.error(prediction, label) * (constants.force_scale * arithmetic.MILLI)
     norms = jnp.linalg.norm(prediction, axis=-1) * jnp.linalg.norm(label, axis=-1)
     cosine = (prediction * label).sum(axis=-1) / jnp.maximum(norms, _COSINE_EPS)
     return {
-      "force_mae_mev_per_angstrom": spec.masked_sum(error, rows),
-      "force_cosine": spec.masked_sum(cosine, rows),
+      "force_mae_mev_per_angstrom": arithmetic.masked_sum(error, rows),
+      "force_cosine": arithmetic.masked_sum(cosine, rows),
     }
 
   def normalise(
@@ -65,7 +66,7 @@ class DirectForces(vector.Vector):
 
   def shown_error(self, unit: str) -> spec.ShownError:
     """Mean absolute error of components in thousandths of the unit."""
-    return spec.ShownError("mae", f"m{unit}", spec.MILLI)
+    return spec.ShownError("mae", f"m{unit}", arithmetic.MILLI)
 
 
 @spec.register("conservative_forces")

@@ -10,10 +10,11 @@ import numpy as np
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import packing
+from jmp_hk.targets import arithmetic
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
 
-LabelError = spec_lib.LabelError
+LabelError = arithmetic.LabelError
 
 
 def label_shapes(
@@ -76,18 +77,31 @@ def normalise_labels(
     LabelError: a label is missing, or an element has no reference.
   """
   constants = task.constants(info)
-  labels = {}
-  for target in task.learned:
-    label = target.spec.label(structure)
-    if label is None:
-      raise LabelError(
-        f"{structure.record_id} has no label {target.name!r}; it has "
-        f"{_label_names(structure)}."
-      )
-    labels[target.name] = target.spec.normalise(label, constants, structure)
-  return labels
+  return {
+    target.name: target.spec.normalise(
+      required_label(target, structure), constants, structure
+    )
+    for target in task.learned
+  }
 
 
-def _label_names(structure: structure_lib.Structure) -> list[str]:
-  fields = [n for n in ("energy", "forces") if getattr(structure, n) is not None]
-  return fields + sorted(structure.targets)
+def required_label(
+  target: tasks_lib.TargetConfig, structure: structure_lib.Structure
+) -> spec_lib.Value:
+  """The label of a structure in physical units.
+
+  Args:
+    target: which label.
+    structure: the structure.
+
+  Raises:
+    LabelError: it has none; names the labels that it has.
+  """
+  label = target.spec.label(structure)
+  if label is None:
+    known = [name for name in tasks_lib.FIELDS if getattr(structure, name) is not None]
+    raise LabelError(
+      f"{structure.record_id} has no label {target.name!r}; it has "
+      f"{known + sorted(structure.targets)}."
+    )
+  return label

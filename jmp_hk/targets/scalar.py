@@ -9,6 +9,7 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import arithmetic
 from jmp_hk.targets import spec
 
 
@@ -37,13 +38,15 @@ class Scalar(spec.TargetSpec):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> spec.Sums:
+  ) -> arithmetic.Sums:
     """Errors in the unit of the label."""
     scale = constants.statistics[self.name].std
     error = prediction - label
     return {
-      f"{self.name}_mae": spec.masked_sum(scale * jnp.abs(error), rows),
-      f"{self.name}{spec.ROOT}": spec.masked_sum((scale * error) ** 2, rows),
+      f"{self.name}_mae": arithmetic.masked_sum(scale * jnp.abs(error), rows),
+      f"{self.name}{arithmetic.ROOT}": arithmetic.masked_sum(
+        (scale * error) ** 2, rows
+      ),
     }
 
   def normalise(
@@ -56,7 +59,7 @@ class Scalar(spec.TargetSpec):
     statistics = constants.statistics[self.name]
     value = np.asarray(label, np.float64)
     if statistics.references:
-      value = value - spec.sum_of_references(
+      value = value - arithmetic.sum_of_references(
         statistics.references, structure, self.name
       )
     return (value - statistics.mean) / statistics.std
@@ -71,7 +74,7 @@ class Scalar(spec.TargetSpec):
     statistics = constants.statistics[self.name]
     total = 0.0
     if statistics.references:
-      total = spec.sum_of_references(statistics.references, structure, self.name)
+      total = arithmetic.sum_of_references(statistics.references, structure, self.name)
     return float(value * statistics.std + statistics.mean + total)
 
 

@@ -14,12 +14,10 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import enum
-import math
 from typing import ClassVar
 from typing import NamedTuple
 from typing import TypeVar
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,19 +25,11 @@ import numpy as np
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import arithmetic
 
 SpecT = TypeVar("SpecT", bound="type[TargetSpec]")
 # A label or a prediction of one structure on the host.
 Value = float | np.ndarray
-# Metric to (sum over the rows that count, number of values in them).
-Sums = dict[str, tuple[jax.Array, jax.Array]]
-
-MILLI = 1000.0  # Thousandths of a unit.
-ROOT = "_rmse"  # Metrics that end so are square roots of a mean.
-
-
-class LabelError(ValueError):
-  """A structure lacks a label that its task learns, or has one it cannot use."""
 
 
 class PredictedFrom(enum.Enum):
@@ -117,20 +107,6 @@ class TargetSpec(abc.ABC):
   # The target with the lowest rank stands for a task with several targets.
   headline_rank: ClassVar[int] = 1
 
-  def __post_init__(self) -> None:
-    wanted = self.label_name
-    if wanted is None and self.name in _FIELDS:
-      raise ValueError(
-        f"The label {self.name!r} is not for the kind {self.kind!r}; call the target "
-        "otherwise, or choose another kind."
-      )
-    if wanted is not None and self.name != wanted:
-      others = [kind for kind, cls in _REGISTRY.items() if cls.label_name is None]
-      raise ValueError(
-        f"The kind {self.kind!r} is for the label {wanted!r}, not {self.name!r}; other "
-        f"labels have the kinds {', '.join(others)}."
-      )
-
   @property
   def prediction_shape(self) -> tuple[int, ...]:
     """Shape of a row of predictions."""
@@ -184,7 +160,7 @@ class TargetSpec(abc.ABC):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: TaskConstants,
-  ) -> Sums:
+  ) -> arithmetic.Sums:
     """Metrics in physical units, as sums and counts that add up over batches.
 
     References cancel in errors, so normalised values are compared and then scaled:
@@ -198,7 +174,8 @@ class TargetSpec(abc.ABC):
       constants: scales of the task.
 
     Returns:
-      Metric to (sum, count), see `masked_sum`. Names that end in `ROOT` hold squares.
+      Metric to (sum, count), see `arithmetic.masked_sum`. Names that end in
+      `arithmetic.ROOT` hold squares.
     """
 
   def counted(
@@ -280,7 +257,6 @@ class TargetSpec(abc.ABC):
     return self.name
 
 
-_FIELDS = ("energy", "forces")  # Labels that `Structure` has fields for.
 _REGISTRY: dict[str, type[TargetSpec]] = {}
 
 
@@ -325,38 +301,3 @@ def find(kind: str) -> type[TargetSpec]:
       "the module that registers it first."
     )
   return _REGISTRY[kind]
-
-
-def masked_sum(values: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Sum over the rows that count, and the number of values in them.
-
-  Args:
-    values: [rows, …].
-    rows: [rows] bool.
-  """
-  chex.assert_equal_shape_prefix([values, rows], 1)
-  mask = rows.reshape(rows.shape + (1,) * (values.ndim - 1))
-  total = jnp.where(mask, values, 0).sum()
-  return total, rows.sum().astype(total.dtype) * math.prod(values.shape[1:])
-
-
-def sum_of_references(
-  references: Mapping[int, float], structure: structure_lib.Structure, name: str
-) -> float:
-  """Sum of the per-element references of a structure, in float64.
-
-  Args:
-    references: by atomic number.
-    structure: the structure.
-    name: name of the label, for messages.
-
-  Raises:
-    LabelError: an element has no reference.
-  """
-  try:
-    return float(sum(references[z] for z in structure.atomic_numbers.tolist()))
-  except KeyError as error:
-    raise LabelError(
-      f"{structure.record_id}: no reference of {name!r} for atomic number {error}; "
-      f"the training split fitted {sorted(references)}."
-    ) from error

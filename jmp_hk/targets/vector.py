@@ -9,6 +9,7 @@ import optax
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import arithmetic
 from jmp_hk.targets import spec
 
 # Added to every component of a difference of vectors before its norm is taken, as the
@@ -44,13 +45,15 @@ class Vector(spec.TargetSpec):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> spec.Sums:
+  ) -> arithmetic.Sums:
     """Errors of components in the unit of the label."""
     scale = constants.statistics[self.name].std
     error = prediction - label
     return {
-      f"{self.name}_mae": spec.masked_sum(scale * jnp.abs(error), rows),
-      f"{self.name}{spec.ROOT}": spec.masked_sum((scale * error) ** 2, rows),
+      f"{self.name}_mae": arithmetic.masked_sum(scale * jnp.abs(error), rows),
+      f"{self.name}{arithmetic.ROOT}": arithmetic.masked_sum(
+        (scale * error) ** 2, rows
+      ),
     }
 
   def normalise(

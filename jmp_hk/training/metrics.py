@@ -15,10 +15,10 @@ import jax.numpy as jnp
 
 from jmp_hk import dataset_info as info_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import arithmetic
 from jmp_hk.targets import config as tasks_lib
-from jmp_hk.targets import spec as spec_lib
 
-Sums = spec_lib.Sums
+Sums = arithmetic.Sums
 SCORE = "score"
 
 
@@ -53,7 +53,7 @@ def batch_sums(
       chex.assert_shape(prediction, (*rows.shape, *spec.prediction_shape))
       chex.assert_shape(label, (*rows.shape, *spec.shape))
       entries = spec.metrics(prediction, label, rows, batch, constants)
-      error = spec_lib.masked_sum(spec.error(prediction, label), rows)
+      error = arithmetic.masked_sum(spec.error(prediction, label), rows)
       entries[f"{SCORE}/{target.name}"] = error
       sums |= {f"{task.name}/{name}": entry for name, entry in entries.items()}
   return sums
@@ -86,7 +86,7 @@ def summarise(batches: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str,
     if metric.startswith(f"{SCORE}/"):
       scores[dataset] = scores.get(dataset, 0.0) + mean
     else:
-      metrics[name] = math.sqrt(mean) if name.endswith(spec_lib.ROOT) else mean
+      metrics[name] = math.sqrt(mean) if name.endswith(arithmetic.ROOT) else mean
   metrics |= {f"{dataset}/{SCORE}": value for dataset, value in scores.items()}
   if scores:
     metrics[SCORE] = math.fsum(scores.values()) / len(scores)

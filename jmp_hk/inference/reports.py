@@ -1,8 +1,10 @@
-"""Writes predictions of a split: metrics, table, structures with forces, parity plot."""
+"""Writes compared predictions: metrics, table, structures with forces, parity plot."""
 
 from collections.abc import Sequence
 import csv
+import os
 import pathlib
+from typing import TYPE_CHECKING
 from typing import Any
 
 import ase
@@ -10,32 +12,34 @@ from ase.calculators import singlepoint
 import ase.io
 import numpy as np
 
-from experiments import split_predictions
 from jmp_hk import serialization
 from jmp_hk import structure as structure_lib
+from jmp_hk.inference import comparison as comparison_lib
+
+if TYPE_CHECKING:  # It is slow to import.
+  from matplotlib import axes as axes_lib
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "predictions.csv"
 STRUCTURES_FILE = "predictions.extxyz"
 PLOT_FILE = "parity.png"
 
-_MOST_POINTS = 20_000  # Of a panel of the plot.
-
-Comparison = split_predictions.Comparison
+_MOST_POINTS = 20_000  # In a panel of the plot.
 
 
 def write(
-  results: split_predictions.SplitPredictions, directory: pathlib.Path
-) -> dict[str, Any]:
-  """Writes everything that there is to tell about a split.
+  results: comparison_lib.Results, directory: str | os.PathLike[str]
+) -> dict[str, dict[str, float | str]]:
+  """Writes everything that there is to tell about compared predictions.
 
   Args:
     results: predictions and labels.
-    directory: where the files go; they are replaced.
+    directory: where the files go; those of an earlier call are replaced.
 
   Returns:
-    The metrics by target.
+    The metrics by target, each with its unit.
   """
+  directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   metrics = results.metrics()
   serialization.save(
@@ -49,9 +53,7 @@ def write(
   return metrics
 
 
-def write_table(
-  results: split_predictions.SplitPredictions, path: pathlib.Path
-) -> None:
+def write_table(results: comparison_lib.Results, path: pathlib.Path) -> None:
   """Writes one row a structure: labels and predictions, or its mean absolute error."""
   sizes = np.array([structure.num_atoms for structure in results.structures])
   columns: dict[str, Sequence[Any]] = {
@@ -61,7 +63,8 @@ def write_table(
   for comparison in results.comparisons:
     name = comparison.target.name
     if comparison.is_per_atom:
-      errors = np.abs(comparison.predictions - comparison.labels).mean(axis=1)
+      errors = np.abs(comparison.predictions - comparison.labels)
+      errors = errors.reshape(len(errors), -1).mean(axis=1)
       starts = np.cumsum(sizes) - sizes
       columns[f"{name}_mae"] = (np.add.reduceat(errors, starts) / sizes).tolist()
       continue
@@ -75,23 +78,25 @@ def write_table(
   with path.open("w", encoding="utf-8", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values()))
+    writer.writerows(zip(*columns.values(), strict=True))
 
 
-def write_structures(
-  results: split_predictions.SplitPredictions, path: pathlib.Path
-) -> None:
-  """Writes extxyz: predictions as energy and forces, labels as reference_…"""
+def write_structures(results: comparison_lib.Results, path: pathlib.Path) -> None:
+  """Writes extxyz: predictions as energy and forces, labels as `reference_` ones."""
   frames = []
-  for structure, prediction in zip(results.structures, results.predictions):
+  for structure, prediction in zip(
+    results.structures, results.predictions, strict=True
+  ):
     atoms = to_atoms(structure)
     atoms.calc = singlepoint.SinglePointCalculator(
       atoms, energy=prediction.energy, forces=prediction.forces
     )
     for name, value in prediction.properties.items():
-      if np.ndim(value) == 2:
-        atoms.arrays[name] = np.asarray(value)
-        atoms.arrays[f"reference_{name}"] = structure.targets[name]
+      if name not in results.task.per_atom:
+        continue
+      atoms.arrays[name] = np.asarray(value)
+      if name in structure.targets:
+        atoms.arrays[f"reference_{name}"] = np.asarray(structure.targets[name])
     if structure.energy is not None:
       atoms.info["reference_energy"] = structure.energy
     if structure.forces is not None:
@@ -111,7 +116,7 @@ def to_atoms(structure: structure_lib.Structure) -> ase.Atoms:
   )
 
 
-def plot(comparisons: Sequence[Comparison], path: pathlib.Path) -> None:
+def plot(comparisons: Sequence[comparison_lib.Comparison], path: pathlib.Path) -> None:
   """Draws predictions over labels, one panel a target."""
   if not comparisons:
     return
@@ -123,15 +128,15 @@ def plot(comparisons: Sequence[Comparison], path: pathlib.Path) -> None:
   figure, axes = pyplot.subplots(
     1, len(comparisons), figsize=(5 * len(comparisons), 4.6), squeeze=False
   )
-  for axis, comparison in zip(axes.flat, comparisons):
+  for axis, comparison in zip(axes.flat, comparisons, strict=True):
     (_draw_classes if comparison.is_class else _draw_values)(axis, comparison)
   figure.tight_layout()
   figure.savefig(path, dpi=120)
   pyplot.close(figure)
 
 
-def _draw_values(axis: Any, comparison: Comparison) -> None:
-  """Values or force components against labels, with the diagonal."""
+def _draw_values(axis: "axes_lib.Axes", comparison: comparison_lib.Comparison) -> None:
+  """Values or components against labels, with the diagonal."""
   labels = comparison.labels[comparison.counted].ravel()
   predictions = comparison.predictions[comparison.counted].ravel()
   step = -(-len(labels) // _MOST_POINTS)
@@ -148,7 +153,7 @@ def _draw_values(axis: Any, comparison: Comparison) -> None:
   axis.set_ylabel(f"prediction ({comparison.unit})")
 
 
-def _draw_classes(axis: Any, comparison: Comparison) -> None:
+def _draw_classes(axis: "axes_lib.Axes", comparison: comparison_lib.Comparison) -> None:
   """How often each class is predicted as each."""
   num_classes = comparison.predictions.shape[1]
   counts = np.zeros((num_classes, num_classes), int)

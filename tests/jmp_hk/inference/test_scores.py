@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import scores
+from jmp_hk.inference import scores
 
 
 def test_regression():

@@ -49,7 +49,7 @@ def classification(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, f
         labels,
         chosen,
         average="binary" if num_classes == 2 else "macro",
-        zero_division=0,
+        zero_division=0,  # pyright: ignore[reportArgumentType]
       )
     ),
   }
