@@ -2,10 +2,10 @@
 
   python -m benchmarks.convert --frames=2000
 
-Writes files in OC20's layout with slabs that it makes itself, converts a part and then
-all of them with one worker, and prints one line of JSON. The rate is taken from the
-difference, so starting up does not count; it is structures over processor time. Memory
-is flat if both peaks are alike.
+Writes files in OC20's layout with slabs that it makes itself, converts one of them and
+then all of them with one worker, and prints one line of JSON. The rate comes from the
+difference, so that starting up does not count; it is structures over processor time.
+Memory does not grow with the number of files if both peaks are alike.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,12 @@ _HEADER = (
 
 
 def frame(structure: structures_lib.Structure) -> str:
-  """One frame as the release has it."""
+  """One frame in the layout of the release.
+
+  Args:
+    structure: a structure with forces.
+  """
+  assert structure.forces is not None
   lattice = " ".join(f"{x:.8f}" for x in structure.cell.ravel())
   lines = [
     f"{ase.data.chemical_symbols[z]:<2s} {p[0]:16.8f} {p[1]:16.8f} {p[2]:16.8f} "
@@ -44,6 +49,7 @@ def frame(structure: structures_lib.Structure) -> str:
       structure.fixed,
       structure.tags,
       structure.forces,
+      strict=True,
     )
   ]
   header = _HEADER.format(lattice=lattice, energy=structure.energy)
@@ -51,7 +57,13 @@ def frame(structure: structures_lib.Structure) -> str:
 
 
 def write_raw(folder: pathlib.Path, frames: int, files: int) -> None:
-  """Writes pairs `N.extxyz.xz` and `N.txt.xz`, all with the same structures."""
+  """Writes pairs `N.extxyz.xz` and `N.txt.xz`, all with the same structures.
+
+  Args:
+    folder: an existing folder.
+    frames: number of frames in one file.
+    files: number of files.
+  """
   rng = np.random.default_rng(0)
   bodies = []
   for _ in range(min(frames, 100)):
@@ -87,11 +99,11 @@ def run(frames: int, files: int) -> dict[str, object]:
   """Converts one file, then all.
 
   Args:
-    frames: of one file.
+    frames: number of frames in one file.
     files: number of files.
 
   Returns:
-    What is printed.
+    The line of results.
   """
   with tempfile.TemporaryDirectory() as directory:
     root = pathlib.Path(directory)
@@ -116,11 +128,12 @@ def run(frames: int, files: int) -> dict[str, object]:
 
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_integer("frames", 1000, "Frames of one file.", lower_bound=1)
-  flags.DEFINE_integer("files", 5, "Files.", lower_bound=2)
+  flags.DEFINE_integer("frames", 1000, "Number of frames in one file.", lower_bound=1)
+  flags.DEFINE_integer("files", 5, "Number of files.", lower_bound=2)
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs the command line."""
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")

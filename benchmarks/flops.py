@@ -80,14 +80,20 @@ class Rows:
 
 
 def count_rows(batch: batch_lib.Batch, num_tasks: int) -> Rows:
-  """Counts the real rows of a packed batch of NumPy arrays."""
+  """Counts the real rows of a batch that was packed for GemNet-OC.
+
+  Args:
+    batch: packed structures, as NumPy arrays.
+    num_tasks: number of tasks of the model.
+  """
   real = np.asarray(batch.graph_mask)
+  graphs = batch.graphs
   edges = {
-    name: int(np.asarray(getattr(batch, name).n_edge)[real].sum())
+    name: int(np.asarray(getattr(graphs, name).n_edge)[real].sum())
     for name in ("main", "a2a", "a2ee2a", "qint")
   }
-  degree = (np.asarray(batch.graphs.main_table) >= 0).sum(1)
-  inputs = degree[np.asarray(batch.graphs.qint.senders)[: edges["qint"]]].sum()
+  degree = (np.asarray(graphs.main_table) >= 0).sum(1)
+  inputs = degree[np.asarray(graphs.qint.senders)[: edges["qint"]]].sum()
   by_task = lambda counts: tuple(
     int(counts[real & (np.asarray(batch.task) == task)].sum())
     for task in range(num_tasks)
@@ -96,14 +102,12 @@ def count_rows(batch: batch_lib.Batch, num_tasks: int) -> Rows:
     atoms=int(np.asarray(batch.atom_mask).sum()),
     quad_inputs=int(inputs),
     atoms_by_task=by_task(np.asarray(batch.n_node)),
-    main_by_task=by_task(np.asarray(batch.graphs.main.n_edge)),
+    main_by_task=by_task(np.asarray(graphs.main.n_edge)),
     **edges,
   )
 
 
-def forward_flops(
-  config: model_lib.ModelConfig, params: hk.Params, rows: Rows
-) -> int:
+def forward_flops(config: model_lib.ModelConfig, params: hk.Params, rows: Rows) -> int:
   """Operations of one forward pass.
 
   Args:
@@ -114,9 +118,7 @@ def forward_flops(
   return sum(flops for _, flops, _ in _layers(config, params, rows))
 
 
-def training_flops(
-  config: model_lib.ModelConfig, params: hk.Params, rows: Rows
-) -> int:
+def training_flops(config: model_lib.ModelConfig, params: hk.Params, rows: Rows) -> int:
   """Operations of the gradient of the loss with respect to all parameters.
 
   Arguments are those of `forward_flops`. Conservative models have a loss on forces, so

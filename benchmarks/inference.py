@@ -4,8 +4,9 @@
   python -m benchmarks.inference --model=small --atoms=100,300,1000,2000,5000 \
       --plot=scaling.png
 
-Goes through the ASE calculator, neighbor search included. One line of JSON a size, and
-a last one with the exponent of the cost in the number of atoms. Needs no TensorFlow.
+Goes through the ASE calculator, including its neighbor search. Prints one line of JSON
+for each size, and a last one with the exponent of the cost in the number of atoms.
+Needs no TensorFlow.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ import numpy as np
 
 from benchmarks import cases
 from benchmarks import measure
+from benchmarks import samples
 from benchmarks import structures as structures_lib
 from benchmarks import training
 from jmp_hk import dataset_info
@@ -35,6 +37,8 @@ from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import configuration
 
+Result = dict[str, str | float]
+
 _MOLECULE_LIMIT = 60  # Up to here a molecule in vacuum, above it a metal crystal.
 _TIME_STEP = 0.5 * units.fs
 _WARM_UP = 2
@@ -43,7 +47,13 @@ _WARM_UP = 2
 def make_predictor(
   model: str, precision: str, conservative: bool = False
 ) -> predictor_lib.Predictor:
-  """A model with random weights whose only head predicts energy and forces."""
+  """A model with random weights whose only head predicts energy and forces.
+
+  Args:
+    model: one of `cases.MODELS`.
+    precision: one of `cases.PRECISIONS`.
+    conservative: forces are derivatives of the energy.
+  """
   case = cases.CASES["rmd17" if conservative else "slabs"]
   config = case.model(model, precision)
   name = config.tasks[0].name
@@ -60,7 +70,7 @@ def make_predictor(
   )
   builder = config.backbone.graph_builder
   graphs = builder.build(structures_lib.toluenes(1)[0], graph)
-  budget = cases.exact_budget(builder, [graphs])
+  budget = samples.exact_budget(builder, [graphs])
   example = packing.pack([packing.PackItem(graphs)], builder, budget)
   shapes = jax.eval_shape(
     model_lib.build_model(config).init, jax.random.PRNGKey(0), example
@@ -89,18 +99,16 @@ def _to_ase(structure: structure_lib.Structure) -> ase.Atoms:
   )
 
 
-def run_size(
-  predictor: predictor_lib.Predictor, count: int, steps: int
-) -> dict[str, object]:
+def run_size(predictor: predictor_lib.Predictor, count: int, steps: int) -> Result:
   """Times steps of velocity Verlet at 300 K.
 
   Args:
     predictor: the model.
     count: wanted number of atoms.
-    steps: that are timed, after compilation and warm-up.
+    steps: number of steps that are timed, after compilation and warm-up.
 
   Returns:
-    What is printed.
+    The results, without the machine.
   """
   atoms = make_atoms(count)
   atoms.calc = calculator.JMPCalculator(predictor)
@@ -135,21 +143,22 @@ def run_size(
   }
 
 
-def exponent(results: Sequence[dict[str, object]]) -> float:
-  """Slope of log(time) over log(atoms): 1 means cost linear in atoms."""
-  atoms, times = zip(*[(r["atoms"], r["ms_per_step"]) for r in results])
+def exponent(results: Sequence[Result]) -> float:
+  """Slope of log(time) over log(atoms); 1 means that the cost is linear in atoms."""
+  atoms = np.array([result["atoms"] for result in results], float)
+  times = np.array([result["ms_per_step"] for result in results], float)
   return float(np.polyfit(np.log(atoms), np.log(times), 1)[0])
 
 
-def plot(results: Sequence[dict[str, object]], title: str, path: pathlib.Path) -> None:
-  """Time per step against atoms, with a line of slope 1 for comparison."""
-  import matplotlib
+def plot(results: Sequence[Result], title: str, path: pathlib.Path) -> None:
+  """Plots time per step against atoms, with a line of slope 1 for comparison."""
+  import matplotlib  # Slow to import.
 
   matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
+  from matplotlib import pyplot as plt
 
-  atoms = np.array([r["atoms"] for r in results])
-  times = np.array([r["ms_per_step"] for r in results])
+  atoms = np.array([result["atoms"] for result in results], float)
+  times = np.array([result["ms_per_step"] for result in results], float)
   figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
   axes.loglog(atoms, times, "o-", label="measured")
   axes.loglog(atoms, times[-1] * atoms / atoms[-1], "--", label="linear in atoms")
@@ -166,8 +175,20 @@ def run(
   steps: int,
   conservative: bool = False,
   plot_path: str = "",
-) -> list[dict[str, object]]:
-  """Measures all sizes and prints a line for each."""
+) -> list[Result]:
+  """Measures all sizes and prints a line for each.
+
+  Args:
+    model: one of `cases.MODELS`.
+    precision: one of `cases.PRECISIONS`.
+    sizes: wanted numbers of atoms.
+    steps: number of timed steps of each size.
+    conservative: forces are derivatives of the energy.
+    plot_path: file for a plot of time against atoms; "" draws none.
+
+  Returns:
+    The results of each size.
+  """
   predictor = make_predictor(model, precision, conservative)
   case = f"{model}/{'conservative' if conservative else 'direct'}/{precision}"
   results = []
@@ -185,16 +206,21 @@ def run(
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   flags.DEFINE_enum("model", "small", list(cases.MODELS), "Size of the model.")
-  flags.DEFINE_enum("precision", "f32", list(cases.PRECISIONS), "Of the computation.")
+  flags.DEFINE_enum(
+    "precision", "f32", list(cases.PRECISIONS), "Precision of the computation."
+  )
   flags.DEFINE_list("atoms", ["20", "100", "1000"], "Numbers of atoms.")
-  flags.DEFINE_integer("steps", 10, "Timed steps of each size.", lower_bound=2)
+  flags.DEFINE_integer(
+    "steps", 10, "Number of timed steps of each size.", lower_bound=2
+  )
   flags.DEFINE_bool(
-    "conservative", False, "Forces by differentiation instead of a direct head."
+    "conservative", False, "Predict forces as derivatives of the energy."
   )
   flags.DEFINE_string("plot", "", "File for a plot of time against atoms.")
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs the command line."""
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")

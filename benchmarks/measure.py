@@ -6,7 +6,6 @@ import platform
 import resource
 import sys
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +17,10 @@ class Matmul:
   """A large matrix product in a given precision, the yardstick of utilisation."""
 
   def __init__(self, dtype: jnp.dtype):
-    """Compiles; the size suits the device.
+    """Compiles a product whose size suits the device.
 
     Args:
-      dtype: of the operands.
+      dtype: precision of the operands.
     """
     on_cpu = jax.default_backend() == "cpu"
     self._size = 3072 if on_cpu else 8192
@@ -34,7 +33,7 @@ class Matmul:
     self.gflops()  # Compiles and warms up.
 
   def gflops(self) -> float:
-    """Measures once, 10^9 floating-point operations per second."""
+    """Measures the rate once, in 10^9 floating-point operations per second."""
     start = time.perf_counter()
     for _ in range(self._repeats):
       product = self._product(self._a, self._b)
@@ -43,7 +42,7 @@ class Matmul:
     return 2e-9 * self._size**3 * self._repeats / seconds
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
+def seconds_of(function: Callable[[], object]) -> float:
   """Time of a call, until its results are on the device."""
   start = time.perf_counter()
   jax.block_until_ready(function())
@@ -71,8 +70,14 @@ def device_memory_bytes() -> int | None:
 
 
 def compiled_memory_bytes(compiled: jax.stages.Compiled) -> int:
-  """Arguments, results and temporary memory of a compiled step, by XLA's account."""
+  """Arguments, results and temporary memory of a compiled step, by XLA's account.
+
+  Raises:
+    RuntimeError: the back end gives no account.
+  """
   analysis = compiled.memory_analysis()
+  if analysis is None:
+    raise RuntimeError(f"{jax.default_backend()} gives no account of memory.")
   return (
     analysis.argument_size_in_bytes
     + analysis.output_size_in_bytes
@@ -82,7 +87,7 @@ def compiled_memory_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def machine() -> dict[str, str]:
-  """What the numbers were measured on."""
+  """The machine and the versions that the numbers belong to."""
   return {
     "device": jax.devices()[0].device_kind,
     "cores": str(_cores()),

@@ -17,6 +17,7 @@ import jax
 
 from benchmarks import cases
 from benchmarks import measure
+from benchmarks import samples
 from benchmarks import training
 from jmp_hk.runtime import configuration
 
@@ -30,17 +31,17 @@ def run_case(
   """Estimates one case.
 
   Args:
-    model: of `cases.MODELS`.
+    model: one of `cases.MODELS`.
     precision: "f32" or "bf16".
     remat: compute the insides of blocks again in the backward pass.
     sizes: two wanted numbers of structures.
 
   Returns:
-    What is printed; memory is linear in the number of structures.
+    The line of results; memory is linear in the number of structures.
   """
   case = cases.CASES["mixture"]
   config = case.model(model, precision, remat)
-  sample = cases.Sample(case)
+  sample = samples.Sample(case)
   structures, needs, edges = [], [], []
   for size in sizes:
     batches = sample.batches(size)
@@ -50,7 +51,7 @@ def run_case(
     )
     held = [float(microbatch.graph_mask.sum()) for (microbatch,) in batches.steps]
     structures.append(sum(held) / len(held))
-    edges.append(batches.budget.num_main)
+    edges.append(batches.budget.num_main_items)
     needs.append(measure.compiled_memory_bytes(compiled))
   per_edge = (needs[1] - needs[0]) / (edges[1] - edges[0])
   fixed = needs[0] - per_edge * edges[0]
@@ -71,12 +72,19 @@ def run_case(
 
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_list("model", ["small"], f"Of {', '.join(cases.MODELS)}.")
-  flags.DEFINE_list("precision", ["bf16"], "Of f32, bf16.")
-  flags.DEFINE_list("remat", ["false", "true"], "Of false, true.")
+  flags.DEFINE_list(
+    "model", ["small"], f"Sizes of the model, among {', '.join(cases.MODELS)}."
+  )
+  flags.DEFINE_list("precision", ["bf16"], "Precisions, among f32, bf16.")
+  flags.DEFINE_list(
+    "remat",
+    ["false", "true"],
+    "Whether blocks are computed again in the backward pass: false, true.",
+  )
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs the command line."""
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")

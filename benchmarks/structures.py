@@ -1,7 +1,7 @@
 """Structures that the benchmarks make themselves; needs ASE and NumPy only.
 
-`bench_slabs` and `toluenes` are the structures that the timings of the original were
-taken on. The random ones have the sizes and densities of the published datasets.
+`bench_slabs` and `toluenes` are the structures that the published implementation was
+timed with. The random ones have the sizes and densities of the published datasets.
 """
 
 import ase
@@ -19,7 +19,7 @@ _LAYERS = 4
 
 
 def bench_slabs() -> list[Structure]:
-  """Two slabs of 74 atoms each, as in the timings of the original."""
+  """Two slabs of 74 atoms each, with which the published implementation was timed."""
   return [
     _bench_slab("Cu", "CO", 1.9, "ontop", 1, seed=201),
     _bench_slab("Pt", "OH", 2.0, "bridge", 0, seed=202),
@@ -27,7 +27,7 @@ def bench_slabs() -> list[Structure]:
 
 
 def toluenes(count: int = 8) -> list[Structure]:
-  """Distorted toluene molecules, as in the timings of the original."""
+  """Distorted toluene molecules, with which the published implementation was timed."""
   return [_toluene(100 + i) for i in range(count)]
 
 
@@ -106,7 +106,7 @@ def _adsorbed(slab: ase.Atoms, tags: np.ndarray, rng: np.random.Generator) -> St
   """Adds an adsorbate and rattles everything."""
   adsorbate = ase.build.molecule(str(rng.choice(_ADSORBATES)))
   adsorbate.rotate(rng.uniform(0, 360), "z")
-  place = rng.random(2) @ slab.cell[:2]
+  place = rng.random(2) @ slab.cell.array[:2]
   place[2] = slab.positions[:, 2].max() + 2.0
   lowest = adsorbate.positions[adsorbate.positions[:, 2].argmin()]
   adsorbate.positions += place - lowest

@@ -3,8 +3,8 @@
   python -m benchmarks.train_step --model=small --data=slabs --precision=f32
 
 Several values of --model, --data or --precision, separated by commas, run one case
-after another, each in a process of its own. Every case prints one line of JSON. Needs no
-TensorFlow and no data.
+after another, each in a process of its own. Every case prints one line of JSON. Needs
+neither TensorFlow nor data.
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,17 @@ import os
 import statistics
 import subprocess
 import sys
-from typing import Any
 
 from absl import app
 from absl import flags
+import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from benchmarks import cases
 from benchmarks import flops
 from benchmarks import measure
+from benchmarks import samples
 from benchmarks import training
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import configuration
@@ -43,29 +44,31 @@ def run_case(
   """Measures one case.
 
   Args:
-    model: of `cases.MODELS`.
-    data: of `cases.CASES`.
+    model: one of `cases.MODELS`.
+    data: one of `cases.CASES`.
     precision: "f32" or "bf16".
-    structures: wanted structures of a step; 0 takes the default.
+    structures: wanted number of structures in a step; 0 takes the default.
     rounds: number of timed rounds.
     remat: compute the insides of blocks again in the backward pass.
-    microbatches: microbatches that the step works through one after another.
+    microbatches: number of microbatches that the step works through one after another.
 
   Returns:
-    What is printed.
+    The line of results.
   """
   case = cases.CASES[data]
   config = case.model(model, precision, remat)
-  sample = cases.Sample(case)
+  sample = samples.Sample(case)
   if not structures:
     structures = case.structures
     if case.fills_card and jax.default_backend() != "cpu":
       structures = microbatches * filling_structures(config, sample, structures)
   batches = sample.batches(structures, microbatches)
   trained = training.Training(config, batches.steps[0][0])
-  trained.start()
   rows, work = _rows_and_work(batches, config, trained.shapes.params)
   timing = _time(trained, batches, work, precision, rounds)
+  step = trained.step
+  compiled = step.compiled
+  assert compiled is not None
   per_step = lambda count: statistics.mean(sum(map(count, step)) for step in rows)
   atoms = per_step(lambda microbatch: microbatch.atoms)
   held = statistics.mean(
@@ -80,22 +83,20 @@ def run_case(
     "structures_per_s": round(held / seconds, 2),
     "atoms_per_s": round(atoms / seconds, 1),
     "padding_useful": round(batches.padding_useful, 4),
-    "compile_s": round(trained.step.compile_seconds, 1),
+    "compile_s": round(step.compile_seconds or 0.0, 1),
     "peak_memory_mib": round(measure.peak_memory_mib()),
-    "step_memory_mib": round(
-      measure.compiled_memory_bytes(trained.step.compiled) / measure.MIB
-    ),
+    "step_memory_mib": round(measure.compiled_memory_bytes(compiled) / measure.MIB),
     "step_ms": round(1e3 * seconds, 1),
     "dense_tflop": round(statistics.mean(work) / 1e12, 4),
     "structures": round(held, 1),
     "atoms": round(atoms),
-    "main_edges": round(per_step(lambda microbatch: microbatch.graphs.main)),
+    "main_edges": round(per_step(lambda microbatch: microbatch.main)),
     **measure.machine(),
   }
 
 
 def _rows_and_work(
-  batches: cases.Batches, config: model_lib.ModelConfig, params: Any
+  batches: samples.Batches, config: model_lib.ModelConfig, params: hk.Params
 ) -> tuple[list[list[flops.Rows]], list[int]]:
   """Real rows of every microbatch of each step, and each step's operations."""
   rows = [
@@ -111,7 +112,7 @@ def _rows_and_work(
 
 def _time(
   trained: training.Training,
-  batches: cases.Batches,
+  batches: samples.Batches,
   work: Sequence[int],
   precision: str,
   rounds: int,
@@ -127,7 +128,9 @@ def _time(
   before = matmul.gflops()
   for i in range(rounds):
     chosen = [(i * steps + j) % len(on_device) for j in range(steps)]
-    seconds = measure.seconds_of(lambda: [trained.run(on_device[j]) for j in chosen])
+    seconds = measure.seconds_of(
+      lambda chosen=chosen: [trained.run(on_device[j]) for j in chosen]
+    )
     after = matmul.gflops()
     rate = (before + after) / 2
     used.append(sum(work[j] for j in chosen) / (seconds * rate * 1e9))
@@ -144,13 +147,15 @@ def _time(
   }
 
 
-def filling_structures(config, sample: cases.Sample, start: int) -> int:
+def filling_structures(
+  config: model_lib.ModelConfig, sample: samples.Sample, start: int
+) -> int:
   """How many structures fill the device's memory, by XLA's account of the step.
 
   Args:
-    config: of the model.
+    config: configuration of the model.
     sample: structures to pack.
-    start: a number that fits.
+    start: a number of structures that fits.
   """
   limit = measure.device_memory_bytes()
   if limit is None:
@@ -166,27 +171,31 @@ def filling_structures(config, sample: cases.Sample, start: int) -> int:
 
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_list("model", ["small"], f"Of {', '.join(cases.MODELS)}.")
-  flags.DEFINE_list("data", ["slabs"], f"Of {', '.join(cases.CASES)}.")
-  flags.DEFINE_list("precision", ["f32"], "Of f32, bf16.")
+  flags.DEFINE_list(
+    "model", ["small"], f"Sizes of the model, among {', '.join(cases.MODELS)}."
+  )
+  flags.DEFINE_list(
+    "data", ["slabs"], f"Kinds of data, among {', '.join(cases.CASES)}."
+  )
+  flags.DEFINE_list("precision", ["f32"], "Precisions, among f32, bf16.")
   flags.DEFINE_integer(
     "structures",
     0,
-    "Wanted structures of a step; 0 takes the default of the data: "
-    "on an accelerator the mixture and rmd17 fill its memory.",
+    "Wanted number of structures in a step; 0 takes the default of the data, which "
+    "for the mixture and rmd17 on an accelerator is what its memory holds.",
     lower_bound=0,
   )
   flags.DEFINE_integer(
     "microbatches",
     1,
-    "Microbatches that the step works through one after another, which "
-    "divides the memory.",
+    "Number of microbatches that the step works through one after another, which "
+    "divides the memory of its activations.",
     lower_bound=1,
   )
   flags.DEFINE_integer(
     "steps",
     8,
-    "Timed rounds; each measures the step and the matmul rate.",
+    "Number of timed rounds; each measures the step and the matmul rate.",
     lower_bound=1,
   )
   flags.DEFINE_string(
@@ -198,12 +207,13 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     "remat",
     False,
-    "Compute the insides of blocks again in the backward pass; what "
-    "is computed twice does not count as work.",
+    "Compute the insides of blocks again in the backward pass. What is computed "
+    "twice counts as work once.",
   )
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs the command line."""
   values = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected arguments {argv[1:]}.")

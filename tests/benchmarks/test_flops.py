@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import cases
 from benchmarks import flops
+from benchmarks import samples
 from benchmarks import structures
 from benchmarks import training
 from jmp_hk.graphs import packing
@@ -24,7 +25,7 @@ def _model(name: str, data: str):
   targets = {"energy": np.float32(0), "forces": np.zeros((15, 3)), "U_0": np.float32(0)}
   item = packing.PackItem(graphs, 0, targets)
   batch = packing.pack(
-    [item], gemnet_graphs.BUILDER, cases.exact_budget(gemnet_graphs.BUILDER, [graphs])
+    [item], gemnet_graphs.BUILDER, samples.exact_budget(gemnet_graphs.BUILDER, [graphs])
   )
   shapes = jax.eval_shape(
     model_lib.build_model(config).init, jax.random.PRNGKey(0), batch
@@ -66,7 +67,7 @@ def test_flops_of_a_main_edge_match_the_cost_model():
 
 def test_two_slabs_cost_what_the_cost_model_says():
   config, params, _ = _model("small", "slabs")
-  batch = cases.Sample(cases.CASES["slabs"]).batches(2).steps[0][0]
+  batch = samples.Sample(cases.CASES["slabs"]).batches(2).steps[0][0]
   rows = flops.count_rows(batch, 1)
   assert rows.main == 4470 and rows.atoms == 148
   work = flops.training_flops(config, params, rows)
