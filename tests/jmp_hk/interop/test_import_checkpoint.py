@@ -79,7 +79,7 @@ class ImportTest(parameterized.TestCase):
     _assert_equal(loaded.variables.scales, scales)
 
   def test_a_missing_moving_average_says_what_to_do(self):
-    with self.assertRaisesRegex(weights.WeightsError, "--noema"):
+    with self.assertRaisesRegex(weights.WeightsError, "ema=False"):
       self._import(checkpoints.lightning(checkpoints.state_dict("tinyd")), ema=True)
 
   def test_a_moving_average_that_does_not_match_is_an_error(self):

@@ -69,8 +69,8 @@ BACKBONES = {
     ),
     output=gemnet_config.OutputConfig(num_before_skip=2, num_after_skip=1),
   ),
-  "base": gemnet_config.preset("gemnet_oc_small"),
-  "large": gemnet_config.preset("gemnet_oc_large"),
+  "base": gemnet_config.PRESETS["gemnet_oc_small"],
+  "large": gemnet_config.PRESETS["gemnet_oc_large"],
 }
 
 
