@@ -93,7 +93,8 @@ class Layout:
     senders = self.pad([part.senders for part in parts], size, np.int32)
     receivers = self.pad([part.receivers for part in parts], size, np.int32)
     offsets = self.pad([part.offsets for part in parts], size, np.int32, (3,))
-    return jraph.GraphsTuple(
+    make: Any = jraph.GraphsTuple  # Its fields are declared as jax arrays.
+    return make(
       nodes=None,
       edges={"cell_offsets": offsets},
       receivers=receivers + shift,

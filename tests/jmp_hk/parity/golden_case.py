@@ -267,7 +267,7 @@ def _keys(edges: neighbors.EdgeSet) -> list[tuple[int, ...]]:
 
 def golden_edge_order(golden, batch: batch_lib.Batch, name: str = "main") -> np.ndarray:
   """Index array p such that our edges [p] are the golden file's edges."""
-  graph = getattr(batch, name)
+  graph = getattr(batch.graphs, name)
   ours = edge_keys(
     np.stack([graph.senders, graph.receivers]), graph.edges["cell_offsets"]
   )

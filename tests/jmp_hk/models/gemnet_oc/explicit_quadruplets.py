@@ -14,7 +14,7 @@ from jmp_hk.models.gemnet_oc import quadruplet_geometry
 
 def _edges(batch: batch_lib.Batch, name: str):
   """Real edges as (sender, receiver, offset, unit vector)."""
-  graph = getattr(batch, name)
+  graph = getattr(batch.graphs, name)
   result = []
   for s, t, o in zip(
     graph.senders, graph.receivers, graph.edges["cell_offsets"], strict=True

@@ -68,7 +68,7 @@ def _tight_budget(structures) -> gemnet_graphs.Budget:
   sizes = [
     gemnet_graphs.BUILDER.sizes(small_model.UNCAPPED.build(s)) for s in structures
   ]
-  needs = dataclasses.asdict(budget_lib.total(sizes))
+  needs = dataclasses.asdict(budget_lib.total(sizes, gemnet_graphs.Budget))
   needs["num_graphs"] += 1
   needs["num_atoms"] += 1
   return gemnet_graphs.Budget(**needs)
