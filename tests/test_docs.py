@@ -22,7 +22,7 @@ _FOREIGN_FLAGS = {
   "flagfile",
   "help",
   "kill-on-bad-exit",  # srun
-  "no-cov",
+  "num_lanes",  # The changelog says that it was renamed.
   "xla_disable_hlo_passes",
 }
 # A path in backticks that begins with one of these is a file of the repository.
