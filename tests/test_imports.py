@@ -18,7 +18,6 @@ from tests.source_imports import When
 _ORDER = (
   (
     "files",
-    "from_ase",
     "published",
     "pytrees",
     "runtime",
@@ -27,7 +26,7 @@ _ORDER = (
     "structure",
   ),
   ("graphs",),
-  ("dataset_info", "dataset_summary", "reference_energies", "targets"),
+  ("dataset_info", "dataset_summary", "from_ase", "reference_energies", "targets"),
   ("models",),
   ("pipeline",),
   ("checkpoints", "inference", "interop", "training"),
