@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ class DatasetInfo:
   force_coefficient: float | None = None
   average_atoms: float = 0.0
   schema_version: int = SCHEMA_VERSION
-  provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
+  provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     for name in ("energy_scale", "force_scale"):

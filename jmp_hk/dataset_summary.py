@@ -8,7 +8,7 @@
   train = statistics.of_structures(structures)
   info = dataset_summary.build_info(declaration, {"train": train})
 
-Converters declare what they read; `data/conversion` gathers the statistics of each
+Converters declare what they read; `data.conversion` gathers the statistics of each
 shard as it is written and summarises them here.
 """
 
@@ -156,7 +156,7 @@ def build_info(
   targets, fitted_targets = {}, {}
   for name, label in declaration.targets.items():
     targets[name], fitted_targets[name] = _target(name, label, train, splits)
-  sizes = sum((s.sizes for s in splits.values()), Counter())
+  sizes = sum((Counter(s.sizes) for s in splits.values()), Counter())
   elements = {z for s in splits.values() for z in s.atoms_by_element}
   return dataset_info.DatasetInfo(
     name=declaration.name,

@@ -197,14 +197,14 @@ def fit_references(statistics: Statistics, moments: Moments) -> LinearFit:
   rest = _residual(rows, right, solution)
   count = moments.count
   square = Fraction(moments.square, _ONE * _ONE) - sum(
-    c * (r + d) for c, r, d in zip(exact, right, rest)
+    c * (r + d) for c, r, d in zip(exact, right, rest, strict=True)
   )
   total = Fraction(moments.total, _ONE) - sum(
-    c * statistics.atoms_by_element[z] for c, z in zip(exact, elements)
+    c * statistics.atoms_by_element[z] for c, z in zip(exact, elements, strict=True)
   )
   mean = total / count
   variance = max(square / count - mean * mean, 0)
-  references = {z: float(c) for z, c in zip(elements, solution)}
+  references = {z: float(c) for z, c in zip(elements, solution, strict=True)}
   return LinearFit(references, float(mean), float(variance) ** 0.5)
 
 
@@ -212,7 +212,10 @@ def _residual(
   rows: list[list[int]], right: list[Fraction], solution: np.ndarray
 ) -> list[Fraction]:
   exact = [Fraction(float(value)) for value in solution]
-  return [b - sum(a * c for a, c in zip(row, exact)) for row, b in zip(rows, right)]
+  return [
+    b - sum(a * c for a, c in zip(row, exact, strict=True))
+    for row, b in zip(rows, right, strict=True)
+  ]
 
 
 def _pseudo_inverse(gram: np.ndarray) -> np.ndarray:

@@ -121,7 +121,7 @@ def checksums(
     )
     return [
       {"name": converter.relative(path), "bytes": path.stat().st_size, "sha256": value}
-      for value, path in zip(bar, paths)
+      for value, path in zip(bar, paths, strict=True)
     ]
 
 

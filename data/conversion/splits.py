@@ -32,7 +32,7 @@ def cut(order: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
       "all records, and training needs at least one."
     )
   pieces = np.split(order, np.cumsum(counts)[:-1])
-  return {name: piece for name, piece in zip(sizes, pieces) if len(piece)}
+  return {name: piece for name, piece in zip(sizes, pieces, strict=True) if len(piece)}
 
 
 def rest_is_test(count: int, train_size: int, val_size: int) -> dict[str, np.ndarray]:
@@ -53,6 +53,20 @@ def rest_is_test(count: int, train_size: int, val_size: int) -> dict[str, np.nda
       "--val_size."
     )
   sizes = {"train": train_size, "val": val_size, "test": count - train_size - val_size}
+  return cut(shuffled(count), sizes)
+
+
+def eighty_ten_ten(count: int) -> dict[str, np.ndarray]:
+  """JMP's split of QMOF and SPICE: shuffled, int(0.8 n), the rest, int(0.1 n).
+
+  Args:
+    count: number of records.
+
+  Returns:
+    Indices of the records for training, validation and testing.
+  """
+  train, test = int(count * 0.8), int(count * 0.1)
+  sizes = {"train": train, "val": count - train - test, "test": test}
   return cut(shuffled(count), sizes)
 
 

@@ -50,7 +50,7 @@ class ANI1x(base.Converter):
   def units(self) -> Sequence[base.Unit]:
     path = base.find_file(self.source, "*.h5", "*.hdf5")
     with hdf5.open_hdf5(path) as file:
-      groups = {name: _usable(file[name]) for name in sorted(file)}
+      groups = {name: _usable(hdf5.group(file, name)) for name in sorted(file)}
     splits = assign_formulas(
       {
         name: usable
@@ -75,19 +75,22 @@ class ANI1x(base.Converter):
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
     (name,) = unit.files
     with hdf5.open_hdf5(self.root / name) as file:
-      for group, start, stop in unit.payload:
-        numbers, values = hdf5.frames(file[group], _NUMBERS, _FRAMES, start, stop)
+      for key, start, stop in unit.payload:
+        group = hdf5.group(file, key)
+        numbers, values = hdf5.frames(group, _NUMBERS, _FRAMES, start, stop)
         if len(numbers) < _MIN_ATOMS:
           yield base.Filtered(_SMALL, stop - start)
           continue
-        for row, (positions, energy, forces) in enumerate(zip(*values), start):
+        for row, (positions, energy, forces) in enumerate(
+          zip(*values, strict=True), start
+        ):
           if np.isnan(energy) or np.isnan(forces).any():
             yield base.Filtered(_NOT_COMPUTED)
             continue
           yield structure_lib.molecule(
             positions,
             numbers,
-            f"{name}:{group}:{row}",
+            f"{name}:{key}:{row}",
             energy=float(energy) * ase_units.Hartree,
             forces=forces.astype(np.float64) * ase_units.Hartree,
           )

@@ -75,6 +75,11 @@ class AseOptions(base.Options):
   evaluate_free_atoms_only: bool = base.option(
     False, "Leave fixed atoms out of force metrics."
   )
+  periodic_in_3d: bool = base.option(
+    False,
+    "The structures are periodic in all three directions, also across the vacuum of "
+    "a slab; structures to predict are then taken to be so as well.",
+  )
 
 
 class AseReadable(base.Converter):
@@ -92,6 +97,7 @@ class AseReadable(base.Converter):
       forces=o.forces_key != "none",
       targets=parse_targets(o.targets),
       evaluate_free_atoms_only=o.evaluate_free_atoms_only,
+      periodic_in_3d=o.periodic_in_3d,
       notes={
         "energy_unit_in_eV": _energy_unit(o.energy_unit),
         "forces_unit_in_eV_per_Ang": _forces_unit(o.forces_unit),
@@ -122,9 +128,9 @@ class AseReadable(base.Converter):
     stops = np.rint(np.cumsum(shares) * len(order)).astype(int)
     starts = np.concatenate([[0], np.cumsum(counts)])
     result = []
-    for split, drawn in zip(_SPLITS, np.split(order, stops[:-1])):
+    for split, drawn in zip(_SPLITS, np.split(order, stops[:-1]), strict=True):
       drawn = np.sort(drawn)
-      for path, start, stop in zip(files, starts, starts[1:]):
+      for path, start, stop in zip(files, starts[:-1], starts[1:], strict=True):
         mine = drawn[(drawn >= start) & (drawn < stop)] - start
         if len(mine):
           name = self.relative(path)

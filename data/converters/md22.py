@@ -134,13 +134,14 @@ def _read_npz(path: pathlib.Path, wanted: list[int], name: str) -> Iterator[base
 
 
 def _frames(path: pathlib.Path) -> Iterator[extxyz.Frame | extxyz.FrameError]:
-  index = -1
+  count = 0
   try:
     with open(path, "rb") as file:
-      for index, frame in enumerate(extxyz.read_frames(file)):
+      for frame in extxyz.read_frames(file):
         yield frame
+        count += 1
   except (OSError, extxyz.FileError) as error:
-    raise base.RawDataError(f"{path}: after {index + 1} frames: {error}.") from error
+    raise base.RawDataError(f"{path}: after {count} frames: {error}.") from error
 
 
 def _count_xyz(path: pathlib.Path) -> int:

@@ -55,7 +55,8 @@ class OC20(base.Converter):
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
     path = self.root / unit.files[0]
-    ids = _read_ids(self.root / unit.files[1]) if len(unit.files) > 1 else None
+    ids_file = unit.files[1] if len(unit.files) == 2 else None
+    ids = None if ids_file is None else _read_ids(self.root / ids_file)
     index = -1
     try:
       with lzma.open(path) as raw:
@@ -65,7 +66,7 @@ class OC20(base.Converter):
           if ids is not None:
             if index >= len(ids):
               raise base.RawDataError(
-                f"{path}: expected {len(ids)} frames as in {unit.files[1]}, found more"
+                f"{path}: expected {len(ids)} frames as in {ids_file}, found more"
               )
             record_id += f":{ids[index]}"
           yield _item(frame, record_id)
@@ -73,7 +74,7 @@ class OC20(base.Converter):
       raise base.RawDataError(f"{path}: after {index + 1} frames: {error}.") from error
     if ids is not None and index + 1 != len(ids):
       raise base.RawDataError(
-        f"{path}: expected {len(ids)} frames as in {unit.files[1]}, found {index + 1}."
+        f"{path}: expected {len(ids)} frames as in {ids_file}, found {index + 1}."
       )
 
 

@@ -97,8 +97,8 @@ def split(numbers: np.ndarray) -> dict[str, np.ndarray]:
   return splits.cut(np.asarray(numbers)[splits.shuffled(count)], sizes)
 
 
-def members(archive: pathlib.Path) -> Iterator[tuple[int, tarfile.ExFileObject]]:
-  """Yields (molecule number, open file) in the order of the archive, as a stream.
+def members(archive: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+  """Yields (molecule number, content of its file) in the order of the archive.
 
   Raises:
     RawDataError: the archive is truncated or not a tar file.
@@ -108,10 +108,12 @@ def members(archive: pathlib.Path) -> Iterator[tuple[int, tarfile.ExFileObject]]
     with tarfile.open(archive, "r|*") as tar:
       for member in tar:
         match = _NUMBER_IN_NAME.search(member.name)
-        if member.isfile() and match:
+        file = tar.extractfile(member) if match else None
+        if match and file is not None:
           number = int(match[1])
-          yield number, tar.extractfile(member)
-        tar.members = []  # or they pile up
+          yield number, file.read()
+        # Or the members pile up.
+        tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
   except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
     raise base.RawDataError(
       f"{archive} cannot be read after molecule {number}: {error}. It may be "
@@ -147,7 +149,7 @@ def parse(text: str, record_id: str) -> structure_lib.Structure:
     np.array([ase_data.atomic_numbers[row[0]] for row in rows]),
     record_id,
     targets={
-      name: np.float64(values[column] * factor)
+      name: np.array(values[column] * factor)
       for name, (column, factor, _) in TARGETS.items()
     },
   )
@@ -205,12 +207,12 @@ class Qm9(base.Converter):
     if unit.payload["left_out"]:
       yield base.Filtered("uncharacterized", unit.payload["left_out"])
     wanted = set(unit.payload["molecules"])
-    for number, file in members(self.archive):
+    for number, content in members(self.archive):
       if number not in wanted:
         continue
       record_id = f"dsgdb9nsd_{number:06d}.xyz"
       try:
-        yield parse(file.read().decode("utf-8"), record_id)
+        yield parse(content.decode("utf-8"), record_id)
       except (ValueError, IndexError) as error:
         yield base.Invalid(record_id, f"not a QM9 xyz file: {error}")
       wanted.remove(number)

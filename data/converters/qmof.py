@@ -25,13 +25,6 @@ STRUCTURES = "qmof_structure_data.json"
 _UNIT_SIZE = 8_192  # every unit reads both files from the start
 
 
-def split(count: int) -> dict[str, np.ndarray]:
-  """Entries by split: int(0.8 n), the rest, int(0.1 n)."""
-  train, test = int(count * 0.8), int(count * 0.1)
-  sizes = {"train": train, "val": count - train - test, "test": test}
-  return splits.cut(splits.shuffled(count), sizes)
-
-
 class Qmof(base.Converter):
   """Converts QMOF."""
 
@@ -66,7 +59,7 @@ class Qmof(base.Converter):
   def units(self) -> list[base.Unit]:
     count = sum(1 for _ in json_stream.items(self.folder / LABELS, "item.qmof_id"))
     files = tuple(self.relative(self.folder / name) for name in (LABELS, STRUCTURES))
-    return splits.units(split(count), files, _UNIT_SIZE, "qmof")
+    return splits.units(splits.eighty_ten_ten(count), files, _UNIT_SIZE, "qmof")
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
     labels = json_stream.items(self.folder / LABELS, "item")
@@ -91,9 +84,9 @@ class Qmof(base.Converter):
 def _item(label: dict[str, Any], entry: dict[str, Any], record_id: str) -> base.Item:
   try:
     gap = label["outputs"]["pbe"]["bandgap"]
-    targets = {"bandgap": np.float64(gap)}
     if gap is None:
       return base.Invalid(record_id, "expected a band gap, found none")
+    targets = {"bandgap": np.array(gap, np.float64)}
     return crystal_json.parse(entry["structure"], record_id, targets)
   except crystal_json.CrystalError as error:
     return base.Invalid(record_id, str(error))

@@ -44,13 +44,6 @@ class SpiceOptions(base.Options):
   )
 
 
-def split(count: int) -> dict[str, np.ndarray]:
-  """Indices into the list of conformers: int(0.8 n), the rest, int(0.1 n)."""
-  train, test = int(count * 0.8), int(count * 0.1)
-  sizes = {"train": train, "val": count - train - test, "test": test}
-  return splits.cut(splits.shuffled(count), sizes)
-
-
 def list_conformers(path: pathlib.Path, prefix: str) -> list[tuple[str, int]]:
   """(group, conformer) of every molecule whose subset begins with `prefix`.
 
@@ -61,10 +54,8 @@ def list_conformers(path: pathlib.Path, prefix: str) -> list[tuple[str, int]]:
   conformers, subsets = [], set()
   with hdf5.open_hdf5(path) as file:
     for name in sorted(file):
-      group = file[name]
-      if not isinstance(group, h5py.Group):
-        raise base.RawDataError(f"{path}: {name!r} is not a molecule's group.")
-      subset = hdf5.dataset(group, "subset").asstr()[0]
+      group = hdf5.group(file, name)
+      subset = str(hdf5.dataset(group, "subset").asstr()[0])
       subsets.add(subset)
       if subset.startswith(prefix):
         conformers += [(name, k) for k in range(_num_conformers(group))]
@@ -81,7 +72,7 @@ def _num_conformers(group: h5py.Group) -> int:
   atoms = hdf5.dataset(group, "atomic_numbers").shape[0]
   count = hdf5.dataset(group, "conformations").shape[0]
   vectors, scalars = (count, atoms, 3), (count,)
-  for key, shape in zip(_KEYS, (vectors, scalars, vectors, scalars)):
+  for key, shape in zip(_KEYS, (vectors, scalars, vectors, scalars), strict=True):
     found = hdf5.dataset(group, key).shape
     if found != shape:
       raise base.RawDataError(
@@ -105,7 +96,7 @@ class Spice(base.Converter):
   @property
   def prefix(self) -> str:
     """How the subset's name begins."""
-    subset = self.options.subset
+    subset: str = self.options.subset
     if not subset:
       raise base.PlanError(
         f"SPICE needs --subset: {', '.join(SUBSETS)}, or how its name begins."
@@ -129,7 +120,7 @@ class Spice(base.Converter):
   def units(self) -> list[base.Unit]:
     conformers = list_conformers(self.path, self.prefix)
     file = self.relative(self.path)
-    by_split = split(len(conformers))
+    by_split = splits.eighty_ten_ten(len(conformers))
     units = splits.units(by_split, (file,), _UNIT_SIZE, file)
     return [
       dataclasses.replace(unit, payload=[conformers[k] for k in unit.payload])
@@ -140,9 +131,11 @@ class Spice(base.Converter):
     with hdf5.open_hdf5(self.path) as file:
       for name, wanted in itertools.groupby(unit.payload, key=lambda pair: pair[0]):
         rows = [k for _, k in wanted]
-        group = file[name]
-        numbers = group["atomic_numbers"][:]
-        positions, energies, gradients, formation = (group[k][rows] for k in _KEYS)
+        group = hdf5.group(file, name)
+        numbers = hdf5.dataset(group, "atomic_numbers")[:]
+        positions, energies, gradients, formation = (
+          hdf5.dataset(group, key)[rows] for key in _KEYS
+        )
         for i, row in enumerate(rows):
           yield structure_lib.molecule(
             positions[i].astype(np.float64) * ANGSTROM_PER_BOHR,
@@ -151,7 +144,7 @@ class Spice(base.Converter):
             energy=float(energies[i]) * EV_PER_HARTREE,
             forces=-gradients[i].astype(np.float64)
             * (EV_PER_HARTREE / ANGSTROM_PER_BOHR),
-            targets={"formation_energy": np.float64(formation[i] * EV_PER_HARTREE)},
+            targets={"formation_energy": np.array(formation[i] * EV_PER_HARTREE)},
           )
 
 

@@ -40,32 +40,36 @@ class Transition1x(base.Converter):
         unit
         for split in found
         if not self.split or split == self.split
-        for unit in hdf5.pack_units(split, self.relative(path), _reactions(file[split]))
+        for unit in hdf5.pack_units(split, self.relative(path), _reactions(file, split))
       ]
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
     (name,) = unit.files
     with hdf5.open_hdf5(self.root / name) as file:
-      for group, start, stop in unit.payload:
-        numbers, values = hdf5.frames(file[group], _NUMBERS, _FRAMES, start, stop)
-        for row, (positions, energy, forces) in enumerate(zip(*values), start):
+      for key, start, stop in unit.payload:
+        group = hdf5.group(file, key)
+        numbers, values = hdf5.frames(group, _NUMBERS, _FRAMES, start, stop)
+        for row, (positions, energy, forces) in enumerate(
+          zip(*values, strict=True), start
+        ):
           yield structure_lib.molecule(
             positions,
             numbers,
-            f"{name}:{group}:{row}",
+            f"{name}:{key}:{row}",
             energy=float(energy),
             forces=forces,
           )
 
 
-def _reactions(split: h5py.Group) -> list[tuple[str, int]]:
+def _reactions(file: h5py.File, split: str) -> list[tuple[str, int]]:
   """Path and number of frames of every reaction of a split, sorted."""
   reactions = []
-  for formula in sorted(split):
-    for reaction in sorted(split[formula]):
-      group = split[formula][reaction]
-      count = len(hdf5.dataset(group, _FRAMES[1]))
-      reactions.append((f"{split.name.strip('/')}/{formula}/{reaction}", count))
+  formulas = hdf5.group(file, split)
+  for formula in sorted(formulas):
+    group = hdf5.group(formulas, formula)
+    for reaction in sorted(group):
+      count = len(hdf5.dataset(hdf5.group(group, reaction), _FRAMES[1]))
+      reactions.append((f"{split}/{formula}/{reaction}", count))
   return reactions
 
 

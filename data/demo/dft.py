@@ -6,6 +6,9 @@ gradient includes the response of the grid, so forces are the exact derivative o
 the labelled energy and sum to zero.
 """
 
+# Its programs are those of data/demo/requirements.txt.
+# pyright: reportMissingImports=false
+
 import dataclasses
 
 from ase import units
@@ -50,7 +53,7 @@ def label(
     The label, or None where the self-consistent field does not converge.
   """
   mol = gto.M(
-    atom=[(int(z), tuple(p)) for z, p in zip(numbers, positions)],
+    atom=[(int(z), tuple(p)) for z, p in zip(numbers, positions, strict=True)],
     basis="6-31g*",
     verbose=0,
   )

@@ -1,5 +1,8 @@
 """Small stable CHNOF molecules by exhaustive growth, in the spirit of GDB."""
 
+# Its programs are those of data/demo/requirements.txt.
+# pyright: reportMissingImports=false
+
 from collections.abc import Iterator
 
 from rdkit import Chem
@@ -44,7 +47,7 @@ def _valid(mol: Chem.RWMol) -> str | None:
   return Chem.MolToSmiles(copy)
 
 
-def _grown(smiles: str) -> Iterator[str]:
+def _grown(smiles: str) -> Iterator[str | None]:
   """Molecules with one more heavy atom, or one more ring bond."""
   mol = Chem.MolFromSmiles(smiles)
   Chem.Kekulize(mol, clearAromaticFlags=True)

@@ -19,7 +19,7 @@ from data.demo import dft
 from data.demo import molecules
 
 _OUTPUT = pathlib.Path(__file__).parent / "raw" / "ani1x" / "ani1x-release.h5"
-_SMILES = (
+_SMILES = (  # noqa: SIM905
   "C N OO C=O CO CN NN NO C#C C=C CC O=CO CC=O C=CO C1CO1 CCO COC CCN CNC CC#N "
   "C=N N=CN NC=O C=NO N#CN C=C=O CC=N C1CN1 C=CN C=CC C1CC1 C#CC C=C=C CCC ON=O "
   "N=C=O OC#N O=CC=O CC(=O)O COC=O COO OCO N=N CNN CON CNO NCO C=CC=O CC(C)=O "

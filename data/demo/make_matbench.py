@@ -72,7 +72,7 @@ def _crystal(prototype: tuple, first: str, second: str) -> ase.Atoms:
     method="bounded",
     options={"xatol": 1e-4},
   )
-  return scaled(float(best.x))
+  return scaled(float(best.x))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _crystals() -> Iterator[ase.Atoms]:
@@ -101,7 +101,7 @@ def _structure_dict(atoms: ase.Atoms) -> dict:
   a, b, c, alpha, beta, gamma = map(float, atoms.cell.cellpar())
   sites = []
   for symbol, abc, xyz in zip(
-    atoms.symbols, atoms.get_scaled_positions(wrap=False), atoms.positions
+    atoms.symbols, atoms.get_scaled_positions(wrap=False), atoms.positions, strict=True
   ):
     sites.append(
       {
@@ -113,7 +113,7 @@ def _structure_dict(atoms: ase.Atoms) -> dict:
       }
     )
   lattice = {
-    "matrix": atoms.cell.tolist(),
+    "matrix": np.asarray(atoms.cell).tolist(),
     "a": a,
     "b": b,
     "c": c,
@@ -135,7 +135,7 @@ def main() -> None:
   """Writes the task file."""
   rng = np.random.default_rng(2021)
   crystals = list(_crystals())
-  elemental = dict(zip(_METALS, crystals))  # the first seven are fcc
+  elemental = dict(zip(_METALS, crystals, strict=False))  # the first seven are fcc
   reference = {metal: _energy(atoms) / len(atoms) for metal, atoms in elemental.items()}
   entries = crystals + [_distorted(atoms, rng) for atoms in crystals]
   rows = []

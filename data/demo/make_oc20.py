@@ -89,11 +89,11 @@ def relaxation(number: int) -> tuple[ase.Atoms, list[slabs.Frame]]:
 
 def format_frame(slab: ase.Atoms, frame: slabs.Frame) -> str:
   """One extended-XYZ block in the column order of the release."""
-  lattice = " ".join(f"{round(x, 8)}" for x in slab.cell.ravel())
+  lattice = " ".join(f"{round(x, 8)}" for x in np.asarray(slab.cell).ravel())
   header = _HEADER.format(frame.energy, frame.energy)
   lines = [f"{len(slab)}", f'Lattice="{lattice}" {header}']
   for symbol, tag, position, force in zip(
-    slab.symbols, slab.get_tags(), frame.positions, frame.forces
+    slab.symbols, slab.get_tags(), frame.positions, frame.forces, strict=True
   ):
     numbers = "".join(f"{x:17.8f}" for x in position)
     moves = "F" if tag == slabs.SUBSURFACE else "T"

@@ -7,6 +7,9 @@ CO or H2O on top, relaxed with periodic GFN1-xTB at the Gamma point. The records
 pickled ``torch_geometric`` Data objects with the keys of the OC22 release.
 """
 
+# Its programs are those of data/demo/requirements.txt.
+# pyright: reportMissingImports=false
+
 import pathlib
 import pickle
 import time
@@ -99,11 +102,13 @@ def _write(path: pathlib.Path, records: list[geometric.Data]) -> None:
   """Writes the LMDB file of one split, with its ``length``."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.unlink(missing_ok=True)
-  with lmdb.open(str(path), subdir=False, lock=False, map_size=1 << 24) as env:
-    with env.begin(write=True) as transaction:
-      for index, item in enumerate(records):
-        transaction.put(str(index).encode(), pickle.dumps(item, protocol=4))
-      transaction.put(b"length", pickle.dumps(len(records), protocol=4))
+  with (
+    lmdb.open(str(path), subdir=False, lock=False, map_size=1 << 24) as env,
+    env.begin(write=True) as transaction,
+  ):
+    for index, item in enumerate(records):
+      transaction.put(str(index).encode(), pickle.dumps(item, protocol=4))
+    transaction.put(b"length", pickle.dumps(len(records), protocol=4))
 
 
 def main() -> None:

@@ -6,6 +6,9 @@ heavy atoms of ``enumerate_smiles.py``, a sample with five and some with six. Ev
 property but ``r2`` is GFN2-xTB (see ``qm9_properties.py``).
 """
 
+# Its programs are those of data/demo/requirements.txt.
+# pyright: reportMissingImports=false
+
 import collections
 import io
 import pathlib
@@ -79,7 +82,7 @@ def _smiles_of(atoms: ase.Atoms) -> tuple[str, str]:
   """SMILES and InChI read from a geometry; '?' where the bonds make no sense."""
   lines = [
     f"{symbol} {x:.6f} {y:.6f} {z:.6f}"
-    for symbol, (x, y, z) in zip(atoms.symbols, atoms.positions)
+    for symbol, (x, y, z) in zip(atoms.symbols, atoms.positions, strict=True)
   ]
   mol = Chem.MolFromXYZBlock("\n".join([str(len(atoms)), "", *lines, ""]))
   try:
@@ -95,9 +98,13 @@ def _block(
 ) -> str:
   """The text of one file."""
   digits = (5, 5, 5, 4, 2, 4, 4, 4, 4, 6, 6, 6, 6, 6, 3)
-  row = "".join(number(v, d) + "\t" for v, d in zip(values.scalars, digits))
+  row = "".join(
+    number(v, d) + "\t" for v, d in zip(values.scalars, digits, strict=True)
+  )
   lines = [str(len(atoms)), f"gdb {index}\t{row}"]
-  for symbol, position, charge in zip(atoms.symbols, atoms.positions, values.charges):
+  for symbol, position, charge in zip(
+    atoms.symbols, atoms.positions, values.charges, strict=True
+  ):
     cells = [f"{number(x, 10):>13}" for x in position] + [f"{number(charge, 6):>9}"]
     lines.append("\t".join([symbol, *cells]))
   lines.append("\t".join(number(w, 4) for w in values.wavenumbers))

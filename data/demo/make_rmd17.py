@@ -5,6 +5,9 @@ Run from the repository root, after ``pip install -r data/demo/requirements.txt`
 with GFN2-xTB; the ``old_*`` labels (PBE+TS in rMD17) are GFN1-xTB of the same frames.
 """
 
+# Its programs are those of data/demo/requirements.txt.
+# pyright: reportMissingImports=false
+
 import pathlib
 
 import ase

@@ -108,7 +108,7 @@ def _label(numbers: np.ndarray, frames: np.ndarray) -> list[tuple]:
 
 def _write(group: h5py.Group, numbers: np.ndarray, rows: list[tuple]) -> None:
   """Writes the four arrays of one group."""
-  positions, energies, forces = zip(*rows)
+  positions, energies, forces = zip(*rows, strict=True)
   group["atomic_numbers"] = numbers.astype(np.uint8)
   group["positions"] = np.array(positions)
   group[_ENERGY] = np.array(energies)

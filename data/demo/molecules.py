@@ -1,5 +1,8 @@
 """Molecules for the demo corpora: SMILES to GFN2-xTB minimum, normal modes."""
 
+# Its programs are those of data/demo/requirements.txt.
+# pyright: reportMissingImports=false
+
 import dataclasses
 
 import ase

@@ -8,6 +8,9 @@ oscillator. The electronic spatial extent needs a density in real space: it is
 HF/STO-3G (PySCF) at the GFN2-xTB geometry.
 """
 
+# Its programs are those of data/demo/requirements.txt.
+# pyright: reportMissingImports=false
+
 import dataclasses
 
 import ase
@@ -71,7 +74,7 @@ def _spatial_extent(numbers: np.ndarray, positions: np.ndarray) -> float:
   """HF/STO-3G expectation of r^2 about the centre of nuclear charge, in bohr^2."""
   origin = numbers @ positions / numbers.sum()
   mol = gto.M(
-    atom=[(int(z), tuple(p - origin)) for z, p in zip(numbers, positions)],
+    atom=[(int(z), tuple(p - origin)) for z, p in zip(numbers, positions, strict=True)],
     basis="sto-3g",
     verbose=0,
   )
@@ -82,7 +85,7 @@ def _spatial_extent(numbers: np.ndarray, positions: np.ndarray) -> float:
 
 def _rotational_constants(atoms: ase.Atoms) -> np.ndarray:
   """A, B, C in GHz, descending; 0 for the axis of a linear molecule."""
-  moments = atoms.get_moments_of_inertia() * units._amu * 1e-20
+  moments = np.asarray(atoms.get_moments_of_inertia()) * units._amu * 1e-20
   constants = [
     units._hplanck / (8 * np.pi**2 * m) * 1e-9 if m > 1e-48 else 0.0 for m in moments
   ]

@@ -70,6 +70,7 @@ class _Pulled(ase.calculators.calculator.Calculator):
   def calculate(self, atoms=None, properties=("energy",), system_changes=()):
     """Adds the springs to the energy (eV) and forces (eV/angstrom)."""
     super().calculate(atoms, properties, system_changes)
+    assert atoms is not None
     plain = atoms.copy()
     plain.calc = self._base
     energy, forces = plain.get_potential_energy(), plain.get_forces()
@@ -84,7 +85,7 @@ class _Pulled(ase.calculators.calculator.Calculator):
 
 
 def _product(
-  reactant: ase.Atoms, forms: list[tuple[int, int]], breaks: list[tuple[int, int]]
+  reactant: ase.Atoms, forms: list[tuple[int, ...]], breaks: list[tuple[int, ...]]
 ) -> ase.Atoms | None:
   """The relaxed product, or None where the pulled molecule falls back."""
   radii = ase.data.covalent_radii[reactant.numbers]
@@ -130,7 +131,11 @@ def path(reaction: Reaction, iterations: int = 60) -> np.ndarray | None:
   calculator = molecules.gfn2()
   for image in images:
     image.calc = calculator
-  with ase.optimize.FIRE(band, logfile=None, maxstep=0.1) as optimizer:
+  with ase.optimize.FIRE(
+    band,  # pyright: ignore[reportArgumentType]
+    logfile=None,  # pyright: ignore[reportArgumentType]
+    maxstep=0.1,
+  ) as optimizer:
     optimizer.run(fmax=0.1, steps=iterations)
   relaxed = np.array([image.positions for image in images[1:-1]])
   return np.concatenate([first, relaxed])

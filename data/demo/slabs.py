@@ -42,7 +42,7 @@ def add_adsorbate(
   """
   placed = adsorbate.copy()
   placed.rotate(rng.uniform(0, 360), "z")
-  place = rng.uniform(0, 1, 2) @ slab.cell[:2]
+  place = rng.uniform(0, 1, 2) @ np.asarray(slab.cell)[:2]
   place[2] = slab.positions[:, 2].max() + height
   tags = np.concatenate([slab.get_tags(), np.full(len(placed), ADSORBATE)])
   placed.positions += place - placed.positions[0]

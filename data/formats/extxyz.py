@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import functools
+import io
 import itertools
 import re
-from typing import BinaryIO
 
 from ase import data as ase_data
 import numpy as np
@@ -76,7 +76,7 @@ class Frame:
     return value
 
 
-def read_frames(file: BinaryIO) -> Iterator[Frame | FrameError]:
+def read_frames(file: io.BufferedReader) -> Iterator[Frame | FrameError]:
   """Yields the frames of a file, or in place of a bad one what is wrong with it.
 
   Raises:
@@ -136,7 +136,7 @@ def _layout(properties: str) -> tuple[tuple[tuple[str, str, int, int], ...], int
   layout, width = [], 0
   if len(parts) % 3:
     raise FrameError(f"expected name:type:count triples, found {properties!r}")
-  for name, kind, size in zip(parts[::3], parts[1::3], parts[2::3]):
+  for name, kind, size in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
     if kind not in "SRIL" or not size.isdigit() or size == "0":
       raise FrameError(f"expected name:type:count triples, found {properties!r}")
     layout.append((name, kind, width, int(size)))

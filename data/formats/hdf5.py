@@ -29,6 +29,21 @@ def open_hdf5(path: pathlib.Path) -> Iterator[h5py.File]:
     ) from error
 
 
+def group(parent: h5py.Group, key: str) -> h5py.Group:
+  """A group inside another one.
+
+  Raises:
+    RawDataError: the group has no group of that name.
+  """
+  value = parent.get(key)
+  if not isinstance(value, h5py.Group):
+    raise base.RawDataError(
+      f"{parent.file.filename}{parent.name}: expected a group {key!r}, found "
+      f"{sorted(parent)}."
+    )
+  return value
+
+
 def dataset(group: h5py.Group, key: str) -> h5py.Dataset:
   """A dataset of a group.
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 import gzip
+import io
 import pathlib
 import re
 from typing import Any
-from typing import BinaryIO
 import zlib
 
 import ijson
@@ -21,7 +21,7 @@ _LONGEST = len(b"-Infinity") + 64  # with white space around it
 class _StrictJson:
   """Replaces NaN and ±Infinity, which Python's json writes, by null."""
 
-  def __init__(self, file: BinaryIO):
+  def __init__(self, file: io.BufferedReader | gzip.GzipFile):
     self._file = file
     self._held = b""
 
@@ -57,7 +57,8 @@ def items(path: pathlib.Path, prefix: str) -> Iterator[Any]:
   """
   index = 0
   try:
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+    with open(path, "rb") as raw:
+      file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
       for item in ijson.items(_StrictJson(file), prefix, use_float=True):
         yield item
         index += 1

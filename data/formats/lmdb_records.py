@@ -1,9 +1,11 @@
 """Reads LMDB files of pickled records, as Open Catalyst releases them."""
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import pathlib
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -49,9 +51,9 @@ def count_records(path: pathlib.Path) -> int:
     stored = transaction.get(b"length")
     if stored is None:
       keys = transaction.cursor().iternext(keys=True, values=False)
-      return sum(1 for key in keys if key.isdigit())
+      return sum(1 for key in keys if bytes(key).isdigit())
     try:
-      count = pickled.load(stored)
+      count = pickled.load(bytes(stored))
     except pickled.PickleError as error:
       raise base.RawDataError(f"{path}: the key 'length' is {error}.") from error
     if not isinstance(count, (int, np.integer)) or count < 0:
@@ -84,12 +86,12 @@ def read(path: pathlib.Path, name: str, start: int, stop: int) -> Iterator[base.
         yield base.Invalid(record_id, "expected a record under this key, found none")
         continue
       try:
-        yield to_structure(pickled.load_record(value), record_id)
+        yield to_structure(pickled.load_record(bytes(value)), record_id)
       except (pickled.PickleError, KeyError, ValueError, TypeError) as error:
         yield base.Invalid(record_id, str(error))
 
 
-def to_structure(record: dict, record_id: str) -> structure_lib.Structure:
+def to_structure(record: Mapping[str, Any], record_id: str) -> structure_lib.Structure:
   """A structure from the attributes of an Open Catalyst record.
 
   Args:
@@ -125,7 +127,7 @@ def to_structure(record: dict, record_id: str) -> structure_lib.Structure:
   )
 
 
-def _get(record: dict, *names: str) -> np.ndarray:
+def _get(record: Mapping[str, Any], *names: str) -> np.ndarray:
   for name in names:
     if record.get(name) is not None:
       return np.asarray(record[name])

@@ -17,8 +17,14 @@ KCAL_PER_MOL_PER_EV = 23.061
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-  """Names of the arrays: atomic numbers [n]; positions [m, n, 3], Å; energies [m] or
-  [m, 1], kcal/mol; forces [m, n, 3], kcal/mol/Å."""
+  """Names of the arrays in a file of m frames of n atoms.
+
+  Attributes:
+    numbers: atomic numbers, [n].
+    positions: positions in Å, [m, n, 3].
+    energies: energies in kcal/mol, [m] or [m, 1].
+    forces: forces in kcal/mol/Å, [m, n, 3].
+  """
 
   numbers: str
   positions: str
@@ -61,7 +67,7 @@ def read(
     path: the .npz file.
     keys: names of its arrays.
     wanted: ascending indices of frames.
-    name: of the file in record ids, which are "name:index".
+    name: name of the file in record ids, which are "name:index".
 
   Raises:
     RawDataError: the file cannot be read.

@@ -11,6 +11,7 @@ import io
 from typing import Any
 
 import numpy as np
+from numpy._core import multiarray  # Where NumPy's own pickles find their functions.
 
 from jmp_hk.interop import restricted_pickle
 
@@ -104,7 +105,7 @@ def _rebuild_tensor(
   """A tensor as a copy of its part of a storage, bounds checked."""
   del unused
   size, stride = tuple(size), tuple(stride)
-  last = offset + sum((n - 1) * s for n, s in zip(size, stride))
+  last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
   if 0 in size:
     return np.zeros(size, storage.dtype)
   if offset < 0 or min((*size, *stride), default=0) < 0 or last >= len(storage):
@@ -124,7 +125,7 @@ _KNOWN: restricted_pickle.Known = {
   ("numpy", "dtype"): np.dtype,
   ("numpy", "ndarray"): np.ndarray,
   **{
-    (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)
+    (f"numpy.{core}.multiarray", name): getattr(multiarray, name)
     for core in ("core", "_core")
     for name in ("scalar", "_reconstruct")
   },

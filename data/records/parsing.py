@@ -1,4 +1,4 @@
-"""Parses batches of records inside TensorFlow (see `data/records/schema.py` for the layout)."""
+"""Parses batches of records of the layout in `schema` inside TensorFlow."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -55,7 +55,7 @@ def parse_bytes(serialized: tf.Tensor, spec: RecordSpec) -> dict[str, tf.Tensor]
   names += ["energy"] * spec.energy + ["forces"] * spec.forces
   names += [schema.TARGET_PREFIX + name for name in spec.targets]
   names += [schema.ATOM_TARGET_PREFIX + name for name in spec.atom_targets]
-  return tf.io.parse_example(
+  return tf.io.parse_example(  # pyright: ignore[reportReturnType]
     serialized, {name: tf.io.FixedLenFeature([], tf.string) for name in names}
   )
 

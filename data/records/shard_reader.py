@@ -7,9 +7,11 @@ unparsed.
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 import itertools
 import os
 import struct
+from typing import cast
 
 import numpy as np
 import tensorflow as tf
@@ -77,12 +79,15 @@ class ShardReader:
     """
     groups = self._groups(start)
     while True:
-      paths, seeds, skips = zip(*itertools.islice(groups, _GROUPS_AT_ONCE))
+      paths, seeds, skips = zip(*itertools.islice(groups, _GROUPS_AT_ONCE), strict=True)
       ragged = tf.ragged.constant(paths, dtype=tf.string, ragged_rank=1)
       described = tf.data.Dataset.from_tensor_slices(
         (ragged, np.array(seeds, np.int64), np.array(skips, np.int64))
       )
-      yield from self._structures(described.flat_map(self._read_group))
+      serialized = described.flat_map(
+        self._read_group  # pyright: ignore[reportArgumentType]
+      )
+      yield from self._structures(serialized)
 
   def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
     """Yields every structure once, or every `stride`-th, in the order of the files."""
@@ -134,7 +139,7 @@ class ShardReader:
           f"Dataset {self._source.name!r}, split {self._source.split!r}, below "
           f"{self._source.shards[0].parent}, cannot be read: {error.message}"
         ) from error
-      yield from parsing.split_batch(batch)
+      yield from parsing.split_batch(cast(Mapping[str, np.ndarray], batch))
 
   def _groups(self, start: int) -> Iterator[tuple[list[str], int, int]]:
     """Paths, seed and records to skip of every group from a position on."""
@@ -175,6 +180,8 @@ class ShardReader:
       block_length=1,
     )
     shuffled = serialized.shuffle(
-      self._buffer, seed=seed, reshuffle_each_iteration=False
+      self._buffer,
+      seed=seed,  # pyright: ignore[reportArgumentType]
+      reshuffle_each_iteration=False,
     )
     return shuffled.skip(skip)

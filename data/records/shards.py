@@ -84,11 +84,9 @@ def read_shard(path: pathlib.Path) -> Iterator[bytes]:
     RecordFileError: the file is missing, truncated or corrupt.
   """
   path = pathlib.Path(path)
-  try:
-    file = open(path, "rb")
-  except FileNotFoundError as error:
-    raise RecordFileError(f"Shard {path} does not exist.") from error
-  with file:
+  if not path.exists():
+    raise RecordFileError(f"Shard {path} does not exist.")
+  with open(path, "rb") as file:
     index = 0
     while header := file.read(_HEADER.size):
       if len(header) < _HEADER.size:

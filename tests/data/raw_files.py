@@ -15,7 +15,8 @@ import lmdb
 import numpy as np
 
 FRAME = """{n}
-Lattice="{lattice}" Properties={properties} energy={energy!r} free_energy=0.0 pbc="T T T"
+Lattice="{lattice}" Properties={properties} \
+energy={energy!r} free_energy=0.0 pbc="T T T"
 {lines}
 """
 PROPERTIES = "species:S:1:pos:R:3:move_mask:L:1:tags:I:1:forces:R:3"

@@ -25,7 +25,7 @@ _KCAL = units.kcal / units.mol
 def _oc20(split: str) -> list[ase.Atoms]:
   frames = []
   for path in sorted((_RAW / "oc20" / split).glob("*.extxyz.xz")):
-    text = lzma.open(path, "rt").read()
+    text = lzma.decompress(path.read_bytes()).decode()
     frames += ase.io.read(io.StringIO(text), ":", format="extxyz")
   return frames
 
@@ -40,7 +40,7 @@ def test_oc20_has_the_release_layout(split, least):
   assert len(frames) >= least
   lines = []
   for path in sorted((_RAW / "oc20" / split).glob("*.txt.xz")):
-    lines += lzma.open(path, "rt").read().splitlines()
+    lines += lzma.decompress(path.read_bytes()).decode().splitlines()
   assert len(lines) == len(frames) == len(set(lines))
   assert all(re.fullmatch(r"random\d+,frame\d+,-?\d+\.\d+", line) for line in lines)
   for atoms in frames:
@@ -240,7 +240,7 @@ def _check_qm9(text: str, index: int) -> None:
 
 def test_matbench_targets_are_formation_energies_of_emt():
   path = _RAW / "matbench" / "matbench_mp_e_form.json.gz"
-  table = json.loads(gzip.open(path).read())
+  table = json.loads(gzip.decompress(path.read_bytes()))
   assert table["columns"] == ["structure", "e_form"]
   assert table["index"] == list(range(len(table["data"]))) and len(table["data"]) > 350
   crystals = [(_atoms(structure), target) for structure, target in table["data"]]

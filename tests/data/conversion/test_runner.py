@@ -310,6 +310,8 @@ class Killer(oc20.OC20):
 def test_two_conversions_of_a_split_do_not_run_at_once(tmp_path):
   source = raw_files.oc20_folder(tmp_path / "raw", files=1)
   (tmp_path / "out" / ".conversion").mkdir(parents=True)
-  with runner._lock(tmp_path / "out" / ".conversion" / "train.lock"):
-    with pytest.raises(base.PlanError, match="Another process"):
-      _convert(source, tmp_path / "out")
+  with (
+    runner._lock(tmp_path / "out" / ".conversion" / "train.lock"),
+    pytest.raises(base.PlanError, match="Another process"),
+  ):
+    _convert(source, tmp_path / "out")

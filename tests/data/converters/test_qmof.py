@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.conversion import base
+from data.conversion import splits as splits_lib
 from data.converters import qmof
 from tests import shared_files
 from tests.data.converters import converted
@@ -64,7 +65,7 @@ def _release(tmp_path):
 
 
 def test_split():
-  split = qmof.split(20_375)
+  split = splits_lib.eighty_ten_ten(20_375)
   assert {k: len(v) for k, v in split.items()} == {
     "train": 16_300,
     "val": 2_038,
@@ -78,7 +79,7 @@ def test_split():
 def test_converts_the_release_folder(release, tmp_path):
   info, splits = converted.convert("qmof", release, tmp_path / "out")
   assert dict(info.num_structures) == {"train": 20, "val": 3, "test": 2}
-  expected = qmof.split(25)
+  expected = splits_lib.eighty_ten_ten(25)
   for split, structures in splits.items():
     assert [s.record_id for s in structures] == [
       f"qmof-{i:07x}" for i in sorted(expected[split])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.conversion import base
-from data.converters import spice
+from data.conversion import splits as splits_lib
 from tests import shared_files
 from tests.data.converters import converted
 
@@ -55,7 +55,7 @@ def _release(tmp_path):
 
 def test_published_sizes():
   for total, sizes in ((33_850, (27_080, 3_385, 3_385)), (1_300, (1_040, 130, 130))):
-    split = spice.split(total)
+    split = splits_lib.eighty_ten_ten(total)
     assert tuple(map(len, split.values())) == sizes
     assert list(split) == ["train", "val", "test"]
     order = np.arange(total)

@@ -22,10 +22,12 @@ def test_names_and_order(tmp_path):
 
 
 def test_a_failed_writer_leaves_nothing(tmp_path):
-  with pytest.raises(RuntimeError):
-    with shards.shard_writer(tmp_path / shards.shard_name("train", 0, 1)) as write:
-      write(b"abc")
-      raise RuntimeError
+  with (
+    pytest.raises(RuntimeError),
+    shards.shard_writer(tmp_path / shards.shard_name("train", 0, 1)) as write,
+  ):
+    write(b"abc")
+    raise RuntimeError
   assert not list(tmp_path.iterdir())
 
 
