@@ -33,6 +33,11 @@ _ORDER = (
   ("fine_tuning",),
   ("",),  # jmp_hk/__init__.py
 )
+_BUILDING = (
+  "jmp_hk.graphs.",
+  "jmp_hk.models.gemnet_oc.graphs.",
+  "jmp_hk.pipeline.graph_workers",
+)
 _LIGHT = {"numpy", "vesin"}
 _PACKING = ("batch", "layout", "packing")  # Make jraph graphs of arrays.
 
@@ -135,12 +140,11 @@ class ImportsTest(parameterized.TestCase):
     subprocess.run([sys.executable, "-c", program], cwd=source_imports.ROOT, check=True)
 
   def test_building_graphs_needs_numpy_and_vesin_only(self):
-    # Worker processes import these; packing, which makes jraph graphs, may need more.
+    # Worker processes load these; packing, which makes jraph graphs, may need more.
     building = [
       name
       for name in source_imports.modules()
-      if name.startswith(("jmp_hk.graphs.", "jmp_hk.models.gemnet_oc.graphs"))
-      and name.rpartition(".")[2] not in _PACKING
+      if name.startswith(_BUILDING) and name.rpartition(".")[2] not in _PACKING
     ]
     self.assertNotEmpty(building)
     loaded = set().union(*map(_loaded_with, building))
