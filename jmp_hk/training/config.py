@@ -1,10 +1,15 @@
-"""Hyper-parameters of a training run. Imports neither jax nor anything slow.
+"""Hyper-parameters of a training run.
 
 Pre-training and fine-tuning share all of this; only the values differ.
 """
 
 import dataclasses
 import enum
+
+from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.models import model as model_lib
+from jmp_hk.pipeline import config as pipeline_config
+from jmp_hk.training import losses
 
 
 class Clip(enum.Enum):
@@ -23,7 +28,7 @@ class ScheduleConfig:
     learning_rate: peak, reached at the end of the warm-up.
     warmup_steps: length of the warm-up; zero starts at the peak.
     warmup_factor: fraction of the peak at step 0.
-    decay_steps: step at which the cosine ends, the warm-up included.
+    decay_steps: step at which the cosine ends, counted from the start of the run.
     final_factor: fraction of the peak at and after the end of the cosine; 1 makes
       the rate constant. A parameter group with its own factor f ends at the same
       absolute rate: its fraction is final_factor / f, clamped to [0.01, 0.99].
@@ -115,17 +120,20 @@ class EarlyStoppingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """One training run apart from its data and its model.
+  """How long, how fast and how closely watched a run trains.
 
   Attributes:
-    num_steps: optimiser steps.
-    num_microbatches: microbatches of one step over all devices and processes; a multiple
-      of the number of devices. Each device works through its share one after
-      another (gradient accumulation), so the same microbatches on other numbers of devices
-      give the same losses to rounding.
-    seed: of initialisation, dropout and data order.
+    num_steps: number of optimiser steps.
+    num_microbatches: microbatches of one step over all devices and processes; a
+      multiple of the number of devices. Each device works through its share one after
+      another (gradient accumulation), so the same microbatches on other numbers of
+      devices give the same losses to rounding.
+    seed: seed of everything random: initial weights, dropout, data order.
     optimizer: the optimiser.
-    ema_decay: of the weights' moving average; zero evaluates the raw weights.
+    ema_decay: decay of the weights' moving average; zero evaluates the raw weights.
+    ema_warmup: let the decay grow with the number n of updates, as
+      min(ema_decay, (1 + n) / (10 + n)), so that the average of a short run forgets
+      the initial weights. With 0.99 it makes no difference after 890 updates.
     plateau: reduce-on-plateau, or None.
     early_stopping: early stopping, or None.
     primary_metric: validation metric, lower is better, that picks the best
@@ -135,11 +143,12 @@ class TrainConfig:
     evaluate_every: steps between evaluations; the last step always has one. Zero
       evaluates at the end alone.
     checkpoint_every: steps between checkpoints; evaluations always save one too.
-    keep_last: newest checkpoints that are kept.
-    keep_best: best checkpoints by the primary metric that are kept besides.
-    num_scale_batches: training batches on which scale factors are fitted at the
-      start of a run from scratch; zero leaves them unfitted.
-    profile_steps: steps that are recorded with jax's profiler, after the first few.
+    keep_last: number of newest checkpoints that are kept.
+    keep_best: number of best checkpoints by the primary metric that are kept besides.
+    num_scale_batches: number of training batches on which the backbone's scale factors
+      are fitted at the start of a run from scratch; zero leaves them unfitted.
+    profile_steps: number of steps that are recorded with jax's profiler, after the
+      first few.
   """
 
   num_steps: int
@@ -147,6 +156,7 @@ class TrainConfig:
   seed: int = 0
   optimizer: OptimizerConfig = OptimizerConfig()
   ema_decay: float = 0.99
+  ema_warmup: bool = True
   plateau: PlateauConfig | None = None
   early_stopping: EarlyStoppingConfig | None = None
   primary_metric: str = "score"
@@ -168,5 +178,52 @@ class TrainConfig:
     ):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+    if self.seed < 0:
+      raise ValueError(f"seed must not be negative, not {self.seed}.")
     if not 0 <= self.ema_decay < 1:
       raise ValueError(f"ema_decay must lie in [0, 1), not {self.ema_decay}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialConfig:
+  """The trained model whose backbone a run starts from.
+
+  Attributes:
+    checkpoint: a model directory, the directory of a run, a checkpoint in it, or a
+      PyTorch file of the published weights.
+    ema: take the averaged weights of that model; otherwise the raw ones.
+  """
+
+  checkpoint: str
+  ema: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerConfig:
+  """A training run apart from its data.
+
+  Attributes:
+    model: backbone, tasks and precision.
+    train: optimiser, schedule and intervals; also the seed and the number of
+      microbatches of everything below.
+    budget: how the static sizes of a microbatch are chosen from the data.
+    loss: what the loss averages over.
+    pipeline: how batches are made.
+    validation_limit: structures of each dataset to validate on, taken evenly; zero
+      takes all.
+    initial: the model whose backbone the run starts from; None starts from scratch.
+  """
+
+  model: model_lib.ModelConfig
+  train: TrainConfig
+  budget: budget_lib.BudgetConfig
+  loss: losses.LossConfig = losses.LossConfig()
+  pipeline: pipeline_config.PipelineConfig = pipeline_config.PipelineConfig()
+  validation_limit: int = 0
+  initial: InitialConfig | None = None
+
+  def __post_init__(self) -> None:
+    if self.validation_limit < 0:
+      raise ValueError(
+        f"validation_limit must not be negative, not {self.validation_limit}."
+      )

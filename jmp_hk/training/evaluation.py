@@ -14,7 +14,6 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.runtime import compilation
-from jmp_hk.training import feed
 from jmp_hk.training import metrics as metrics_lib
 from jmp_hk.training import objective as objective_lib
 from jmp_hk.training import sharding
@@ -85,7 +84,7 @@ def evaluate(
     See `metrics.summarise`.
   """
   results: list[metrics_lib.Sums] = []
-  with feed.to_devices(batches, mesh) as prefetched:
+  with sharding.to_devices(batches, mesh) as prefetched:
     for item in _until_all_end(prefetched, mesh, empty):
       results.append(eval_step(*variables, item.batch))
       if len(results) > _AHEAD:

@@ -46,7 +46,7 @@ def plot_run(workdir: pathlib.Path) -> pathlib.Path | None:
   figure, axes = pyplot.subplots(
     rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False
   )
-  for axis, (title, series) in zip(axes.flat, panels.items()):
+  for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
     _draw(axis, title, series)
   for axis in axes.flat[len(panels) :]:
     axis.set_visible(False)

@@ -1,51 +1,53 @@
 """Records some steps with jax's profiler."""
 
+import logging
 import pathlib
-from typing import Any
 
-from absl import logging
+import chex
 import jax
 
-from jmp_hk.runtime import compilation
+logger = logging.getLogger(__name__)
 
 DIRECTORY = "profile"
-_WARM_UP = 3  # Steps after compilation that are left out.
+_WARM_UP = 4  # Steps that are left out; the first of them compiles.
 
 
-class ProfiledStep:
-  """A compiled step of which some early calls are recorded; otherwise the same.
+class Profiler:
+  """Records some early steps of a run; changes nothing else.
 
   Look at the result with TensorBoard's profile plugin or XProf.
   """
 
-  def __init__(
-    self, step: compilation.CompiledOnce, num_steps: int, directory: pathlib.Path
-  ) -> None:
-    """Wraps a step.
+  def __init__(self, num_steps: int, directory: pathlib.Path) -> None:
+    """Records nothing yet.
 
     Args:
-      step: to be recorded.
-      num_steps: how many calls, after compilation and warm-up.
+      num_steps: number of steps to record, after compilation and warm-up.
       directory: where the trace goes.
     """
-    self._step = step
-    self._first = 1 + _WARM_UP
-    self._last = self._first + num_steps - 1
+    self._num_steps = num_steps
     self._directory = directory
-    self._calls = 0
+    self._taken = 0
+    self._is_recording = False
 
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._step, name)
+  def after_step(self, result: chex.ArrayTree) -> None:
+    """Starts and ends the recording; to be called after every step.
 
-  def __call__(self, *args: Any) -> Any:
-    """Runs the step; errors are those of `CompiledOnce`."""
-    if self._calls == self._first:
-      jax.block_until_ready(args)
-      jax.profiler.start_trace(str(self._directory))
-    result = self._step(*args)
-    if self._calls == self._last:
+    Args:
+      result: arrays that the step computes.
+    """
+    self._taken += 1
+    if self._taken == _WARM_UP and self._num_steps:
       jax.block_until_ready(result)
+      jax.profiler.start_trace(str(self._directory))
+      self._is_recording = True
+    elif self._taken == _WARM_UP + self._num_steps:
+      jax.block_until_ready(result)
+      self.close()
+
+  def close(self) -> None:
+    """Ends a recording that is under way."""
+    if self._is_recording:
       jax.profiler.stop_trace()
-      logging.info("Recorded a profile in %s.", self._directory)
-    self._calls += 1
-    return result
+      logger.info("Recorded a profile in %s.", self._directory)
+    self._is_recording = False

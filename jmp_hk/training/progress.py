@@ -14,8 +14,8 @@ class Progress:
     """Starts at a step.
 
     Args:
-      step: steps taken so far.
-      num_steps: steps of the whole run.
+      step: number of steps taken so far.
+      num_steps: number of steps of the whole run.
       seconds: training time so far, of earlier starts of the same run.
     """
     self._step = step
@@ -40,8 +40,8 @@ class Progress:
     """Takes an interval into account.
 
     Args:
-      step: steps taken now.
-      structures: that were trained on since the last call, over all processes.
+      step: number of steps taken now.
+      structures: structures of the steps since the last call, over all processes.
       counts: whether the interval is typical (no compilation in it).
     """
     now = time.perf_counter()
@@ -61,12 +61,12 @@ class Progress:
       "structures_per_second": sum(i[1] for i in self._intervals) / seconds,
     }
 
-  def line(self, metrics: Mapping[str, float], padding_useful: float) -> str:
+  def line(self, metrics: Mapping[str, float], used: float) -> str:
     """The progress line.
 
     Args:
-      metrics: of the last interval.
-      padding_useful: part of the main-edge budget that holds real edges.
+      metrics: metrics of the last interval.
+      used: part of the batches' costliest field (edges, say) that is not padding.
     """
     rates = self.rates()
     parts = [
@@ -79,7 +79,7 @@ class Progress:
       parts += [
         f"{rates['steps_per_second']:.2f} steps/s",
         f"{rates['structures_per_second']:.1f} structures/s",
-        f"{padding_useful:.0%} of the edge budget used",
+        f"{used:.0%} of the budget used",
         f"ETA {duration(left)}",
       ]
     return " | ".join(parts)

@@ -1,6 +1,8 @@
 """Devices as a one-axis mesh; batches split over it, state copied to all of it."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence
+import dataclasses
 import json
 from typing import Any
 
@@ -9,7 +11,11 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from jmp_hk.pipeline import batches as batches_lib
+from jmp_hk.runtime import prefetch
+
 AXIS = "data"
+_AHEAD = 2  # Batches that wait on the devices.
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -56,8 +62,8 @@ def microbatches_per_device(num_microbatches: int, num_devices: int) -> int:
   """
   if num_microbatches % num_devices:
     raise ValueError(
-      f"{num_microbatches} microbatches cannot be shared out evenly over {num_devices} devices: "
-      f"set --num_microbatches to a multiple of {num_devices}."
+      f"{num_microbatches} microbatches cannot be shared out evenly over "
+      f"{num_devices} devices: set --num_microbatches to a multiple of {num_devices}."
     )
   return num_microbatches // num_devices
 
@@ -78,6 +84,25 @@ def put_batch(batch: chex.ArrayTree, mesh: jax.sharding.Mesh) -> chex.ArrayTree:
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, x), batch
   )
+
+
+def to_devices(
+  batches: Iterable[batches_lib.PipelineBatch], mesh: jax.sharding.Mesh
+) -> prefetch.Prefetcher[batches_lib.PipelineBatch]:
+  """Iterates over batches on the devices; a thread keeps some of them ready.
+
+  Args:
+    batches: batches on the host.
+    mesh: the devices.
+
+  Returns:
+    An iterator that is a context manager, which ends the thread.
+  """
+
+  def put(item: batches_lib.PipelineBatch) -> batches_lib.PipelineBatch:
+    return dataclasses.replace(item, batch=put_batch(item.batch, mesh))
+
+  return prefetch.Prefetcher(batches, _AHEAD, put)
 
 
 def put_replicated(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> chex.ArrayTree:
@@ -104,4 +129,4 @@ def gather_json(value: Any) -> list[Any]:
   padded = np.zeros(int(lengths.max()), np.uint8)
   padded[: len(data)] = data
   rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
-  return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths)]
+  return [json.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]

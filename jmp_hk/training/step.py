@@ -1,6 +1,7 @@
 """The training step: gradients of all microbatches of all devices, then one update."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import TypeVar
 
 import chex
@@ -71,7 +72,10 @@ def make_train_step(
     new_state = jax.tree.map(
       lambda new, old: jnp.where(proceed, new, old), updated, state
     )
-    return new_state.replace(halted=~proceed), metrics | {"finite": finite}
+    return (
+      dataclasses.replace(new_state, halted=~proceed),
+      metrics | {"finite": finite},
+    )
 
   replicated = sharding.replicated(mesh)
   return compilation.CompiledOnce(
@@ -217,4 +221,6 @@ def _update(
       params,
       ema,
     )
-  return state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
+  return dataclasses.replace(
+    state, step=state.step + 1, params=params, ema=ema, opt_state=opt_state
+  )

@@ -25,7 +25,11 @@ def _free_port() -> int:
 
 def _start(workdir, steps, count, death="0:0:"):
   environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-  environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)}
+  environment |= {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(_ROOT),
+    "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
+  }
   port = _free_port()
   workdir.mkdir(exist_ok=True)
   return [
@@ -110,7 +114,7 @@ def test_a_process_that_ends_takes_the_others_along(tmp_path, death):
 
 def test_two_processes_continue_as_one(tmp_path):
   # Killed after a checkpoint at step 3, continued by a single process.
-  _finish(_start(tmp_path / "run", 500, 2, "6:1:exit"))
+  _finish(_start(tmp_path / "run", 8, 2, "6:1:exit"))
   one, whole = _start(tmp_path / "run", 8, 1), _start(tmp_path / "whole", 8, 1)
   outputs = _finish(one + whole)
   assert [p.returncode for p in one + whole] == [0, 0], outputs

@@ -30,53 +30,27 @@ def run(workdir: pathlib.Path, num_steps: int, death) -> None:
   import jax
   import numpy as np
 
-  from jmp_hk.checkpoints import checkpointer as checkpointer_lib
-  from jmp_hk.training import feed
-  from jmp_hk.training import loop
-  from jmp_hk.training import optimizer as optimizer_lib
+  from jmp_hk.training import batch_sources
   from jmp_hk.training import sharding
-  from jmp_hk.training import writers as writers_lib
-  from tests.jmp_hk.training import toy
+  from jmp_hk.training import trainer as trainer_lib
   from tests.jmp_hk.training import toy_run
 
-  count = jax.device_count()
   config = toy_run.make_config(num_steps, evaluate_every=4)
-  mesh, _, state, train_step = toy.setup(2, devices=count, config=config.optimizer)
-  microbatches = list(sharding.local_microbatches(mesh, 2))
+  local = sharding.local_microbatches(sharding.make_mesh(), toy_run.MICROBATCHES)
 
-  def batches(resume):
-    for item in toy_run.batches(resume):
+  def batches(position):
+    for item in toy_run.batches(position, local=local):
       dies = death[1] == str(jax.process_index())
-      if dies and int(death[0]) == item.resume["position"]:
+      if dies and int(death[0]) == item.info.state["position"]:
         if death[2] == "raise":
           raise ValueError("The data are broken.")
         os._exit(9)
-      local = jax.tree.map(lambda x: x[np.array(microbatches)], item.batch)
-      yield feed.HostBatch(local, item.record_ids, item.resume, item.utilisation)
+      yield item
 
-  checkpointer = checkpointer_lib.Checkpointer(
-    workdir / "checkpoints", {"format_version": 1}
-  )
-  host = loop.HostState()
-  if checkpointer.latest_step is not None:
-    state, host = loop.restore(checkpointer, state, mesh)
-  is_first = processes.is_first()
-  parts = loop.Parts(
-    mesh=mesh,
-    train_step=train_step,
-    evaluate=None,
-    batches=batches,
-    schedule=optimizer_lib.make_schedule(config.optimizer.schedule),
-    checkpointer=checkpointer,
-    writers=writers_lib.open_writers(workdir, int(state.step)) if is_first else (),
-    merge_positions=lambda positions: positions[0],
-  )
-  try:
-    with processes.ends_together():
-      state, _ = loop.train(config, parts, state, host)
-  finally:
-    checkpointer.close()
-  own = jax.device_get(state.params)
+  source = batch_sources.ReadyBatches({"toy": toy_run.INFO}, batches)
+  trainer = trainer_lib.Trainer.from_batches(config, source, workdir)
+  trainer.run()
+  own = jax.device_get(trainer.state.params)
   np.savez(
     workdir / f"params{jax.process_index()}.npz",
     **{f"{m}/{n}": x for m, values in own.items() for n, x in values.items()},

@@ -8,12 +8,12 @@ from jmp_hk import dataset_info as info_lib
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import build
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import config as gemnet_config
 from jmp_hk.targets import config as tasks_lib
+from tests import gemnet_graphs
 
 TASKS = (
   tasks_lib.pretraining_task("slabs", 1.0, 20.0),
@@ -25,25 +25,27 @@ _GRAPHS = {
 }
 BACKBONE = gemnet_config.GemNetOCConfig(
   num_blocks=1,
-  num_radial=6,
-  num_spherical=3,
   atom_channels=8,
   edge_channels=10,
-  triplet_in_channels=4,
-  triplet_out_channels=4,
-  quad_in_channels=4,
-  quad_out_channels=4,
-  pair_in_channels=4,
-  pair_out_channels=4,
-  radial_channels=4,
-  circular_channels=4,
-  spherical_channels=4,
-  num_before_skip=1,
-  num_after_skip=1,
-  num_atom=1,
-  num_output_after_atom=1,
-  num_atom_embedding=1,
-  num_global_output=1,
+  bases=gemnet_config.BasesConfig(
+    num_radial=6,
+    num_spherical=3,
+    radial_channels=4,
+    circular_channels=4,
+    spherical_channels=4,
+  ),
+  interaction=gemnet_config.InteractionConfig(
+    triplet=gemnet_config.BilinearConfig(4, 4),
+    quadruplet=gemnet_config.BilinearConfig(4, 4),
+    pair=gemnet_config.BilinearConfig(4, 4),
+    num_before_skip=1,
+    num_after_skip=1,
+    num_atom_embedding=1,
+    num_atom_update=1,
+  ),
+  output=gemnet_config.OutputConfig(
+    num_before_skip=1, num_after_skip=1, num_combined=1
+  ),
 )
 MODEL = model_lib.ModelConfig(backbone=BACKBONE, tasks=TASKS)
 
@@ -92,7 +94,7 @@ def items(seed: int) -> list[packing.PackItem]:
     atoms.rattle(0.1, rng=rng)
     record = structure(atoms, fixed)
     task = 0 if fixed else 1
-    graphs = build.build_graphs(record, _GRAPHS[TASKS[task].name])
+    graphs = gemnet_graphs.BUILDER.build(record, _GRAPHS[TASKS[task].name])
     targets = {
       "energy": rng.normal(),
       "forces": rng.normal(size=(len(atoms), 3)),
@@ -101,9 +103,9 @@ def items(seed: int) -> list[packing.PackItem]:
   return result
 
 
-def budget() -> batch_lib.Budget:
+def budget() -> gemnet_graphs.Budget:
   """Roomy enough for `items` of any seed."""
-  sizes = [budget_lib.sizes_of(item.graphs) for item in items(0)]
+  sizes = [gemnet_graphs.BUILDER.sizes(item.graphs) for item in items(0)]
   return budget_lib.choose_budget(sizes, budget_lib.BudgetConfig(structures=7))
 
 
@@ -111,7 +113,9 @@ def batch(seed: int, microbatches: int = 1) -> batch_lib.Batch:
   """Packed structures [microbatches, …]; microbatches hold different numbers of structures."""
   size = budget()
   packed = [
-    packing.pack(items(100 * seed + microbatch)[microbatch % 2 :], size)
+    packing.pack(
+      items(100 * seed + microbatch)[microbatch % 2 :], gemnet_graphs.BUILDER, size
+    )
     for microbatch in range(microbatches)
   ]
   return jax.tree.map(lambda *leaves: np.stack(leaves), *packed)

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from jmp_hk import dataset_info as info_lib
+from jmp_hk.models import model as model_lib
+from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import evaluation
-from jmp_hk.training import feed
 from jmp_hk.training import metrics
 from jmp_hk.training import sharding
 from tests.jmp_hk.training import small
@@ -24,7 +25,7 @@ def _expected(batches) -> dict[str, float]:
   """The definitions, written out atom by atom."""
   lists: dict[str, list[float]] = {}
   for batch, predictions in batches:
-    sizes = np.asarray(batch.main.n_node)
+    sizes = np.asarray(batch.n_node)
     for g in np.flatnonzero(batch.graph_mask):
       name = small.TASKS[batch.task[g]].name
       info = small.INFOS[name]
@@ -89,14 +90,13 @@ def test_missing_datasets_are_left_out_and_sums_are_float64():
 
 
 def test_other_kinds_of_targets():
-  kind = tasks_lib.TargetKind
   task = tasks_lib.TaskConfig(
     "molecules",
     (
-      tasks_lib.TargetConfig("gap", kind.SCALAR),
-      tasks_lib.TargetConfig("metal", kind.BINARY),
-      tasks_lib.TargetConfig("group", kind.MULTICLASS, num_classes=3),
-      tasks_lib.TargetConfig("dipole", kind.VECTOR),
+      tasks_lib.TargetConfig("gap", "scalar"),
+      tasks_lib.TargetConfig("metal", "binary"),
+      tasks_lib.TargetConfig("group", "multiclass", num_classes=3),
+      tasks_lib.TargetConfig("dipole", "vector"),
     ),
   )
   info = small.info("molecules")
@@ -139,8 +139,10 @@ def test_evaluation_over_microbatches_equals_single_batches():
     return metrics.batch_sums(small.TASKS, small.INFOS, microbatch, predictions)
 
   step = evaluation.make_eval_step(microbatch_sums, mesh)
-  source = [feed.HostBatch(small.batch(seed, 2), (), {}, {}) for seed in range(4)]
-  got = evaluation.evaluate(step, np.float32(0.5), (), source, mesh)
+  info = batches_lib.BatchInfo((), (), 0, 0, {})
+  source = [batches_lib.PipelineBatch(small.batch(seed, 2), info) for seed in range(4)]
+  variables = model_lib.Variables(np.float32(0.5), {})
+  got = evaluation.evaluate(step, variables, source, mesh, lambda: source[0])
   microbatches = [small.microbatch(item.batch, i) for item in source for i in range(2)]
   expected = _expected(
     [(b, {k: 0.5 * v for k, v in b.targets.items()}) for b in microbatches]

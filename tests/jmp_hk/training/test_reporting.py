@@ -1,18 +1,17 @@
-"""Writers, progress line, plot and prefetching."""
+"""Writers, progress line, plot and batches on the devices."""
 
 import json
-import threading
 import time
 
 import jax
-import numpy as np
 import pytest
 
-from jmp_hk.training import feed
+from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.training import plot
 from jmp_hk.training import progress
 from jmp_hk.training import sharding
 from jmp_hk.training import writers
+from tests.jmp_hk.training import toy_run
 
 
 def test_jsonl_is_plain_and_cut_back_on_resume(tmp_path):
@@ -72,40 +71,14 @@ def test_plot_has_a_panel_per_metric(tmp_path):
   assert plot.plot_run(tmp_path).stat().st_size > 10_000
 
 
-def _batches(count, fail_at=None):
-  for i in range(count):
-    if i == fail_at:
-      raise ValueError("no such record")
-    yield feed.HostBatch(np.full((1, 2), i), (str(i),), {"position": i}, {})
+def test_batches_are_moved_to_the_devices_in_order_and_with_their_facts():
+  def batches():
+    for i in range(5):
+      info = batches_lib.BatchInfo(((str(i),),), ((i,),), 1, 1, {})
+      yield batches_lib.PipelineBatch(toy_run.microbatch([]), info)
 
-
-def test_prefetcher_keeps_order_and_state():
   mesh = sharding.make_mesh(jax.devices()[:1])
-  with feed.to_devices(_batches(5), mesh) as batches:
-    items = list(batches)
-  assert [int(item.batch[0, 0]) for item in items] == list(range(5))
-  assert items[3].resume == {"position": 3} and items[3].record_ids == ("3",)
-  assert isinstance(items[0].batch, jax.Array)
-
-
-def test_prefetcher_raises_in_place_and_stops_its_thread():
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  with feed.to_devices(_batches(5, fail_at=2), mesh) as batches:
-    assert int(next(batches).batch[0, 0]) == 0
-    next(batches)
-    with pytest.raises(ValueError, match="no such record"):
-      next(batches)
-  before = threading.active_count()
-  closed = []
-
-  def endless():
-    try:
-      while True:
-        yield feed.HostBatch(np.zeros((1, 1)), (), {}, {})
-    finally:
-      closed.append(True)
-
-  with feed.to_devices(endless(), mesh) as batches:
-    next(batches)
-  # Leaving early ends the thread and closes the source.
-  assert closed and threading.active_count() == before
+  with sharding.to_devices(batches(), mesh) as moved:
+    items = list(moved)
+  assert [item.info.record_ids for item in items] == [((str(i),),) for i in range(5)]
+  assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(items[0].batch))

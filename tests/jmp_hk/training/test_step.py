@@ -1,10 +1,12 @@
-"""One step is one update on the global batch, however microbatches and devices divide it."""
+"""One step is one update on the global batch, however it is divided."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ import optax
 import pytest
 
 from jmp_hk.runtime import compilation
+from jmp_hk.training import config as config_lib
+from jmp_hk.training import objective as objective_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import step as step_lib
 from tests.jmp_hk.training import toy
@@ -44,24 +48,37 @@ def test_loss_gradient_and_update_equal_a_plain_loop_over_microbatches():
   )
   expected = optax.apply_updates(params, updates)
   state, metrics = step(state, sharding.put_batch(batch, mesh))
-  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
-  np.testing.assert_allclose(
+  chex.assert_trees_all_close(metrics["loss"], loss, rtol=1e-6)
+  chex.assert_trees_all_close(
     metrics["gradient_norm"], optax.global_norm(gradient), rtol=1e-5
   )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
-    state.params,
-    expected,
-  )
+  chex.assert_trees_all_close(state.params, expected, rtol=1e-5, atol=1e-7)
   # Average of the weights: 0.9 old + 0.1 new; scales are left alone.
-  jax.tree.map(
-    lambda e, old, new: np.testing.assert_allclose(e, 0.9 * old + 0.1 * new, rtol=1e-5),
-    state.ema,
-    params,
-    expected,
-  )
-  jax.tree.map(np.testing.assert_array_equal, state.scales, scales)
+  average = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, params, expected)
+  chex.assert_trees_all_close(state.ema, average, rtol=1e-5)
+  chex.assert_trees_all_equal(state.scales, scales)
   assert int(state.step) == 1
+
+
+def test_the_average_of_a_short_run_forgets_the_initial_weights():
+  mesh, _, state, step = toy.setup(1, ema_warmup=True)
+  expected = jax.tree.map(np.array, state.params)
+  for n in range(1, 4):
+    state, _ = step(state, sharding.put_batch(toy.batch(n, 1), mesh))
+    decay = min(0.9, (1 + n) / (10 + n))
+    expected = jax.tree.map(
+      lambda old, new: decay * old + (1 - decay) * np.array(new), expected, state.params
+    )
+    chex.assert_trees_all_close(state.ema, expected, rtol=1e-5)
+
+
+def test_in_the_long_run_the_warm_up_makes_no_difference():
+  config = config_lib.TrainConfig(num_steps=1, ema_decay=0.99)
+  assert float(step_lib.average_rate(jnp.int32(887), config)) > 1 - 0.99
+  for step in (890, 100_000):
+    rate = step_lib.average_rate(jnp.int32(step), config)
+    # To the last bit, so that runs of the published length are what they were.
+    assert rate == jnp.float32(1 - 0.99)
 
 
 _CURVE = """
@@ -93,9 +110,9 @@ def test_one_two_and_four_devices_give_the_same_curve():
   )
   assert output.returncode == 0, output.stderr
   one, two, four = np.array(json.loads(output.stdout.splitlines()[-1]))
-  np.testing.assert_allclose(two, one, rtol=2e-5)
-  np.testing.assert_allclose(four, one, rtol=2e-5)
-  # The curve is not trivially constant, and dropout draws differ by microbatch and step.
+  chex.assert_trees_all_close(two, one, rtol=2e-5)
+  chex.assert_trees_all_close(four, one, rtol=2e-5)
+  # The curve is not trivially constant; dropout differs by microbatch and step.
   assert np.ptp(one[:, 0]) > 0.01
 
 
@@ -131,30 +148,29 @@ def test_non_finite_loss_changes_nothing_and_halts():
   # A good batch afterwards is not used either.
   state, metrics = step(state, sharding.put_batch(toy.batch(2, 2), mesh))
   assert bool(metrics["finite"])
-  jax.tree.map(
-    np.testing.assert_array_equal, state.replace(halted=before.halted), before
-  )
+  chex.assert_trees_all_equal(dataclasses.replace(state, halted=before.halted), before)
 
 
 def test_processed_gradients_are_what_is_clipped_and_reported():
   halve = lambda g: jax.tree.map(lambda x: x / 2, g)
-  objective = step_lib.Objective(toy.predict, toy.terms, process_gradients=halve)
+  objective = objective_lib.Objective(toy.predict, toy.terms, process_gradients=halve)
   norms = []
   for obj in (toy.OBJECTIVE, objective):
     mesh, _, state, step = toy.setup(1, objective=obj)
     _, metrics = step(state, sharding.put_batch(toy.batch(0, 1), mesh))
     norms.append(float(metrics["gradient_norm"]))
-  np.testing.assert_allclose(norms[1], norms[0] / 2, rtol=1e-5)
+  chex.assert_trees_all_close(norms[1], norms[0] / 2, rtol=1e-5)
 
 
 def test_learning_rate_metric_includes_the_plateau():
   mesh, _, state, step = toy.setup(1)
   plateau = state.plateau._replace(scale=jnp.float32(0.5))
-  state = state.replace(
-    plateau=sharding.put_replicated(jax.tree.map(np.array, plateau), mesh)
-  )
+  plateau = sharding.put_replicated(jax.tree.map(np.array, plateau), mesh)
+  state = dataclasses.replace(state, plateau=plateau)
   _, metrics = step(state, sharding.put_batch(toy.batch(0, 1), mesh))
-  np.testing.assert_allclose(metrics["learning_rate"], 0.5 * 0.2e-2, rtol=1e-5)
+  chex.assert_trees_all_close(
+    metrics["learning_rate"], jnp.float32(0.5 * 0.2e-2), rtol=1e-5
+  )
 
 
 def test_microbatches_that_do_not_divide_are_refused():

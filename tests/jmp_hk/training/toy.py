@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmp_hk.training import config as config_lib
+from jmp_hk.training import objective as objective_lib
 from jmp_hk.training import optimizer as optimizer_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
@@ -36,11 +37,11 @@ def terms(batch, predictions):
   return result
 
 
-OBJECTIVE = step_lib.Objective(predict=predict, terms=terms)
+OBJECTIVE = objective_lib.Objective(predict=predict, terms=terms)
 
 
 def batch(seed: int, microbatches: int) -> dict[str, np.ndarray]:
-  """A batch [microbatches, ROWS, …] whose microbatches have different numbers of real rows."""
+  """A batch [microbatches, ROWS, …] with different numbers of real rows."""
   rng = np.random.default_rng(seed)
   x = rng.normal(size=(microbatches, ROWS, WIDTH)).astype(np.float32)
   real = rng.integers(1, ROWS + 1, size=(microbatches, 1))
@@ -50,9 +51,9 @@ def batch(seed: int, microbatches: int) -> dict[str, np.ndarray]:
 def setup(
   microbatches: int = 1,
   devices: int = 1,
-  objective: step_lib.Objective = OBJECTIVE,
+  objective: objective_lib.Objective = OBJECTIVE,
   config: config_lib.OptimizerConfig | None = None,
-  ema_decay: float = 0.9,
+  ema_warmup: bool = False,
 ):
   """Mesh, optimiser, fresh state and step of the toy model."""
   mesh = sharding.make_mesh(jax.devices()[:devices])
@@ -68,14 +69,10 @@ def setup(
     optimizer,
     jax.random.PRNGKey(7),
     mesh,
-    use_ema=ema_decay > 0,
+    use_ema=True,
   )
-  step = step_lib.make_train_step(
-    objective,
-    optimizer,
-    mesh,
-    ema_decay=ema_decay,
-    schedule=optimizer_lib.make_schedule(config.schedule),
-    trainable=optimizer_lib.trainable(config, params),
+  train = config_lib.TrainConfig(
+    num_steps=1, optimizer=config, ema_decay=0.9, ema_warmup=ema_warmup
   )
+  step = step_lib.make_train_step(objective, optimizer, train, mesh)
   return mesh, optimizer, state, step

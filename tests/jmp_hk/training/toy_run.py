@@ -1,97 +1,139 @@
-"""A whole run on the toy model; also a program: toy_run.py WORKDIR NUM_STEPS."""
+"""A whole run of a small SchNet; also a program: toy_run.py WORKDIR NUM_STEPS."""
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import pathlib
 import sys
 
 import jax
 import numpy as np
 
-from jmp_hk.checkpoints import checkpointer as checkpointer_lib
+from jmp_hk import dataset_info
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import config as graph_config
+from jmp_hk.graphs import packing
+from jmp_hk.models import model as model_lib
+from jmp_hk.pipeline import batches as batches_lib
+from jmp_hk.targets import config as tasks_lib
+from jmp_hk.training import batch_sources
 from jmp_hk.training import config as config_lib
-from jmp_hk.training import evaluation
-from jmp_hk.training import feed
-from jmp_hk.training import loop
-from jmp_hk.training import optimizer as optimizer_lib
-from jmp_hk.training import plot
-from jmp_hk.training import writers
-from tests.jmp_hk.training import toy
+from jmp_hk.training import trainer as trainer_lib
+from tests import schnet
 
-_LANES = 2
+MICROBATCHES = 2
+TASK = tasks_lib.pretraining_task("toy")
+INFO = dataset_info.DatasetInfo(
+  name="toy",
+  graph=graph_config.GraphConfig(cutoff=4.0, max_neighbors=8),
+  num_structures={"train": 1},
+  elements=(1, 6),
+  size_histogram={5: 1},
+  energy_references={},
+  energy_scale=1.0,
+  force_scale=1.0,
+)
+BACKBONE = schnet.SchNetConfig(
+  atom_channels=8, num_blocks=1, num_radial=4, radial_cutoff=4.0, dropout=0.1
+)
+_BUDGET = schnet.SchNetBudget(num_graphs=4, num_atoms=16, num_edges=64)
 _OPTIMIZER = config_lib.OptimizerConfig(
   schedule=config_lib.ScheduleConfig(1e-2, 2, 0.2, 50)
 )
 
 
-def make_config(num_steps: int, **kwargs) -> config_lib.TrainConfig:
+def make_config(num_steps: int, **kwargs) -> config_lib.TrainerConfig:
   """Logs at every step; saves and evaluates at intervals that do not coincide."""
-  defaults = dict(
-    num_microbatches=_LANES,
-    optimizer=_OPTIMIZER,
-    ema_decay=0.9,
-    log_every=1,
-    evaluate_every=7,
-    checkpoint_every=3,
-  )
-  return config_lib.TrainConfig(num_steps=num_steps, **(defaults | kwargs))
-
-
-def batches(resume, bad_step: int | None = None) -> Iterator[feed.HostBatch]:
-  """An endless stream that depends on its position alone."""
-  position = resume["position"] if resume else 0
-  while True:
-    values = toy.batch(position, _LANES)
-    if position == bad_step:
-      values["x"][1, 0] = np.inf
-    ids = tuple(f"file:{position}:{i}" for i in range(2))
-    position += 1
-    yield feed.HostBatch(values, ids, {"position": position}, {"num_main": 0.5})
-
-
-def _microbatch_sums(params, scales, microbatch):
-  predictions = toy.predict(params, scales, jax.random.key(0), microbatch)
-  value, count = toy.terms(microbatch, predictions)["energy"]
-  return {
-    "toy/score/energy": (value, count.astype(value.dtype)),
-    "toy/energy_mae_mev": (value * 1000, count.astype(value.dtype)),
+  defaults = {
+    "num_microbatches": MICROBATCHES,
+    "optimizer": _OPTIMIZER,
+    "ema_decay": 0.9,
+    "log_every": 1,
+    "evaluate_every": 7,
+    "checkpoint_every": 3,
   }
-
-
-def run(workdir: pathlib.Path, config: config_lib.TrainConfig, bad_step=None):
-  """Starts or continues a run; returns its last state."""
-  mesh, _, state, train_step = toy.setup(_LANES, config=config.optimizer)
-  checkpointer = checkpointer_lib.Checkpointer(
-    workdir / "checkpoints", {"format_version": 1}
+  return config_lib.TrainerConfig(
+    model=model_lib.ModelConfig(backbone=BACKBONE, tasks=(TASK,)),
+    train=config_lib.TrainConfig(num_steps=num_steps, **(defaults | kwargs)),
+    budget=budget_lib.BudgetConfig(structures=2),
   )
-  host = loop.HostState()
-  if checkpointer.latest_step is not None:
-    state, host = loop.restore(checkpointer, state, mesh)
-  eval_step = evaluation.make_eval_step(_microbatch_sums, mesh)
 
-  def evaluate(state):
-    source = (next(batches({"position": 1000 + i})) for i in range(3))
-    return evaluation.evaluate(
-      eval_step, state.evaluation_params, state.scales, source, mesh
+
+def structure(seed: int, record_id: str) -> structure_lib.Structure:
+  """A random molecule whose labels follow from its geometry."""
+  rng = np.random.default_rng(seed)
+  positions = rng.normal(size=(5, 3))
+  return structure_lib.Structure(
+    positions=positions,
+    atomic_numbers=rng.choice([1, 6], 5).astype(np.int32),
+    cell=np.zeros((3, 3)),
+    pbc=np.zeros(3, bool),
+    tags=np.full(5, 2, np.int32),
+    fixed=np.zeros(5, bool),
+    energy=3.0 + float(np.square(positions).sum()) / 50,
+    forces=-positions / 5,
+    record_id=record_id,
+  )
+
+
+def microbatch(structures: Sequence[structure_lib.Structure]):
+  """Packs structures with their labels as they are."""
+  builder = BACKBONE.graph_builder
+  items = [
+    packing.PackItem(
+      builder.build(entry, INFO.graph),
+      targets={"energy": np.float64(entry.energy), "forces": entry.forces},
     )
+    for entry in structures
+  ]
+  return packing.pack(items, builder, _BUDGET)
 
-  parts = loop.Parts(
-    mesh=mesh,
-    train_step=train_step,
-    evaluate=evaluate,
-    batches=lambda resume: batches(resume, bad_step),
-    schedule=optimizer_lib.make_schedule(config.optimizer.schedule),
-    checkpointer=checkpointer,
-    writers=writers.open_writers(workdir, int(state.step)),
+
+def batches(
+  position, bad_step: int | None = None, local: Sequence[int] = range(MICROBATCHES)
+) -> Iterator[batches_lib.PipelineBatch]:
+  """An endless stream that depends on its position alone; structures vary in number."""
+  step = position["position"] if position else 0
+  while True:
+    parts, ids = [], []
+    for index in local:
+      names = [f"file:{step}:{index}:{i}" for i in range(1 + (step + index) % 2)]
+      found = [
+        structure(1000 * step + 10 * index + i, name) for i, name in enumerate(names)
+      ]
+      parts.append(microbatch(found))
+      ids.append(tuple(names))
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+    if step == bad_step:
+      batch.targets["energy"][-1, 0] = np.inf
+    step += 1
+    info = batches_lib.BatchInfo(
+      record_ids=tuple(ids),
+      draws=tuple(tuple(range(len(names))) for names in ids),
+      num_structures=sum(map(len, ids)),
+      num_atoms=5 * sum(map(len, ids)),
+      utilisation={"num_graphs": 0.5, "num_atoms": 0.5, "num_edges": 0.5},
+      state={"position": step},
+    )
+    yield batches_lib.PipelineBatch(batch=batch, info=info)
+
+
+def source(bad_step: int | None = None) -> batch_sources.ReadyBatches:
+  """Training batches, and three of them from far on for validation."""
+  return batch_sources.ReadyBatches(
+    {"toy": INFO},
+    lambda position: batches(position, bad_step),
+    lambda: (next(batches({"position": 1000 + i})) for i in range(3)),
   )
-  try:
-    state, host = loop.train(config, parts, state, host)
-  finally:
-    checkpointer.close()
-    for writer in parts.writers:
-      writer.close()
-  assert train_step.num_compilations <= 1 and eval_step.num_compilations <= 1
-  plot.plot_run(workdir)
-  return state, host
+
+
+def run(
+  workdir: pathlib.Path, config: config_lib.TrainerConfig, bad_step: int | None = None
+) -> trainer_lib.Trainer:
+  """Starts or continues a run."""
+  trainer = trainer_lib.Trainer.from_batches(config, source(bad_step), workdir)
+  trainer.run()
+  return trainer
 
 
 if __name__ == "__main__":

@@ -1,0 +1,173 @@
+"""The directory of a training run: its configuration, budget and results.
+
+Everything that a run writes lies in one directory, and a run that is started there
+again continues:
+
+  config.json         the configuration; further starts must agree with it
+  budget.json         static sizes of a microbatch, chosen once
+  metrics.jsonl       metrics of training and validation, also in tensorboard/
+  checkpoints/        see `jmp_hk.checkpoints.checkpointer`
+  parameters.csv      which parameters came from another model
+  results.json, loss_curves.png   written at the end
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any
+
+from jmp_hk import serialization
+from jmp_hk.training import writers
+
+CONFIG_FILE = "config.json"
+BUDGET_FILE = "budget.json"
+PARAMETERS_FILE = "parameters.csv"
+RESULTS_FILE = "results.json"
+
+# Differences in these fields of a `TrainerConfig` do not make another run: they change
+# how fast it goes and what it reports, but not what it computes.
+_FREE_TRAINER_FIELDS = (
+  "validation_limit",
+  "model.backbone.remat",
+  "pipeline.num_workers",
+  "pipeline.prefetch_batches",
+  "train.log_every",
+  "train.profile_steps",
+  "train.keep_last",
+  "train.keep_best",
+)
+FREE_FIELDS = tuple(f"trainer.{name}" for name in _FREE_TRAINER_FIELDS)
+
+_COLUMNS = {
+  "energy_mae_mev_per_atom": "energy MAE (meV/atom)",
+  "force_mae_mev_per_angstrom": "force MAE (meV/Å)",
+}
+_COSINE = "force_cosine"
+
+
+class OtherRunError(ValueError):
+  """A directory holds a run with other settings; lists the differences."""
+
+
+def check_config(
+  config: Mapping[str, Any], directory: pathlib.Path, free: Sequence[str] = FREE_FIELDS
+) -> None:
+  """Checks that a directory is empty or holds a run with the same configuration.
+
+  Args:
+    config: parts of the configuration by name; "trainer" is a `TrainerConfig`. Parts
+      that are stored but not given are not compared.
+    directory: directory of the run.
+    free: dotted paths of settings that may differ; `*` stands for all of a list.
+
+  Raises:
+    OtherRunError: the directory holds a run with other settings.
+  """
+  stored = _stored_config(directory)
+  if not stored:
+    return
+  given = serialization.to_json(config)
+  if missing := [name for name in given if name not in stored]:
+    raise OtherRunError(
+      f"{directory}/{CONFIG_FILE} says nothing of {', '.join(missing)}: it is that of "
+      "another program or version. Use another directory to start a new run."
+    )
+  known = {name: part for name, part in stored.items() if name in given}
+  changes = serialization.differences(_without(known, free), _without(given, free))
+  if changes:
+    raise OtherRunError(
+      f"{directory} holds a run with other settings: {'; '.join(changes)}. Use the "
+      "same settings to continue it, or another directory to start a new run."
+    )
+
+
+def store_config(config: Mapping[str, Any], directory: pathlib.Path) -> None:
+  """Stores the configuration, beside parts that are stored there already.
+
+  Args:
+    config: parts of the configuration by name, see `check_config`.
+    directory: directory of the run.
+  """
+  serialization.save(_stored_config(directory) | dict(config), directory / CONFIG_FILE)
+
+
+def save_results(
+  directory: pathlib.Path, linear_fit: Mapping[str, float]
+) -> dict[str, float]:
+  """Stores the last validation metrics beside those of the linear fit.
+
+  Args:
+    directory: directory of the run; its metrics file is read.
+    linear_fit: metrics of the per-element linear fit, with zero forces.
+
+  Returns:
+    The last validation metrics; empty where nothing was validated.
+  """
+  records = writers.read_metrics(directory / writers.METRICS_FILE)
+  validations = [record for record in records if record["kind"] == "val"]
+  if not validations:
+    return {}
+  last = {k: v for k, v in validations[-1].items() if k not in ("kind", "seconds")}
+  serialization.save(
+    {"validation": last, "linear_fit": linear_fit}, directory / RESULTS_FILE
+  )
+  return last
+
+
+def results_table(metrics: Mapping[str, float], linear_fit: Mapping[str, float]) -> str:
+  """The last validation as a Markdown table, beside the per-element linear fit.
+
+  Args:
+    metrics: validation metrics.
+    linear_fit: metrics of the linear fit.
+
+  Returns:
+    One row a dataset that has energies or forces; "" where none has.
+  """
+  names = [
+    name
+    for name in dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k)
+    if any(f"{name}/{key}" in metrics for key in _COLUMNS)
+  ]
+  if not names:
+    return ""
+  head = ["validation", *_COLUMNS.values(), "force cosine"]
+  rows = [head, ["---"] * len(head)]
+  for name in names:
+    cells = [
+      f"{metrics[f'{name}/{key}']:.1f} (linear fit {linear_fit[f'{name}/{key}']:.1f})"
+      if f"{name}/{key}" in metrics
+      else ""
+      for key in _COLUMNS
+    ]
+    cosine = metrics.get(f"{name}/{_COSINE}")
+    rows.append([name, *cells, "" if cosine is None else f"{cosine:.3f}"])
+  return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _stored_config(directory: pathlib.Path) -> dict[str, Any]:
+  """What is stored; empty where there is nothing."""
+  path = directory / CONFIG_FILE
+  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _without(data: serialization.Json, paths: Sequence[str]) -> serialization.Json:
+  """A copy of JSON values without what lies at the given paths."""
+  data = json.loads(json.dumps(data))
+  for path in paths:
+    *parents, leaf = path.split(".")
+    nodes = [data]
+    for parent in parents:
+      nodes = [child for node in nodes for child in _children(node, parent)]
+    for node in nodes:
+      if isinstance(node, dict):
+        node.pop(leaf, None)
+  return data
+
+
+def _children(node: serialization.Json, name: str) -> list[serialization.Json]:
+  """The value of a key, or all items of a list where the name is `*`."""
+  if name == "*":
+    return node if isinstance(node, list) else []
+  return [node[name]] if isinstance(node, dict) and name in node else []

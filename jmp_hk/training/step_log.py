@@ -1,0 +1,96 @@
+"""Metrics of the steps since the last line of the log."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jmp_hk.pipeline import batches as batches_lib
+
+_AHEAD = 2  # Steps that the host may run ahead of the devices.
+_LAST_COUNTS = ("learning_rate",)  # Of these the last value is told, not the mean.
+
+
+class NonFiniteLossError(FloatingPointError):
+  """A loss or gradient was not finite; names the structures of the batch."""
+
+
+class StepLog:
+  """Collects what steps return, without waiting for the devices until it is asked."""
+
+  def __init__(self) -> None:
+    """Starts empty."""
+    self._metrics: list[Mapping[str, jax.Array]] = []
+    self._infos: list[batches_lib.BatchInfo] = []
+
+  def __len__(self) -> int:
+    return len(self._metrics)
+
+  @property
+  def position(self) -> Mapping[str, object]:
+    """Position of the training data after the last step."""
+    return self._infos[-1].state
+
+  @property
+  def num_structures(self) -> int:
+    """Structures that this process has trained on."""
+    return sum(info.num_structures for info in self._infos)
+
+  def add(self, metrics: Mapping[str, jax.Array], info: batches_lib.BatchInfo) -> None:
+    """Takes a step that was just dispatched; waits for the step before the last.
+
+    Args:
+      metrics: scalars on the devices.
+      info: facts about the step's batch.
+    """
+    self._metrics.append(metrics)
+    self._infos.append(info)
+    if len(self._metrics) > _AHEAD:
+      jax.block_until_ready(self._metrics[-1 - _AHEAD])
+
+  def summarise(self, step: int) -> dict[str, float]:
+    """Means over the steps.
+
+    Args:
+      step: number of the last step.
+
+    Returns:
+      Metrics by name, and "utilisation/field" for each field of the budget.
+
+    Raises:
+      NonFiniteLossError: a step's loss or gradient was not finite.
+    """
+    fetched = jax.device_get(self._metrics)
+    self._check_finite(fetched, step)
+    values = {
+      name: float(fetched[-1][name])
+      if name in _LAST_COUNTS
+      else float(np.mean([metrics[name] for metrics in fetched], dtype=np.float64))
+      for name in fetched[-1]
+      if name != "finite"
+    }
+    return values | {
+      f"utilisation/{name}": float(
+        np.mean([info.utilisation[name] for info in self._infos])
+      )
+      for name in self._infos[-1].utilisation
+    }
+
+  def clear(self) -> None:
+    """Forgets the steps."""
+    self._metrics, self._infos = [], []
+
+  def _check_finite(
+    self, fetched: Sequence[Mapping[str, np.ndarray]], step: int
+  ) -> None:
+    """Raises for the first step whose loss or gradient was not finite."""
+    for index, (metrics, info) in enumerate(zip(fetched, self._infos, strict=True)):
+      if not metrics["finite"]:
+        names = [name for microbatch in info.record_ids for name in microbatch]
+        raise NonFiniteLossError(
+          f"Step {step - len(fetched) + index + 1}: the loss is {metrics['loss']} and "
+          f"the gradient norm {metrics['gradient_norm']}. The batch held "
+          f"{', '.join(names)}. No update was made with it; the last checkpoint was "
+          "made before. Look at these records, or lower the learning rate."
+        )
