@@ -12,6 +12,7 @@ import ase
 from ase import units
 import ase.calculators.emt
 import ase.io
+import chex
 import h5py
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_oc20_has_the_release_layout(split, least):
     (constraint,) = atoms.constraints
     # Fixed is what lies below the surface, as in OC20.
     subsurface = np.flatnonzero(atoms.get_tags() == 0)
-    np.testing.assert_array_equal(subsurface, constraint.index)
+    chex.assert_trees_all_equal(subsurface, constraint.index)
 
 
 def test_oc20_labels_are_those_of_emt():
@@ -59,7 +60,7 @@ def test_oc20_labels_are_those_of_emt():
     atoms.calc = ase.calculators.emt.EMT()
     assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-6)
     again = atoms.get_forces(apply_constraint=False)
-    np.testing.assert_allclose(again, forces, rtol=0, atol=1e-5)
+    chex.assert_trees_all_close(again, forces, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("split, least", [("train", 250), ("val_id", 50)])
@@ -72,7 +73,7 @@ def test_oc22_records_have_labels_that_balance(split, least):
     assert set(np.unique(item.tags)) <= {0, 1, 2}
     # Gamma-point GFN1-xTB total energies: between -20 and -110 eV an atom.
     assert -110 < item.energy / len(item.positions) < -20
-    np.testing.assert_allclose(np.sum(item.forces, axis=0), 0, atol=1e-3)
+    chex.assert_trees_all_close(np.sum(item.forces, axis=0), 0, rtol=1e-7, atol=1e-3)
 
 
 def test_ani1x_has_the_keys_units_and_gaps_of_the_release():
@@ -90,12 +91,14 @@ def test_ani1x_has_the_keys_units_and_gaps_of_the_release():
       assert len(numbers) == sum(int(n) for n in re.findall(r"\d+", formula)) >= 4
       known = np.isfinite(energies)
       missing, total = missing + (~known).sum(), total + len(known)
-      np.testing.assert_array_equal(known, np.isfinite(forces).all(axis=(1, 2)))
+      chex.assert_trees_all_equal(known, np.isfinite(forces).all(axis=(1, 2)))
       # Hartree: near the sum of the atoms' energies.
       atoms = {1: -0.6, 6: -38.0, 7: -54.7, 8: -75.1}
       expected = sum(atoms[int(z)] for z in numbers)
-      np.testing.assert_allclose(energies[known], expected, atol=0.25 * len(numbers))
-      np.testing.assert_allclose(forces[known].sum(axis=1), 0, atol=1e-5)
+      chex.assert_trees_all_close(
+        energies[known], expected, rtol=1e-7, atol=0.25 * len(numbers)
+      )
+      chex.assert_trees_all_close(forces[known].sum(axis=1), 0, rtol=1e-7, atol=1e-5)
   assert total >= 550 and 0 < missing < 0.1 * total
 
 
@@ -120,7 +123,7 @@ def _check_reaction(group: h5py.Group) -> None:
     == forces.shape
     == (len(energy), len(group["atomic_numbers"]), 3)
   )
-  np.testing.assert_allclose(forces.sum(axis=1), 0, atol=1e-3)
+  chex.assert_trees_all_close(forces.sum(axis=1), 0, rtol=1e-7, atol=1e-3)
   for state in ("reactant", "product", "transition_state"):
     (value,) = group[state]["wB97x_6-31G(d).energy"][:]
     assert value in energy
@@ -172,7 +175,7 @@ def test_molecular_labels_can_be_computed_again(level):
       forces = group["wB97x_6-31G(d).forces"][0] / units.Hartree
   made = dft.label(numbers, positions.astype(np.float64))
   assert made.energy == pytest.approx(energy, abs=1e-6)
-  np.testing.assert_allclose(made.forces, forces, rtol=0, atol=1e-4)
+  chex.assert_trees_all_close(made.forces, forces, rtol=0, atol=1e-4)
 
 
 def test_rmd17_has_the_release_layout_and_units():
@@ -190,7 +193,7 @@ def test_rmd17_has_the_release_layout_and_units():
   frames, atoms = data["coords"].shape[:2]
   assert (frames, atoms) == (1500, 9) and data["nuclear_charges"].dtype == np.uint8
   assert data["forces"].shape == data["old_forces"].shape == (frames, atoms, 3)
-  np.testing.assert_allclose(data["forces"].sum(axis=1), 0, atol=1e-3)
+  chex.assert_trees_all_close(data["forces"].sum(axis=1), 0, rtol=1e-7, atol=1e-3)
   # kcal/mol(/angstrom): in eV about 0.2 and 1.3, as for the real ethanol at 500 K.
   assert 0.1 < data["energies"].std() * _KCAL < 0.4
   assert 0.8 < data["forces"].std() * _KCAL < 1.8

@@ -5,6 +5,7 @@ from ase import constraints
 import ase.build
 from ase.calculators import singlepoint
 import ase.io
+import chex
 import numpy as np
 import pytest
 
@@ -38,9 +39,9 @@ def test_formats_equal_ase(convert, tmp_path, suffix):
   found, info = convert("ase", path, "train", name="mine")
   assert len(found["train"]) == 3
   for structure, atoms in zip(found["train"], ase.io.iread(path), strict=True):
-    np.testing.assert_array_equal(structure.positions, atoms.positions.astype("f4"))
+    chex.assert_trees_all_equal(structure.positions, atoms.positions.astype("f4"))
     assert structure.energy == atoms.get_potential_energy()
-    np.testing.assert_array_equal(structure.forces, atoms.get_forces().astype("f4"))
+    chex.assert_trees_all_equal(structure.forces, atoms.get_forces().astype("f4"))
   assert info.name == "mine" and info.provenance["scales"] == "fitted"
   assert (found["train"][0].tags == 2).all() and not found["train"][0].pbc.any()
 
@@ -64,10 +65,10 @@ def test_label_keys_units_and_targets(convert, tmp_path):
   )
   for structure, atoms in zip(found["train"], frames, strict=True):
     assert structure.energy == pytest.approx(2 * 0.0433641, rel=1e-5)
-    np.testing.assert_allclose(structure.forces, 51.42207, rtol=1e-6)
+    chex.assert_trees_all_close(structure.forces, 51.42207, rtol=1e-6, atol=0)
     assert structure.targets["gap"] == pytest.approx(atoms.info["gap"])
-    np.testing.assert_allclose(
-      structure.targets["magmom"], atoms.arrays["magmom"], atol=1e-6
+    chex.assert_trees_all_close(
+      structure.targets["magmom"], atoms.arrays["magmom"], rtol=1e-7, atol=1e-6
     )
   gaps = [a.info["gap"] for a in frames]
   assert info.targets["gap"].mean == pytest.approx(np.mean(gaps))
@@ -151,7 +152,7 @@ def test_real_trajectory_keeps_raw_forces_of_fixed_atoms(convert):
   frames = ase.io.read(path, ":")
   for structure, atoms in zip(found["train"], frames, strict=True):
     raw = atoms.get_forces(apply_constraint=False)
-    np.testing.assert_array_equal(structure.forces, raw.astype(np.float32))
+    chex.assert_trees_all_equal(structure.forces, raw.astype(np.float32))
     assert structure.energy == atoms.get_potential_energy()
     (constraint,) = atoms.constraints
     assert isinstance(constraint, constraints.FixAtoms)

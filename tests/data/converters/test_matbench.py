@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 
+import chex
 import numpy as np
 import pytest
 from sklearn import model_selection
@@ -100,11 +101,11 @@ def test_folds_are_scikit_learns():
   folds = model_selection.KFold(5, shuffle=True, random_state=18012019)
   for fold, (rest, test) in enumerate(folds.split(np.arange(636))):
     split = matbench.split(636, fold)
-    np.testing.assert_array_equal(split["test"], test)
+    chex.assert_trees_all_equal(split["test"], test)
     order = np.arange(len(rest))
     np.random.RandomState(42).shuffle(order)
-    np.testing.assert_array_equal(split["train"], rest[order[: int(0.9 * len(rest))]])
-    np.testing.assert_array_equal(split["val"], rest[order[int(0.9 * len(rest)) :]])
+    chex.assert_trees_all_equal(split["train"], rest[order[: int(0.9 * len(rest))]])
+    chex.assert_trees_all_equal(split["val"], rest[order[int(0.9 * len(rest)) :]])
 
 
 def test_fold_of_jdft2d_is_pinned():
@@ -127,11 +128,16 @@ def test_converts_a_task(tmp_path):
     for row, structure in zip(_rows(structures), structures):
       assert structure.targets["log_gvrh"] == values[row]
       crystal = _crystal(row)
-      np.testing.assert_allclose(structure.cell, crystal["lattice"]["matrix"])
-      np.testing.assert_allclose(
-        structure.positions, [s["xyz"] for s in crystal["sites"]], rtol=1e-6
+      chex.assert_trees_all_close(
+        structure.cell, np.array(crystal["lattice"]["matrix"]), rtol=1e-7, atol=0
       )
-      np.testing.assert_array_equal(structure.atomic_numbers, [11, 17])
+      chex.assert_trees_all_close(
+        structure.positions,
+        np.array([s["xyz"] for s in crystal["sites"]]),
+        rtol=1e-6,
+        atol=0,
+      )
+      chex.assert_trees_all_equal(structure.atomic_numbers, np.array([11, 17]))
       assert structure.pbc.all() and (structure.tags == 2).all()
       assert structure.energy is None and structure.forces is None
   train = [values[k] for k in expected["train"]]
@@ -173,8 +179,11 @@ def test_positions_from_fractions_and_missing_numbers_become_errors(tmp_path):
   path = _write(tmp_path, "mp_gap", raw)
   _, splits = converted.convert("matbench", path, tmp_path / "a")
   found = {_rows([s])[0]: s for s in sum(splits.values(), [])}
-  np.testing.assert_allclose(
-    found[3].positions, [s["xyz"] for s in _crystal(3)["sites"]], rtol=1e-6
+  chex.assert_trees_all_close(
+    found[3].positions,
+    np.array([s["xyz"] for s in _crystal(3)["sites"]]),
+    rtol=1e-6,
+    atol=0,
   )
   raw["data"][5][1] = float("nan")  # as Python's json writes it, which is not JSON
   path = _write(tmp_path, "mp_gap", raw)

@@ -1,5 +1,6 @@
 """MD22: both distributions, units, published sizes."""
 
+import chex
 import numpy as np
 import pytest
 
@@ -61,9 +62,9 @@ def test_split_order():
   split = splits_lib.rest_is_test(6102, *md22.published_sizes("buckyball-catcher"))
   order = np.arange(6102)
   np.random.RandomState(42).shuffle(order)
-  np.testing.assert_array_equal(split["train"], order[:570])
-  np.testing.assert_array_equal(split["val"], order[570:600])
-  np.testing.assert_array_equal(split["test"], order[600:])
+  chex.assert_trees_all_equal(split["train"], order[:570])
+  chex.assert_trees_all_equal(split["val"], order[570:600])
+  chex.assert_trees_all_equal(split["test"], order[600:])
 
 
 @pytest.mark.parametrize(
@@ -98,11 +99,13 @@ def test_converts_both_distributions(tmp_path, suffix):
   for structure in splits["test"]:
     frame = int(structure.record_id.rsplit(":", 1)[1])
     assert structure.energy == arrays["E"][frame, 0] / KCAL
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
       structure.forces, arrays["F"][frame] / KCAL, rtol=1e-6, atol=1e-7
     )
-    np.testing.assert_allclose(structure.positions, arrays["R"][frame], rtol=1e-6)
-    np.testing.assert_array_equal(structure.atomic_numbers, [8, 1, 1])
+    chex.assert_trees_all_close(
+      structure.positions, arrays["R"][frame], rtol=1e-6, atol=0
+    )
+    chex.assert_trees_all_equal(structure.atomic_numbers, np.array([8, 1, 1]))
   assert info.name == "md22_buckyball_catcher"
   assert (info.graph.cutoff, info.graph.max_neighbors) == (12.0, 30)
 
@@ -167,8 +170,8 @@ def test_real_samples_agree(tmp_path):
   for a, b in zip(*(sorted(x.items()) for x in found.values())):
     assert a[0] == b[0] and a[1].num_atoms == 42
     assert a[1].energy == b[1].energy
-    np.testing.assert_array_equal(a[1].positions, b[1].positions)
-    np.testing.assert_array_equal(a[1].forces, b[1].forces)
+    chex.assert_trees_all_equal(a[1].positions, b[1].positions)
+    chex.assert_trees_all_equal(a[1].forces, b[1].forces)
   first = found["md22_Ac-Ala3-NHMe_5frames.xyz"]["0"]
   # The E_min of the release's header; JMP's mean of the set is −26913.953 eV.
   assert first.energy == pytest.approx(-620726.002662 / KCAL, abs=1e-9)

@@ -1,5 +1,6 @@
 """ANI-1x and Transition1x: units, splits by molecule, filters, real samples."""
 
+import chex
 import h5py
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_ani1x_units_and_force_sign(convert, tmp_path):
   (structure,) = _by_id(found).values()
   # Hartree to eV, Hartree/Å to eV/Å; the release stores forces, not gradients.
   assert structure.energy == pytest.approx(-54.422772, abs=1e-5)
-  np.testing.assert_allclose(structure.forces, 13.605693, rtol=1e-6)
+  chex.assert_trees_all_close(structure.forces, 13.605693, rtol=1e-6, atol=0)
   assert not structure.pbc.any() and (structure.tags == 2).all()
   assert info.graph.cutoff == 8.0 and info.energy_scale == 2.8700712783472118
 
@@ -69,10 +70,10 @@ def test_ani1x_real_sample_equals_h5py(convert):
       for row, energy in enumerate(group["wb97x_dz.energy"]):
         structure = structures[f"{path.name}:{formula}:{row}"]
         assert structure.energy == energy * _HARTREE
-        np.testing.assert_array_equal(structure.positions, group["coordinates"][row])
-        np.testing.assert_array_equal(structure.atomic_numbers, group["atomic_numbers"])
-        np.testing.assert_allclose(
-          structure.forces, group["wb97x_dz.forces"][row] * _HARTREE, rtol=1e-6
+        chex.assert_trees_all_equal(structure.positions, group["coordinates"][row])
+        chex.assert_trees_all_equal(structure.atomic_numbers, group["atomic_numbers"])
+        chex.assert_trees_all_close(
+          structure.forces, group["wb97x_dz.forces"][row] * _HARTREE, rtol=1e-6, atol=0
         )
         count += 1
   assert count == 8 == sum(info.num_structures.values())
@@ -87,10 +88,10 @@ def test_transition1x_splits_and_end_points(convert, tmp_path):
     group = file["val/C2H4/rxn0001"]
     for row, structure in enumerate(found["val"]):
       assert structure.energy == group["wB97x_6-31G(d).energy"][row]
-      np.testing.assert_array_equal(
+      chex.assert_trees_all_equal(
         structure.forces, group["wB97x_6-31G(d).forces"][row].astype(np.float32)
       )
-      np.testing.assert_array_equal(
+      chex.assert_trees_all_equal(
         structure.positions, group["positions"][row].astype(np.float32)
       )
   assert info.force_scale == 0.3591422140598297
@@ -106,7 +107,7 @@ def test_transition1x_real_sample_equals_h5py_and_published_records(convert):
     for structure in _by_id(found).values():
       _, group, row = structure.record_id.split(":")
       assert structure.energy == file[group]["wB97x_6-31G(d).energy"][int(row)]
-      np.testing.assert_array_equal(
+      chex.assert_trees_all_equal(
         structure.positions, file[group]["positions"][int(row)].astype(np.float32)
       )
   published = shared_files.shared_file(
@@ -114,8 +115,11 @@ def test_transition1x_real_sample_equals_h5py_and_published_records(convert):
   )
   records = [pickled.attributes(r) for r in pickled.load(published.read_bytes())]
   energies = sorted(float(np.reshape(r["y"], ())) for r in records)
-  np.testing.assert_allclose(
-    sorted(s.energy for s in found["train"]), energies, rtol=1e-7
+  chex.assert_trees_all_close(
+    np.array(sorted(s.energy for s in found["train"])),
+    np.array(energies),
+    rtol=1e-7,
+    atol=0,
   )
 
 

@@ -5,6 +5,7 @@ import lzma
 
 from ase import constraints
 import ase.io
+import chex
 import numpy as np
 import pytest
 
@@ -15,20 +16,20 @@ from tests.data import raw_files
 
 
 def _assert_equals_ase(structure, atoms):
-  np.testing.assert_array_equal(structure.positions, atoms.positions.astype(np.float32))
-  np.testing.assert_array_equal(structure.atomic_numbers, atoms.numbers)
-  np.testing.assert_array_equal(structure.cell, atoms.cell[:])
-  np.testing.assert_array_equal(structure.pbc, atoms.pbc)
-  np.testing.assert_array_equal(structure.tags, atoms.get_tags())
+  chex.assert_trees_all_equal(structure.positions, atoms.positions.astype(np.float32))
+  chex.assert_trees_all_equal(structure.atomic_numbers, atoms.numbers)
+  chex.assert_trees_all_equal(structure.cell, atoms.cell[:])
+  chex.assert_trees_all_equal(structure.pbc, atoms.pbc)
+  chex.assert_trees_all_equal(structure.tags, atoms.get_tags())
   fixed = np.zeros(len(atoms), bool)
   for constraint in atoms.constraints:
     assert isinstance(constraint, constraints.FixAtoms)
     fixed[constraint.index] = True
-  np.testing.assert_array_equal(structure.fixed, fixed)
+  chex.assert_trees_all_equal(structure.fixed, fixed)
   assert structure.energy == atoms.calc.results["energy"]
   # Raw forces: ASE zeroes those of fixed atoms only when asked to.
   raw = atoms.get_forces(apply_constraint=False)
-  np.testing.assert_array_equal(structure.forces, raw.astype(np.float32))
+  chex.assert_trees_all_equal(structure.forces, raw.astype(np.float32))
 
 
 def _frames(path):

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 
+import chex
 import lmdb
 import numpy as np
 import pytest
@@ -16,14 +17,12 @@ from tests.data import raw_files
 
 
 def _assert_equals(structure, record):
-  np.testing.assert_array_equal(structure.positions, record["pos"])
-  np.testing.assert_array_equal(structure.atomic_numbers, record["atomic_numbers"])
-  np.testing.assert_array_equal(
-    structure.cell, np.float64(record["cell"]).reshape(3, 3)
-  )
-  np.testing.assert_array_equal(structure.forces, record["force"])
-  np.testing.assert_array_equal(structure.tags, record["tags"])
-  np.testing.assert_array_equal(structure.fixed, record["fixed"] == 1)
+  chex.assert_trees_all_equal(structure.positions, record["pos"])
+  chex.assert_trees_all_equal(structure.atomic_numbers, record["atomic_numbers"])
+  chex.assert_trees_all_equal(structure.cell, np.float64(record["cell"]).reshape(3, 3))
+  chex.assert_trees_all_equal(structure.forces, record["force"])
+  chex.assert_trees_all_equal(structure.tags, record["tags"])
+  chex.assert_trees_all_equal(structure.fixed, record["fixed"] == 1)
   assert structure.energy == record["y"] and structure.pbc.all()
 
 

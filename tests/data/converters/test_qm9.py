@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 
+import chex
 import numpy as np
 import pytest
 
@@ -60,9 +61,9 @@ def _archive(tmp_path):
 
 def test_units_of_methane():
   molecule = qm9.parse(METHANE, "x")
-  np.testing.assert_array_equal(molecule.atomic_numbers, [6, 1, 1, 1, 1])
-  np.testing.assert_array_equal(
-    molecule.positions[0], [-0.0126981359, 1.0858041578, 0.0080009958]
+  chex.assert_trees_all_equal(molecule.atomic_numbers, np.array([6, 1, 1, 1, 1]))
+  chex.assert_trees_all_equal(
+    molecule.positions[0], np.array([-0.0126981359, 1.0858041578, 0.0080009958])
   )
   hartree = 27.211386246
   expected = {
@@ -86,7 +87,7 @@ def test_mathematica_exponents_read_as_powers_of_ten():
   text = METHANE.replace("\t 0.0080009958\t", "\t 8.0009958*^-3\t")
   text = text.replace("0.044749", "4.4749*^-2")
   parsed, plain = qm9.parse(text, "x"), qm9.parse(METHANE, "x")
-  np.testing.assert_array_equal(parsed.positions, plain.positions)
+  chex.assert_trees_all_equal(parsed.positions, plain.positions)
   assert parsed.targets == plain.targets
 
 
@@ -99,7 +100,7 @@ def test_split_has_the_published_sizes_and_order():
   }
   order = np.arange(qm9.NUM_CHARACTERIZED)
   np.random.RandomState(42).shuffle(order)
-  np.testing.assert_array_equal(np.concatenate(list(split.values())), order)
+  chex.assert_trees_all_equal(np.concatenate(list(split.values())), order)
   digest = hashlib.sha256(split["test"].astype("<i8").tobytes()).hexdigest()
   assert digest[:16] == "d268a614acdeb4aa"
 
@@ -202,7 +203,9 @@ def test_real_first_ten(tmp_path):
   methane = by_id["dsgdb9nsd_000001.xyz"]
   expected = qm9.parse(METHANE, "")
   assert methane.targets == expected.targets
-  np.testing.assert_allclose(methane.positions, expected.positions, atol=1e-7)
+  chex.assert_trees_all_close(
+    methane.positions, expected.positions, rtol=1e-7, atol=1e-7
+  )
 
 
 def test_real_sample_has_jmp_statistics(tmp_path):
@@ -217,8 +220,10 @@ def test_real_sample_has_jmp_statistics(tmp_path):
   for structure in splits["val"]:
     row = int(np.flatnonzero(raw["index"] == int(structure.record_id[10:16]))[0])
     atoms = slice(ends[row] - raw["n"][row], ends[row])
-    np.testing.assert_array_equal(structure.atomic_numbers, raw["z"][atoms])
-    np.testing.assert_allclose(structure.positions, raw["pos"][atoms], atol=1e-6)
+    chex.assert_trees_all_equal(structure.atomic_numbers, raw["z"][atoms])
+    chex.assert_trees_all_close(
+      structure.positions, raw["pos"][atoms], rtol=1e-7, atol=1e-6
+    )
     assert structure.targets["U_0"] == pytest.approx(raw["U0"][row] * 27.211386246)
     assert structure.targets["c_v"] == pytest.approx(raw["Cv"][row])
   # JMP's published statistics of the whole set, within the spread of 1,696 molecules.

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import numpy as np
 import pytest
 
@@ -73,7 +74,7 @@ def test_split():
   }
   order = np.arange(20_375)
   np.random.RandomState(42).shuffle(order)
-  np.testing.assert_array_equal(np.concatenate(list(split.values())), order)
+  chex.assert_trees_all_equal(np.concatenate(list(split.values())), order)
 
 
 def test_converts_the_release_folder(release, tmp_path):
@@ -86,7 +87,7 @@ def test_converts_the_release_folder(release, tmp_path):
     ]
     for i, structure in zip(sorted(expected[split]), structures):
       assert structure.targets["bandgap"] == pytest.approx(0.1 * i)
-      np.testing.assert_array_equal(structure.atomic_numbers, [30, 8, 8, 1])
+      chex.assert_trees_all_equal(structure.atomic_numbers, np.array([30, 8, 8, 1]))
       assert structure.cell[0, 0] == 8.0 + 0.1 * i and structure.pbc.all()
       assert structure.positions[1, 0] == pytest.approx(0.2 * (8.0 + 0.1 * i))
   train = 0.1 * expected["train"]

@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 
+import chex
 import numpy as np
 import pytest
 
@@ -82,7 +83,7 @@ def test_converts_in_ev_with_jmp_factor(release, tmp_path):
   for structure in splits["test"]:
     frame = int(structure.record_id.rsplit(":", 1)[1])
     assert structure.energy == raw["energies"][frame] / KCAL  # float64, exactly
-    np.testing.assert_array_equal(
+    chex.assert_trees_all_equal(
       structure.forces, (raw["forces"][frame] / KCAL).astype(np.float32)
     )
     assert not structure.pbc.any() and (structure.tags == 2).all()
@@ -138,8 +139,8 @@ def test_official_split_of_given_sizes():
   assert {k: len(v) for k, v in split.items()} == {"train": 20, "val": 5, "test": 50}
   order = np.arange(100)
   np.random.RandomState(42).shuffle(order)
-  np.testing.assert_array_equal(split["train"], 100 + order[:20])
-  np.testing.assert_array_equal(split["val"], 100 + order[20:25])
+  chex.assert_trees_all_equal(split["train"], 100 + order[:20])
+  chex.assert_trees_all_equal(split["val"], 100 + order[20:25])
   with pytest.raises(base.PlanError, match="too few"):
     rmd17.official_split(np.arange(100), np.arange(5), 99, 5)
 
@@ -291,9 +292,11 @@ def test_real_first_hundred_frames(molecule, tmp_path):
   raw = np.load(folder / f"rmd17_{molecule}.npz")
   for structure in splits["val"]:
     frame = _frames([structure])[0]
-    np.testing.assert_array_equal(structure.atomic_numbers, raw["nuclear_charges"])
-    np.testing.assert_allclose(structure.positions, raw["coords"][frame], atol=1e-6)
+    chex.assert_trees_all_equal(structure.atomic_numbers, raw["nuclear_charges"])
+    chex.assert_trees_all_close(
+      structure.positions, raw["coords"][frame], rtol=1e-7, atol=1e-6
+    )
     assert structure.energy == raw["energies"][frame] / KCAL
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
       structure.forces, raw["forces"][frame] / KCAL, rtol=1e-6, atol=1e-6
     )

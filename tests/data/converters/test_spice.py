@@ -2,6 +2,7 @@
 
 import shutil
 
+import chex
 import h5py
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_published_sizes():
     assert list(split) == ["train", "val", "test"]
     order = np.arange(total)
     np.random.RandomState(42).shuffle(order)
-    np.testing.assert_array_equal(np.concatenate(list(split.values())), order)
+    chex.assert_trees_all_equal(np.concatenate(list(split.values())), order)
 
 
 def test_converts_a_subset(release, tmp_path):
@@ -95,13 +96,14 @@ def test_units_and_sign(release, tmp_path):
       assert structure.targets["formation_energy"] == pytest.approx(
         group["formation_energy"][row] * HARTREE, rel=1e-12
       )
-      np.testing.assert_allclose(
-        structure.positions, group["conformations"][row] * BOHR, rtol=1e-6
+      chex.assert_trees_all_close(
+        structure.positions, group["conformations"][row] * BOHR, rtol=1e-6, atol=0
       )
-      np.testing.assert_allclose(
+      chex.assert_trees_all_close(
         structure.forces,
         -group["dft_total_gradient"][row] * (HARTREE / BOHR),
         rtol=1e-6,
+        atol=0,
       )
       # Stretched bonds pull back: forces, not gradients.
       stretch = structure.positions[1, 0] - structure.positions[0, 0] - 1.9 * BOHR

@@ -1,5 +1,6 @@
 """Streaming rows of .npz files."""
 
+import chex
 import numpy as np
 import pytest
 
@@ -25,8 +26,8 @@ def test_rows_equal_numpys(tmp_path, monkeypatch, save, chunk):
   assert [index for index, _ in found] == wanted
   for index, row in found:
     for key in ("a", "b", "c"):
-      np.testing.assert_array_equal(row[key], arrays[key][index])
-  np.testing.assert_array_equal(npz_rows.array(path, "b"), arrays["b"])
+      chex.assert_trees_all_equal(row[key], arrays[key][index])
+  chex.assert_trees_all_equal(npz_rows.array(path, "b"), arrays["b"])
   assert npz_rows.shapes(path, ["a", "unused"]) == {"a": (50, 4, 3), "unused": (7,)}
   assert not list(npz_rows.rows(path, ["a"], []))
 

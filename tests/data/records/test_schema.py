@@ -1,5 +1,6 @@
 """The record layout round-trips and is a `tf.train.Example`."""
 
+import chex
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
@@ -41,15 +42,15 @@ def structures(draw, labels: tuple[bool, bool, bool] | None = None):
 
 def assert_equal(a: structure_lib.Structure, b: structure_lib.Structure) -> None:
   for name in ("positions", "atomic_numbers", "cell", "pbc", "tags", "fixed"):
-    np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    chex.assert_trees_all_equal(getattr(a, name), getattr(b, name), custom_message=name)
     assert getattr(a, name).dtype == getattr(b, name).dtype, name
   assert a.energy == b.energy and a.record_id == b.record_id
   assert (a.forces is None) == (b.forces is None)
   if a.forces is not None:
-    np.testing.assert_array_equal(a.forces, b.forces)
+    chex.assert_trees_all_equal(a.forces, b.forces)
   assert set(a.targets) == set(b.targets)
   for name, value in a.targets.items():
-    np.testing.assert_array_equal(value, b.targets[name])
+    chex.assert_trees_all_equal(value, b.targets[name])
     assert np.shape(value) == np.shape(b.targets[name])
 
 

@@ -1,6 +1,6 @@
 import itertools
 
-import numpy as np
+import chex
 import pytest
 
 from data.records import shard_reader
@@ -45,7 +45,7 @@ def test_structures_come_back_as_written(datasets):
   read = next(_source(datasets[1]).ordered())
   assert read.record_id == written.record_id and read.energy == written.energy
   for name in ("positions", "forces", "atomic_numbers", "cell", "pbc", "tags"):
-    np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+    chex.assert_trees_all_equal(getattr(read, name), getattr(written, name))
   assert read.targets["gap"] == written.targets["gap"]
 
 
