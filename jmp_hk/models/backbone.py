@@ -120,6 +120,15 @@ class BackboneConfig(serialization.Polymorphic, abc.ABC):
     """Classes of modules that compute in bfloat16 where the model is asked to."""
     return ()
 
+  @property
+  def learning_rate_factors(self) -> tuple[tuple[str, float], ...]:
+    """Factors of the learning rate by which a trained backbone is fine-tuned.
+
+    They are ((pattern, factor), ...), see `training.config.OptimizerConfig`; by default
+    there are none, and everything learns at the full rate.
+    """
+    return ()
+
   def process_gradients(self, gradients: hk.MutableParams) -> hk.MutableParams:
     """Changes the summed gradients before they are clipped; by default not at all."""
     return gradients

@@ -14,6 +14,13 @@ from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models.gemnet_oc.graphs import build
 from jmp_hk.models.gemnet_oc.graphs import builder as builder_lib
 
+# Learning-rate factors of JMP's fine-tuning by number of blocks, JMP-S and JMP-L: those
+# of the atom embedding and of each block (Shoghi et al. 2024, appendix).
+_FINE_TUNING_FACTORS = {
+  4: (0.3, 0.35, 0.40, 0.55, 0.625),
+  6: (0.3, 0.55, 0.40, 0.30, 0.40, 0.55, 0.625),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class BasesConfig:
@@ -161,6 +168,23 @@ class GemNetOCConfig(backbone_lib.BackboneConfig):
     from jmp_hk.models.gemnet_oc import backbone
 
     return backbone.GemNetOC(self)(h, batch, is_training=is_training)
+
+  @property
+  def learning_rate_factors(self) -> tuple[tuple[str, float], ...]:
+    """See `BackboneConfig`; those of JMP's fine-tuning, published for 4 and 6 blocks.
+
+    "Block i" is interaction block i and output block i + 1; block 0 has output block 0
+    too. There are none for other numbers of blocks.
+    """
+    factors = _FINE_TUNING_FACTORS.get(self.num_blocks)
+    if factors is None:
+      return ()
+    embedding, *blocks = factors
+    patterns = [("^atom_embedding/", embedding)]
+    for i, factor in enumerate(blocks):
+      outputs = "[01]" if i == 0 else str(i + 1)
+      patterns.append((f"^backbone/(int_blocks_{i}|out_blocks_{outputs})/", factor))
+    return tuple(patterns)
 
   def process_gradients(self, gradients: hk.MutableParams) -> hk.MutableParams:
     """Divides the gradients of the shared basis projections by their number of uses."""
