@@ -1,4 +1,4 @@
-"""From raw files to records; the only package that imports TensorFlow."""
+"""Raw files to records and back; the only package that imports TensorFlow."""
 
 import os
 

@@ -42,14 +42,14 @@ _ERRORS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """What the flags say.
+  """What is converted, and how.
 
   Attributes:
     dataset: name of the converter.
     input: raw file or folder.
     output: directory of the converted dataset.
     split: one split, or "" for every one that the input has.
-    num_workers: processes.
+    num_workers: number of processes.
     skip_invalid: leave bad records out and list them.
     overwrite: replace the same splits of an earlier conversion.
     scales: "published" or "fitted".
@@ -95,7 +95,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     flag_values=values,
   )
   flags.DEFINE_integer(
-    "num_workers", 1, "Processes.", lower_bound=1, flag_values=values
+    "num_workers", 1, "Number of processes.", lower_bound=1, flag_values=values
   )
   flags.DEFINE_bool(
     "skip_invalid",
@@ -174,7 +174,7 @@ def run(config: Config, command: str = "") -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs the command line; one line and exit code 1 for anything wrong with it."""
+  """Runs the command line; what is wrong with it gives one line and exit code 1."""
   if len(argv) > 1:
     print(f"error: unexpected arguments {argv[1:]}", file=sys.stderr)
     return 1

@@ -16,6 +16,7 @@ from absl import flags
 from experiments.command_line import command
 from experiments.command_line import config as config_lib
 from experiments.command_line import inference_flags
+from jmp_hk import published
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -31,7 +32,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   )
   flags.DEFINE_list(
     "tasks",
-    ["oc20", "oc22", "ani1x", "transition1x"],
+    list(published.PRETRAINING),
     "Names of the datasets that "
     "the heads belong to, in the file's order. NAME=DIR takes graph settings, scales "
     "and references from the converted dataset DIR.",
@@ -106,8 +107,8 @@ def _infos(values: flags.FlagValues) -> list[Any]:
       infos[name] = dataset_info.PUBLISHED[name]
     else:
       raise config_lib.FlagError(
-        f"--tasks: {name!r} is not one of {', '.join(dataset_info.PUBLISHED)}; give its "
-        f"converted data as {name}=DIR."
+        f"--tasks: {name!r} is not one of {', '.join(dataset_info.PUBLISHED)}; give "
+        f"its converted data as {name}=DIR."
       )
   files = inference_flags.parse_pairs(values.references, "references")
   for name, file in files.items():

@@ -43,10 +43,10 @@ class TargetStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-  """What `dataset_info.json` holds; constants that data alone decide.
+  """Constants of one dataset, as `dataset_info.json` holds them.
 
   Attributes:
-    name: name of the dataset, e.g. "oc20".
+    name: name of the dataset, e.g. "rmd17_aspirin".
     graph: neighbor-graph settings of the dataset.
     num_structures: structures per split, e.g. {"train": 10, "val": 2}.
     elements: atomic numbers that occur in any split, ascending.
@@ -65,8 +65,8 @@ class DatasetInfo:
       factor 1; None where there is none.
     average_atoms: mean number of atoms over the training split.
     schema_version: version of this file and of the record layout.
-    provenance: free-form facts: source files with checksums, command, what was
-      skipped, fitted scale where a published one is used, …
+    provenance: free-form facts: source files with checksums, command, what was left
+      out, the fitted scale where a published one is used, …
   """
 
   name: str

@@ -33,7 +33,7 @@ class LabelError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-  """By what the labels of energy and forces are divided.
+  """Scales that the labels of energy and forces are divided by.
 
   Attributes:
     energy: eV, applied after the references are subtracted.

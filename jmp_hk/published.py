@@ -1,4 +1,4 @@
-"""What is published about the four pre-training datasets, said in this table alone.
+"""Published constants of the four pre-training datasets, in one table.
 
 Converters declare their datasets with these constants, the import of published weights
 takes them for its heads, and `dataset_info` reads old files with them.

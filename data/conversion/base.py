@@ -1,4 +1,4 @@
-"""What a dataset has to say to be converted: one small file with a `Converter`.
+"""The contract of converters: what one small file says about a dataset.
 
 To add a dataset, write `data/converters/NAME.py` with
 
@@ -12,8 +12,8 @@ To add a dataset, write `data/converters/NAME.py` with
 
   CONVERTER = Mine
 
-Everything else (processes, atomic shards, restart, checks, statistics,
-`dataset_info.json`) is done by `data/conversion/runner.py`.
+`data/conversion/runner.py` does everything else: processes, atomic shards, restart,
+checks, statistics and `dataset_info.json`.
 """
 
 import abc
@@ -50,8 +50,8 @@ class Invalid:
   """A record that could not be made a structure; reading goes on after it.
 
   Attributes:
-    record_id: file and record.
-    reason: what was expected and what was found.
+    record_id: file and position of the record.
+    reason: what was expected and what was found instead.
   """
 
   record_id: str
@@ -60,7 +60,7 @@ class Invalid:
 
 @dataclasses.dataclass(frozen=True)
 class Filtered:
-  """Records that are left out by the published rules, counted in the provenance."""
+  """Records that the published rules leave out; the provenance counts them."""
 
   reason: str
   count: int = 1
@@ -99,8 +99,8 @@ class Unit:
   Attributes:
     split: name of the split.
     name: what it covers, for messages and the plan.
-    files: the raw files it reads, relative to `Converter.root`.
-    payload: whatever `read` needs; plain JSON values (part of the plan's identity).
+    files: the raw files that it reads, relative to `Converter.root`.
+    payload: whatever `read` needs, as plain JSON values; part of the plan's identity.
   """
 
   split: str
@@ -126,7 +126,7 @@ def option(default: Any, help_text: str) -> Any:
 class Converter(abc.ABC):
   """Reads one dataset's raw release files.
 
-  Instances are small and picklable: processes get a copy. `units` must be
+  Instances are small and picklable: each process gets a copy. `units` must be
   deterministic and must not depend on the number of processes.
 
   Attributes:
@@ -145,7 +145,7 @@ class Converter(abc.ABC):
 
   @property
   def root(self) -> pathlib.Path:
-    """Folder that `Unit.files` are relative to."""
+    """The folder that `Unit.files` are relative to."""
     return self.source if self.source.is_dir() else self.source.parent
 
   def relative(self, path: pathlib.Path) -> str:
@@ -154,11 +154,11 @@ class Converter(abc.ABC):
 
   @abc.abstractmethod
   def declare(self) -> dataset_summary.Declaration:
-    """Labels, units and settings."""
+    """Says what is known before any record is read: labels, units, settings."""
 
   @abc.abstractmethod
   def units(self) -> Sequence[Unit]:
-    """The plan of every split that the source has.
+    """Makes the plan of every split that the source has.
 
     Raises:
       PlanError: the source or the options make no sense.

@@ -51,7 +51,7 @@ def check_and_store(
 ) -> None:
   """Stores the plan of a split, or checks that it equals the stored one.
 
-  A plan of which no shard was finished binds nothing: it is replaced.
+  A stored plan of which no shard is finished is replaced.
 
   Raises:
     PlanError: `output` holds this split from another plan, or other splits of
@@ -91,7 +91,7 @@ def check_and_store(
 
 
 def remove(output: pathlib.Path, split: str) -> None:
-  """Deletes a split, `dataset_info.json` first, since it promises all shards."""
+  """Deletes a split; `dataset_info.json` first, since it promises all shards."""
   (output / dataset_info.FILE_NAME).unlink(missing_ok=True)
   for name in (f"{split}.done.json", f"{split}.plan.json"):
     (output / STATE / name).unlink(missing_ok=True)
@@ -162,7 +162,7 @@ def _files(units: Sequence[base.Unit]) -> list[str]:
 
 
 def _fingerprint(path: pathlib.Path) -> tuple[str, int, str]:
-  """Name, size and a digest of both ends of a file: cheap, for huge files too."""
+  """Name, size and a digest of both ends of a file, which is cheap for huge ones."""
   try:
     size = path.stat().st_size
     with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Finds the converters: every module of this package that has a `CONVERTER`."""
+"""Finds the converters: every module of `data.converters` that has a `CONVERTER`."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -38,9 +38,9 @@ def make(
   """Makes a converter.
 
   Args:
-    name: `--dataset`.
-    source: `--input`.
-    split: `--split`, or "" for all.
+    name: name of the converter, `--dataset`.
+    source: raw file or folder, `--input`.
+    split: the wanted split, `--split`, or "" for all.
     options: values by option name; text is parsed into the option's type.
 
   Raises:

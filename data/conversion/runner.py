@@ -35,7 +35,7 @@ from jmp_hk.runtime import workers
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One unit with the shard it becomes; sent to a process."""
+  """One unit with the shard that it becomes; it is sent to a process."""
 
   converter: base.Converter
   unit: base.Unit
@@ -59,12 +59,12 @@ def convert(
   Args:
     converter: reads the raw files.
     output: directory of the converted dataset; splits add up there.
-    num_workers: processes; shards do not depend on it.
+    num_workers: number of processes; shards do not depend on it.
     skip_invalid: leave bad records out and list them, instead of raising.
     overwrite: delete the same splits of an earlier conversion first.
     scales: store published or fitted energy and force scales.
-    command: stored in the provenance.
-    progress: show a progress bar.
+    command: the command line, to be stored in the provenance.
+    progress: whether to show a progress bar.
 
   Returns:
     What was written to `dataset_info.json`.

@@ -10,14 +10,14 @@ SEED = 42
 
 
 def shuffled(count: int, seed: int = SEED) -> np.ndarray:
-  """[count] int64: 0 … count − 1, shuffled as JMP does for every fine-tuning split."""
+  """The numbers 0 … count − 1 shuffled as in every fine-tuning split of JMP."""
   order = np.arange(count)
   np.random.RandomState(seed).shuffle(order)
   return order
 
 
 def cut(order: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-  """Consecutive pieces of `order`, named and sized by `sizes`.
+  """Cuts `order` into consecutive pieces, named and sized by `sizes`.
 
   Rounding can leave no record for a split of a very small source; it is then missing.
 
@@ -36,12 +36,12 @@ def cut(order: np.ndarray, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
 
 
 def rest_is_test(count: int, train_size: int, val_size: int) -> dict[str, np.ndarray]:
-  """JMP's split of trajectories: shuffled, all that is left over for testing.
+  """JMP's split of trajectories: shuffled, and tested on all that is left over.
 
   Args:
-    count: frames.
-    train_size: training frames, the first.
-    val_size: validation frames, the next.
+    count: number of frames.
+    train_size: number of training frames, which come first.
+    val_size: number of validation frames, which come next.
 
   Raises:
     PlanError: nothing would be left for testing.
@@ -73,7 +73,7 @@ def eighty_ten_ten(count: int) -> dict[str, np.ndarray]:
 def units(
   splits: Mapping[str, np.ndarray], files: tuple[str, ...], size: int, name: str
 ) -> list[base.Unit]:
-  """Units for sources that are read from front to back.
+  """Makes units of sources that are read from front to back.
 
   Every unit is a random subset of its split, as the published order is, but lists its
   records in the order of the file, so that one pass finds them.

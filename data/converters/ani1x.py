@@ -3,7 +3,8 @@
 Splits are by formula, as published: formulas of fewer than four atoms are dropped,
 the others shuffled, whole formulas are taken for the test split until it has a tenth
 of all frames, then for the validation split, and the rest is for training. The
-published shuffle was not seeded, so it cannot be reproduced; `--split_seed` is ours.
+published shuffle was not seeded and cannot be reproduced; `--split_seed` seeds this
+one.
 """
 
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ def assign_formulas(frames: dict[str, int], seed: int) -> dict[str, list[str]]:
 
   Args:
     frames: number of usable frames by formula.
-    seed: of the shuffle.
+    seed: seed of the shuffle.
 
   Returns:
     Formulas of train, val and test; a formula is in one split only.

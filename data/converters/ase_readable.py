@@ -71,7 +71,9 @@ class AseOptions(base.Options):
   )
   split_seed: int = base.option(0, "Seed of the random split.")
   cutoff: float = base.option(12.0, "Cutoff of the neighbor graphs, Å.")
-  max_neighbors: int = base.option(30, "Cap of the main neighbor graph.")
+  max_neighbors: int = base.option(
+    30, "Largest number of neighbors of an atom in the main graph."
+  )
   evaluate_free_atoms_only: bool = base.option(
     False, "Leave fixed atoms out of force metrics."
   )

@@ -95,7 +95,7 @@ class Spice(base.Converter):
 
   @property
   def prefix(self) -> str:
-    """How the subset's name begins."""
+    """Beginning of the subset's name in the file."""
     subset: str = self.options.subset
     if not subset:
       raise base.PlanError(

@@ -37,7 +37,7 @@ def add_adsorbate(
   Args:
     slab: Slab with z as its normal; changed in place.
     adsorbate: Its first atom is the lowest, at its origin.
-    height: Of the first atom above the highest slab atom, in angstrom.
+    height: Height of the first atom above the highest slab atom, in angstrom.
     rng: Source of place and azimuth.
   """
   placed = adsorbate.copy()

@@ -24,7 +24,7 @@ def parse(
   Args:
     crystal: lattice.matrix [3, 3], Å; sites with species, and xyz (Å) or abc
       (fractional). The element is that of the species: labels are free text.
-    record_id: file and record.
+    record_id: file and position of the record.
     targets: labels by name.
 
   Raises:

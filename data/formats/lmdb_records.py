@@ -64,7 +64,7 @@ def count_records(path: pathlib.Path) -> int:
 def units(
   converter: base.Converter, split: str, paths: Sequence[pathlib.Path]
 ) -> list[base.Unit]:
-  """Units of at most `RECORDS_PER_UNIT` records; the payload is (start, stop)."""
+  """Makes units of at most `RECORDS_PER_UNIT` records; payloads are (start, stop)."""
   result = []
   for path in paths:
     name = converter.relative(path)
@@ -97,7 +97,7 @@ def to_structure(record: Mapping[str, Any], record_id: str) -> structure_lib.Str
   Args:
     record: pos, cell, atomic_numbers, tags, fixed, y or energy (total, eV), force or
       forces (eV/Å), as arrays.
-    record_id: file and key.
+    record_id: file and key, for messages.
 
   Raises:
     ValueError: an attribute is missing or has the wrong size.

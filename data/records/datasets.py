@@ -1,6 +1,6 @@
 """Converted datasets: how a command line names them, and how they are opened.
 
-They are checked before anything slow is imported; TensorFlow is, when they are read.
+Opening checks them without importing TensorFlow; reading imports it.
 """
 
 from collections.abc import Iterator
@@ -27,11 +27,11 @@ class DatasetConfig:
   """One dataset of a mixture.
 
   Attributes:
-    name: name of its task; the task of that name says what is learned on it.
+    name: name of its task, which says what is learned on it.
     directory: folder that `data.convert` wrote.
     weight: relative probability of a draw from it. Either all datasets of a mixture
       have one, or none, and then sizes and temperature decide.
-    split: split to read.
+    split: name of the split to read.
   """
 
   name: str
@@ -47,7 +47,7 @@ def parse_datasets(
 
   Args:
     entries: one string per dataset.
-    split: split to read of each.
+    split: name of the split to read of each.
 
   Returns:
     The datasets in the given order.

@@ -59,9 +59,9 @@ class ShardReader:
 
     Args:
       source: the shards of the split.
-      seed: of the order of epochs.
-      shuffle_buffer: records within which the order is shuffled.
-      shards_per_group: shards that are read side by side.
+      seed: seed of the order of epochs.
+      shuffle_buffer: number of records within which the order is shuffled.
+      shards_per_group: number of shards that are read side by side.
     """
     self._source = source
     self._seed = seed
@@ -142,7 +142,7 @@ class ShardReader:
       yield from parsing.split_batch(cast(Mapping[str, np.ndarray], batch))
 
   def _groups(self, start: int) -> Iterator[tuple[list[str], int, int]]:
-    """Paths, seed and records to skip of every group from a position on."""
+    """Yields paths, seed and records to skip of every group from a position on."""
     epoch, skip = divmod(start, self._source.num_structures)
     while True:
       rng = random_streams.generator(self._seed, random_streams.ORDER, epoch)
