@@ -129,8 +129,8 @@ def find_checkpoint(
   steps = checkpointer_lib.complete_steps(root)
   if not steps:
     raise CheckpointError(
-      f"There is no checkpoint in {directory}: give the --workdir of a training run "
-      "or a checkpoint in it."
+      f"There is no checkpoint in {directory}: give a model directory, the working "
+      "directory of a training run, or a checkpoint in it."
     )
   if step is None:
     scores = {s: _score(root / str(s)) for s in steps}

@@ -12,8 +12,6 @@ from jmp_hk.inference import batching
 from jmp_hk.inference import preparation
 from jmp_hk.inference import single_head
 
-_RECORDS_AT_ONCE = 2048  # Records whose graphs are in memory together.
-
 Result = preparation.Result
 
 
@@ -27,6 +25,7 @@ class Execution:
     batch_edges: about how many main edges a batch has.
     embed: whether to compute embeddings instead of predictions.
     on_progress: called after each batch, or None.
+    records_at_once: how many records have their graphs in memory together.
   """
 
   head: single_head.SingleHead
@@ -34,6 +33,7 @@ class Execution:
   batch_edges: int
   embed: bool = False
   on_progress: batching.OnProgress | None = None
+  records_at_once: int = 2048
 
   def run_atoms(
     self, structures: preparation.Structures, policy: preparation.InvalidPolicy
@@ -60,7 +60,7 @@ class Execution:
     return preparation.only_finite(results, policy)
 
   def run_records(self, structures: Iterable[structure_lib.Structure]) -> list[Result]:
-    """Runs records of a converted dataset, some thousand at a time.
+    """Runs records of a converted dataset, some at a time.
 
     Args:
       structures: valid structures.
@@ -80,9 +80,9 @@ class Execution:
       if self.on_progress is not None:
         self.on_progress(len(results) + done, len(records))
 
-    for start in range(0, len(records), _RECORDS_AT_ONCE):
+    for start in range(0, len(records), self.records_at_once):
       preparer = batching.Preparer(self.head.builder, self.graph)
-      items = [preparer(x) for x in records[start : start + _RECORDS_AT_ONCE]]
+      items = [preparer(x) for x in records[start : start + self.records_at_once]]
       outputs = self._run(items, preparer, report)
       results += [(x.structure, y) for x, y in zip(items, outputs, strict=True)]
     preparation.only_finite(results)

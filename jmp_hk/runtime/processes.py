@@ -1,4 +1,4 @@
-"""Runs of several processes: they find each other, and they end together."""
+"""Runs of several processes, which find each other and end together."""
 
 from collections.abc import Iterator
 import contextlib
@@ -8,11 +8,11 @@ import traceback
 
 from jmp_hk.runtime import configuration
 
-# A process that is gone without a word (a machine that lost power) is noticed after
-# this time; one that ends, at the next exchange between processes.
+# A process that vanishes (its machine loses power) is noticed after this time. One that
+# ends is noticed at the next exchange between processes.
 _HEARTBEAT_SECONDS = 40
 _SHUTDOWN_SECONDS = 40
-# What jax's errors say where the other side of an exchange is gone.
+# Words in jax's errors where the other side of an exchange is gone.
 _SIGNS_OF_LOSS = ("gloo", "nccl", "coordination", "connection", "barrier", "peer")
 
 
@@ -21,25 +21,27 @@ class ConnectionFailedError(RuntimeError):
 
 
 def connect(config: configuration.RuntimeConfig) -> None:
-  """Joins the run's other processes; does nothing where there are none.
+  """Connects the processes of a run; does nothing if this is the only one.
+
+  Call it after `configuration.configure` and before jax is used.
 
   Args:
-    config: says which process this is.
+    config: says which process of how many this is.
 
   Raises:
-    ConnectionFailedError: flags contradict each other, no cluster was detected, or
-      the others did not come in time.
+    ConnectionFailedError: the settings contradict each other, no cluster was detected,
+      or the other processes did not come in time.
   """
   if config.num_processes == 1 and not config.coordinator_address:
     return
   import jax
 
-  # It would catch SIGTERM, and nothing here would react to it.
+  # jax's service would catch SIGTERM, to which nothing here would react.
   jax.config.update("jax_enable_preemption_service", False)
   explicit = bool(config.coordinator_address)
   if explicit and not config.process_id < config.num_processes:
     raise ConnectionFailedError(
-      f"--process_id={config.process_id} must be less than --num_processes="
+      f"process_id={config.process_id} must be less than num_processes="
       f"{config.num_processes}."
     )
   try:
@@ -55,19 +57,18 @@ def connect(config: configuration.RuntimeConfig) -> None:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise ConnectionFailedError(
       f"The processes of this run did not find each other: {reason} Check "
-      "--coordinator_address (host:port of process 0), --num_processes and "
-      "--process_id; without an address a cluster (Slurm, Open MPI, cloud) has to be "
-      "detected."
+      "coordinator_address (host:port of process 0), num_processes and process_id; "
+      "without an address a cluster (Slurm, Open MPI, cloud) has to be detected."
     ) from error
 
 
 @contextlib.contextmanager
 def ends_together(plain: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-  """Ends this process at once if the block raises, where the run has several.
+  """Ends this process at once if the block raises in a run of several processes.
 
-  Otherwise an orderly shutdown would wait for the others, and they for this one. They
-  notice at their next exchange, or by the missing heartbeat, and end as well. With one
-  process exceptions pass through.
+  An orderly shutdown would wait for the other processes, and they for this one. They
+  notice at their next exchange, or by the missing heartbeat, and end as well. In a run
+  of one process exceptions pass through.
 
   Args:
     plain: errors whose message says enough without a traceback.
@@ -113,10 +114,10 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-  """Waits until every process has come here.
+  """Waits until every process has come to this place.
 
   Args:
-    name: of the place, unique in a run.
+    name: name of the place, unique in a run.
   """
   import jax
   from jax.experimental import multihost_utils

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -59,12 +60,9 @@ def test_best_average_weights_by_default(run):
   loaded = model_directory.load_model_directory(workdir)
   assert loaded.step == 1
   assert loaded.config == small.MODEL and loaded.infos == small.INFOS
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b + 1, rtol=1e-6),
-    loaded.variables.params,
-    params,
-  )
-  jax.tree.map(np.testing.assert_array_equal, loaded.variables.scales, scales)
+  averages = jax.tree.map(lambda x: x + 1, params)
+  chex.assert_trees_all_close(loaded.variables.params, averages, rtol=1e-6)
+  chex.assert_trees_all_equal(loaded.variables.scales, scales)
 
 
 def test_loaded_model_predicts(run):
@@ -74,7 +72,7 @@ def test_loaded_model_predicts(run):
   model = model_lib.build_model(loaded.config)
   apply = jax.jit(lambda variables, batch: model.apply(variables, None, batch))
   expected = apply(model_lib.Variables(params, scales), batch)
-  jax.tree.map(np.testing.assert_array_equal, apply(loaded.variables, batch), expected)
+  chex.assert_trees_all_equal(apply(loaded.variables, batch), expected)
 
 
 def test_other_ways_to_name_a_checkpoint(run):
@@ -94,7 +92,7 @@ def test_other_ways_to_name_a_checkpoint(run):
 
 
 def test_without_a_checkpoint_it_says_what_to_give(tmp_path):
-  with pytest.raises(model_directory.CheckpointError, match="give the --workdir"):
+  with pytest.raises(model_directory.CheckpointError, match="give a model directory"):
     model_directory.load_model_directory(tmp_path)
 
 

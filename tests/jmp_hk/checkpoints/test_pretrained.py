@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_backbone_and_scales_are_loaded_and_heads_are_fresh(source, fresh):
   for path, value in result.items():
     is_head = path.startswith("out_gap/")
     assert by_path[path] is (Status.FRESH if is_head else Status.LOADED)
-    np.testing.assert_array_equal(value, new[path] if is_head else old[path])
+    chex.assert_trees_all_equal(value, new[path] if is_head else old[path])
 
 
 def test_every_parameter_of_both_models_is_in_the_table(source, fresh):
@@ -68,9 +69,8 @@ def test_every_parameter_of_both_models_is_in_the_table(source, fresh):
 def test_a_head_of_the_same_name_is_drawn_anew(source):
   fresh = _variables(2)
   loaded, entries = pretrained.load_backbone(source, fresh)
-  np.testing.assert_array_equal(
-    loaded.params["out_energy/linear_0"]["w"], fresh.params["out_energy/linear_0"]["w"]
-  )
+  head = "out_energy/linear_0"
+  chex.assert_trees_all_equal(loaded.params[head], fresh.params[head])
   statuses = [e.status for e in entries if e.path == "out_energy/linear_0/w"]
   assert statuses == [Status.FRESH, Status.IGNORED]
 

@@ -10,7 +10,6 @@ from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import model as model_lib
 from tests.jmp_hk.models.gemnet_oc import small_model
 
-
 # No pair of a small molecule is ever outside, so that the energy is smooth.
 WIDE = graph_config.GraphConfig(cutoff=12.0, max_neighbors=150)
 

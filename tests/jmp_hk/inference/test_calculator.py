@@ -16,6 +16,7 @@ import ase.build
 from ase.calculators import calculator as ase_calculator
 from ase.md import velocitydistribution
 from ase.md import verlet
+import chex
 import numpy as np
 
 from jmp_hk.inference import calculator
@@ -53,9 +54,9 @@ def _crystal(seed=0):
 @functools.cache
 def _capped():
   """The gentle model with a cutoff that atoms of the crystal keep crossing."""
-  return predictors.make_predictor(
-    small_model.conservative_config(), force_scale=2e-4, graph=small_model.UNCAPPED.config
-  )
+  config = small_model.conservative_config()
+  graph = small_model.UNCAPPED.config
+  return predictors.make_predictor(config, force_scale=2e-4, graph=graph)
 
 
 class CalculatorTest(absltest.TestCase):
@@ -63,7 +64,7 @@ class CalculatorTest(absltest.TestCase):
     atoms = _crystal()
     forces = atoms.get_forces()
     numeric = _numeric_forces(atoms)
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
       forces, numeric, rtol=0, atol=1e-4 * np.abs(forces).max()
     )
     stress = atoms.get_stress(voigt=False)
@@ -136,7 +137,7 @@ class CalculatorTest(absltest.TestCase):
     vibrations.read(acoustic=True)
     energies = vibrations.band_structure([[0, 0, 0]])
     self.assertEqual(energies.shape, (1, 9))
-    self.assertTrue(np.isfinite(energies).all())
+    chex.assert_tree_all_finite(energies)
 
   def test_a_molecule_has_no_stress(self):
     with self.assertRaises(ase_calculator.PropertyNotImplementedError):
@@ -148,14 +149,14 @@ class CalculatorTest(absltest.TestCase):
     atoms.calc = calculator.JMPCalculator(model, "second")
     [expected] = model.predict([atoms], "second")
     self.assertAlmostEqual(atoms.get_potential_energy(), expected.energy, places=8)
-    np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-8)
+    chex.assert_trees_all_close(
+      atoms.get_forces(), expected.forces, rtol=1e-7, atol=1e-8
+    )
     self.assertNotIn("stress", atoms.calc.implemented_properties)
 
   def test_a_head_without_energy_is_refused(self):
     config = small_model.direct_config(
-      tasks=(
-        tasks_lib.TaskConfig("gap", (tasks_lib.TargetConfig("gap", "scalar"),)),
-      )
+      tasks=(tasks_lib.TaskConfig("gap", (tasks_lib.TargetConfig("gap", "scalar"),)),)
     )
     model = predictors.make_predictor(config)
     with self.assertRaisesRegex(ValueError, "predicts gap but no energy"):

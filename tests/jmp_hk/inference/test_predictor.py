@@ -8,15 +8,19 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import ase
 import ase.build
+import chex
 import jax
 import numpy as np
 
 from jmp_hk import dataset_info
+from jmp_hk import from_ase
 from jmp_hk import reference_energies
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.inference import execution
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import preparation
 from jmp_hk.interop import import_checkpoint
+from jmp_hk.models import parameters
 from tests.jmp_hk.inference import predictors
 from tests.jmp_hk.interop import checkpoints
 from tests.jmp_hk.interop import torch_save
@@ -36,20 +40,26 @@ def _atoms(structure):
   )
 
 
-def _import(directory: pathlib.Path, kind: str) -> pathlib.Path:
-  """A model directory from a checkpoint in the released format."""
-  path, output = directory / f"{kind}.pt", directory / kind
+def _save(directory: pathlib.Path, kind: str) -> pathlib.Path:
+  """A checkpoint in the released format."""
+  path = directory / f"{kind}.pt"
   state = checkpoints.state_dict(kind)
   torch_save.save(checkpoints.lightning(state, state), path)
-  import_checkpoint.import_checkpoint(path, output)
+  return path
+
+
+def _import(directory: pathlib.Path, kind: str) -> pathlib.Path:
+  """A model directory from a checkpoint in the released format."""
+  output = directory / kind
+  import_checkpoint.import_checkpoint(_save(directory, kind), output)
   return output
 
 
 class ImportedModelTest(parameterized.TestCase):
-  @parameterized.parameters("mol", "slab")
-  def test_predictions_are_the_golden_outputs_of_all_four_heads(self, case):
+  @parameterized.parameters(("mol", _import), ("slab", _save))
+  def test_predictions_are_the_golden_outputs_of_all_four_heads(self, case, store):
     directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
-    imported = predictor_lib.load(_import(directory, "tinyd"), precision="float64")
+    imported = predictor_lib.load(store(directory, "tinyd"), precision="float64")
     golden = golden_case.load(f"tinyd_{case}")
     structures = golden_case.structures(golden)
     settings = golden_case.graph_settings(structures[0])
@@ -63,11 +73,10 @@ class ImportedModelTest(parameterized.TestCase):
       results = imported.predict([_atoms(s) for s in structures], name)
       energies = np.array([result.energy for result in results]) / info.energy_scale
       forces = np.concatenate([result.forces for result in results]) / info.force_scale
-      np.testing.assert_allclose(energies, golden["out/E"][:, task], rtol=1e-9)
-      scale = np.abs(golden["out/F"][..., task]).max()
-      np.testing.assert_allclose(
-        forces, golden["out/F"][..., task], rtol=0, atol=1e-9 * scale
-      )
+      chex.assert_trees_all_close(energies, golden["out/E"][:, task], rtol=1e-9)
+      expected = golden["out/F"][..., task]
+      scale = np.abs(expected).max()
+      chex.assert_trees_all_close(forces, expected, rtol=0, atol=1e-9 * scale)
     # Heads differ in weights alone: one program serves them all.
     self.assertEqual(imported.num_compilations, 1)
 
@@ -95,7 +104,7 @@ class ImportedModelTest(parameterized.TestCase):
     water = ase.build.molecule("H2O")
     [before], [after] = (m.predict([water], "ani1x") for m in (relative, absolute))
     self.assertAlmostEqual(after.energy - before.energy, -2042.0 - 2 * 13.5, places=6)
-    np.testing.assert_array_equal(after.forces, before.forces)
+    chex.assert_trees_all_equal(after.forces, before.forces)
 
   def test_wrong_references_say_what_is_expected(self):
     directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
@@ -122,13 +131,13 @@ class PredictorTest(parameterized.TestCase):
     before = model.num_compilations
     together = model.predict(structures, "first")
     self.assertLen(together, len(structures))
-    for atoms, result in zip(structures[:8], together):
+    for atoms, result in zip(structures[:8], together[:8], strict=True):
       [alone] = model.predict([atoms], "first")
       self.assertAlmostEqual(
         result.energy, alone.energy, delta=1e-9 * abs(alone.energy)
       )
-      np.testing.assert_allclose(result.forces, alone.forces, rtol=0, atol=1e-8)
-      self.assertEqual(result.forces.shape, (len(atoms), 3))
+      chex.assert_trees_all_close(result.forces, alone.forces, rtol=0, atol=1e-8)
+      chex.assert_shape(result.forces, (len(atoms), 3))
     self.assertLessEqual(model.num_compilations - before, 4)
 
   def test_progress_counts_to_the_end(self):
@@ -183,15 +192,10 @@ class PredictorTest(parameterized.TestCase):
     self.assertEqual(skipped, context.exception.problems)
     # An isolated atom has an energy and no forces.
     self.assertTrue(np.isfinite(results[7].energy))
-    np.testing.assert_array_equal(results[7].forces, np.zeros((1, 3)))
+    chex.assert_trees_all_equal(results[7].forces, np.zeros((1, 3)))
 
   def test_numbers_that_are_not_finite_are_an_error(self):
-    good = predictors.direct()
-    variables = jax.tree.map(np.copy, good._variables)
-    variables.params["atom_embedding"]["embeddings"][5] = np.nan  # Carbon.
-    model = predictor_lib.Predictor(
-      good.config, good.infos, variables, precision="float64"
-    )
+    model = _broken_for_carbon()
     structures = [ase.build.molecule("H2O"), ase.build.molecule("CH4")]
     with self.assertRaisesRegex(
       preparation.InvalidStructuresError, r"structure 1 \(CH4\): .* no finite numbers"
@@ -200,6 +204,74 @@ class PredictorTest(parameterized.TestCase):
     water, methane = model.predict(structures, "first", skip_invalid=True)
     self.assertTrue(np.isfinite(water.energy))
     self.assertIsNone(methane)
+    records = [
+      from_ase.from_atoms(atoms, model.infos["first"], atoms.get_chemical_formula())
+      for atoms in structures
+    ]
+    with self.assertRaisesRegex(
+      preparation.InvalidStructuresError, "1 of the structures .*CH4: .* no finite"
+    ):
+      model.predict_structures(records, "first")
+
+  def test_a_single_structure_counts_as_a_list_of_one(self):
+    model, water = predictors.direct(), ase.build.molecule("H2O")
+    for function in (model.predict, model.embed):
+      [single], [listed] = function(water, "first"), function([water], "first")
+      chex.assert_trees_all_equal(_arrays(single), _arrays(listed))
+
+  def test_something_else_than_atoms_is_refused(self):
+    with self.assertRaisesRegex(TypeError, "ase.Atoms; structure 1 is a str"):
+      predictors.direct().predict([ase.Atoms("H"), "H2O"], "first")
+
+  def test_records_are_predicted_as_structures_are(self):
+    model, structures = predictors.direct(), self._structures(10)
+    records = [from_ase.from_atoms(x, model.infos["first"]) for x in structures]
+    for of_atoms, of_records in (
+      (model.predict, model.predict_structures),
+      (model.embed, model.embed_structures),
+    ):
+      expected, found = of_atoms(structures, "first"), of_records(records, "first")
+      chex.assert_trees_all_equal(
+        [_arrays(x) for x in found], [_arrays(x) for x in expected]
+      )
+
+  def test_records_are_run_in_parts(self):
+    head = predictors.direct().head("first")
+    records = [from_ase.from_atoms(x, head.info) for x in self._structures(10)]
+    progress = {100: [], 4: []}
+    whole, parts = (
+      execution.Execution(
+        head,
+        head.info.graph,
+        batch_edges=4096,
+        on_progress=lambda done, total, calls=calls: calls.append((done, total)),
+        records_at_once=count,
+      ).run_records(iter(records))
+      for count, calls in progress.items()
+    )
+    self.assertEqual([record for record, _ in parts], records)
+    chex.assert_trees_all_close(
+      [values for _, values in parts], [values for _, values in whole], atol=1e-8
+    )
+    # Batches end with each part, and their number counts on.
+    self.assertContainsSubset([(4, 10), (8, 10), (10, 10)], progress[4])
+    self.assertEqual(progress[4], sorted(progress[4]))
+
+  def test_the_repr_says_what_the_model_predicts(self):
+    units = {"energy": "eV", "forces": "eV/Å"}
+    model = predictors.make_predictor(
+      small_model.direct_config(), precision="bfloat16", units=units
+    )
+    count = parameters.count(model.variables.params)
+    self.assertEqual(
+      repr(model).splitlines(),
+      [
+        f"Predictor: {small_model.BACKBONE.describe()}",
+        f"  {count:,} parameters, computes in bfloat16",
+        "  head 'first': energy (eV), forces (eV/Å)",
+        "  head 'second': energy (eV), forces (eV/Å)",
+      ],
+    )
 
   def test_heads_are_named_in_errors(self):
     with self.assertRaisesRegex(ValueError, "Name one of .*first, second"):
@@ -212,17 +284,34 @@ class PredictorTest(parameterized.TestCase):
     model = predictors.direct()
     structures = self._structures(3)
     first, second = (model.embed(structures, head) for head in ("first", "second"))
-    for one, other in zip(first, second):
-      self.assertEqual(one.nodes.shape, (small_model.BACKBONE.atom_channels,))
-      self.assertEqual(one.edges.shape, (small_model.BACKBONE.edge_channels,))
-      np.testing.assert_array_equal(one.nodes, other.nodes)
+    for one, other in zip(first, second, strict=True):
+      chex.assert_shape(one.nodes, (small_model.BACKBONE.atom_channels,))
+      chex.assert_shape(one.edges, (small_model.BACKBONE.edge_channels,))
+      chex.assert_trees_all_equal(one.nodes, other.nodes)
     self.assertGreater(np.abs(first[0].nodes - first[1].nodes).max(), 1e-3)
     [moved] = model.embed([_rotated(structures[2])], "first")
-    np.testing.assert_allclose(moved.nodes, first[2].nodes, rtol=1e-8)
+    chex.assert_trees_all_close(moved.nodes, first[2].nodes, rtol=1e-8)
 
   def test_an_unknown_precision_is_refused(self):
     with self.assertRaisesRegex(ValueError, "float16"):
       predictors.make_predictor(small_model.direct_config(), precision="float16")
+
+
+def _broken_for_carbon():
+  """A model that gives no finite numbers where there is carbon."""
+  good = predictors.direct()
+  variables = jax.tree.map(np.copy, good.variables)
+  variables.params["atom_embedding"]["embeddings"][5] = np.nan
+  return predictor_lib.Predictor(
+    good.config, good.infos, variables, precision="float64"
+  )
+
+
+def _arrays(result):
+  """A prediction or embedding as a tree."""
+  if isinstance(result, predictor_lib.Embedding):
+    return result._asdict()
+  return {"energy": result.energy, "forces": result.forces}
 
 
 def _rotated(atoms):
