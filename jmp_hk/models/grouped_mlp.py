@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def make_blocks(row_task: jax.Array, num_tasks: int) -> Blocks:
   return Blocks(rows=rows, mask=mask, task=task, position=position)
 
 
-def _uniform(inputs: int):
+def _uniform(inputs: int) -> hk.initializers.Initializer:
   """PyTorch's default initialisation of a linear layer (weights and biases)."""
   return hk.initializers.RandomUniform(-(inputs**-0.5), inputs**-0.5)
 
@@ -102,10 +103,10 @@ class GroupedMLP(hk.Module):
 
     Args:
       num_tasks: number of weight sets.
-      num_hidden: hidden layers of the input's width.
+      num_hidden: number of hidden layers, each as wide as the input.
       num_outputs: output width.
       bias: whether hidden layers have biases.
-      name: of the module.
+      name: name of the module.
     """
     super().__init__(name=name)
     self._num_tasks = num_tasks
@@ -123,6 +124,8 @@ class GroupedMLP(hk.Module):
     Returns:
       [rows, num_outputs] in float32 or wider.
     """
+    chex.assert_rank([x, row_task], [2, 1])
+    chex.assert_equal_shape_prefix([x, row_task], 1)
     channels = x.shape[-1]
     if self._num_tasks == 1:
       grouped, task, position = x[None], None, None

@@ -8,16 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jmp_hk import structure as structure_lib
-
-# Metric to (sum over the rows that count, number of values in them).
-Sums = dict[str, tuple[jax.Array, jax.Array]]
+from jmp_hk.targets import spec
 
 MILLI = 1000.0  # Thousandths of a unit.
 ROOT = "_rmse"  # Metrics that end so are square roots of a mean.
-
-
-class LabelError(ValueError):
-  """A structure lacks a label that its task learns, or has one it cannot use."""
 
 
 def masked_sum(values: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -49,7 +43,7 @@ def sum_of_references(
   try:
     return float(sum(references[z] for z in structure.atomic_numbers.tolist()))
   except KeyError as error:
-    raise LabelError(
+    raise spec.LabelError(
       f"{structure.record_id}: no reference of {name!r} for atomic number {error}; "
       f"the training split fitted {sorted(references)}."
     ) from error

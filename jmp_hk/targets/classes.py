@@ -40,7 +40,7 @@ class Classes(spec.TargetSpec):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> arithmetic.Sums:
+  ) -> spec.Sums:
     """Accuracy and cross-entropy in nat."""
     loss = self.loss(prediction, label)
     correct = (self.choose(prediction) == label).astype(loss.dtype)

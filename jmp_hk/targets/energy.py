@@ -39,7 +39,7 @@ class Energy(spec.TargetSpec):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> arithmetic.Sums:
+  ) -> spec.Sums:
     """Mean absolute error in meV, per structure and per atom."""
     error = self.error(prediction, label) * (constants.energy_scale * arithmetic.MILLI)
     atoms = jnp.maximum(batch.n_node, 1)

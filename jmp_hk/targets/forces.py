@@ -36,7 +36,7 @@ class DirectForces(vector.Vector):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> arithmetic.Sums:
+  ) -> spec.Sums:
     """Mean absolute error of components in meV/Å, and mean cosine over atoms."""
     error = self.error(prediction, label) * (constants.force_scale * arithmetic.MILLI)
     norms = jnp.linalg.norm(prediction, axis=-1) * jnp.linalg.norm(label, axis=-1)

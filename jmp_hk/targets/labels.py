@@ -10,11 +10,10 @@ import numpy as np
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import packing
-from jmp_hk.targets import arithmetic
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
 
-LabelError = arithmetic.LabelError
+LabelError = spec_lib.LabelError
 
 
 def label_shapes(

@@ -38,7 +38,7 @@ class Scalar(spec.TargetSpec):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> arithmetic.Sums:
+  ) -> spec.Sums:
     """Errors in the unit of the label."""
     scale = constants.statistics[self.name].std
     error = prediction - label

@@ -25,11 +25,16 @@ import numpy as np
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.targets import arithmetic
 
 SpecT = TypeVar("SpecT", bound="type[TargetSpec]")
 # A label or a prediction of one structure on the host.
 Value = float | np.ndarray
+# Metric to (sum over the rows that count, number of values in them).
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+
+class LabelError(ValueError):
+  """A structure lacks a label that its task learns, or has one it cannot use."""
 
 
 class PredictedFrom(enum.Enum):
@@ -160,7 +165,7 @@ class TargetSpec(abc.ABC):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: TaskConstants,
-  ) -> arithmetic.Sums:
+  ) -> Sums:
     """Metrics in physical units, as sums and counts that add up over batches.
 
     References cancel in errors, so normalised values are compared and then scaled:

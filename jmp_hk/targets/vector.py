@@ -45,7 +45,7 @@ class Vector(spec.TargetSpec):
     rows: jax.Array,
     batch: batch_lib.Batch,
     constants: spec.TaskConstants,
-  ) -> arithmetic.Sums:
+  ) -> spec.Sums:
     """Errors of components in the unit of the label."""
     scale = constants.statistics[self.name].std
     error = prediction - label

@@ -17,8 +17,9 @@ from jmp_hk import dataset_info as info_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.targets import arithmetic
 from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import spec as spec_lib
 
-Sums = arithmetic.Sums
+Sums = spec_lib.Sums
 SCORE = "score"
 
 

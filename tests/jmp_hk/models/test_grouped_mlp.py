@@ -4,6 +4,7 @@ import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import haiku as hk
 import hypothesis
 from hypothesis import strategies as st
@@ -78,14 +79,11 @@ class BlocksTest(parameterized.TestCase):
     blocks = jax.device_get(_make_blocks(tasks, len(counts)))
     size = blocks.rows.shape[1]
     self.assertEqual(blocks.mask.sum(), len(tasks))
-    np.testing.assert_array_equal(
-      np.sort(blocks.rows[blocks.mask]), np.arange(len(tasks))
-    )
-    np.testing.assert_array_equal(
-      blocks.rows.ravel()[blocks.position], np.arange(len(tasks))
-    )
-    np.testing.assert_array_equal(blocks.mask.ravel()[blocks.position], True)
-    np.testing.assert_array_equal(blocks.task[blocks.position // size], tasks)
+    rows = np.arange(len(tasks))
+    chex.assert_trees_all_equal(np.sort(blocks.rows[blocks.mask]), rows)
+    chex.assert_trees_all_equal(blocks.rows.ravel()[blocks.position], rows)
+    self.assertTrue(blocks.mask.ravel()[blocks.position].all())
+    chex.assert_trees_all_equal(blocks.task[blocks.position // size], tasks)
     # Padding is bounded by a block a task.
     self.assertLessEqual(blocks.mask.size, len(tasks) + len(counts) * size)
 
@@ -105,7 +103,7 @@ class GroupedMLPTest(parameterized.TestCase):
     x = np.random.default_rng(1).standard_normal((64, _CHANNELS)).astype(np.float32)
     params = _random_params(3)
     actual = _apply(3)(params, x, tasks)
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
       actual, _row_by_row(params, x, tasks), rtol=1e-4, atol=1e-4
     )
 
@@ -117,8 +115,8 @@ class GroupedMLPTest(parameterized.TestCase):
     self.assertEqual("b" in params["head/linear_0"], bias)
     self.assertNotIn("b", params["head/linear_2"])
     actual = _apply(num_tasks, bias, num_outputs)(params, x, tasks)
-    self.assertEqual(actual.shape, (3, num_outputs))
-    np.testing.assert_allclose(
+    chex.assert_shape(actual, (3, num_outputs))
+    chex.assert_trees_all_close(
       actual, _row_by_row(params, x, tasks), rtol=1e-4, atol=1e-4
     )
 
@@ -129,7 +127,7 @@ class GroupedMLPTest(parameterized.TestCase):
       _random_params(3)
     )
     for leaf in jax.tree.leaves(gradient):
-      np.testing.assert_array_equal(leaf[1], 0)
+      chex.assert_trees_all_equal(leaf[1], jnp.zeros_like(leaf[1]))
       self.assertGreater(np.abs(leaf[0]).max(), 0)
       self.assertGreater(np.abs(leaf[2]).max(), 0)
 

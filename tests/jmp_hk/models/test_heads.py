@@ -5,14 +5,18 @@ import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
-import ase.data
+import chex
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import heads
 from jmp_hk.models import model as model_lib
 from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import spec as spec_lib
+from jmp_hk.targets import vector
 from tests.jmp_hk.models.gemnet_oc import small_model
 
 Reduction = tasks_lib.Reduction
@@ -59,9 +63,9 @@ class ReductionTest(parameterized.TestCase):
     x[12:] = 7
     with jax.enable_x64():
       y = jax.device_get(heads.reduce_atoms(jnp.asarray(x), batch, reduction))
-    np.testing.assert_allclose(y[0], function(x[:9], axis=0), rtol=1e-12)
-    np.testing.assert_allclose(y[1], function(x[9:12], axis=0), rtol=1e-12)
-    np.testing.assert_array_equal(y[2:], 0)
+    expected = np.stack([function(x[:9], axis=0), function(x[9:12], axis=0)])
+    chex.assert_trees_all_close(y[:2], expected, rtol=1e-12)
+    chex.assert_trees_all_equal(y[2:], np.zeros((2, 2)))
 
   @parameterized.parameters(*Reduction)
   def test_gradients_are_finite_and_zero_for_padding(self, reduction):
@@ -69,30 +73,63 @@ class ReductionTest(parameterized.TestCase):
     gradient = jax.grad(lambda x: heads.reduce_atoms(x, batch, reduction)[:2].sum())(
       jnp.ones((26, 1))
     )
-    self.assertTrue(np.isfinite(gradient).all())
-    np.testing.assert_array_equal(gradient[12:], 0)
+    chex.assert_tree_all_finite(gradient)
+    chex.assert_trees_all_equal(gradient[12:], jnp.zeros((14, 1)))
     np.testing.assert_allclose(
       gradient.sum(), 12 if reduction is Reduction.SUM else 2, rtol=1e-6
     )
 
 
 class SpatialExtentTest(parameterized.TestCase):
-  def test_distances_to_the_centre_of_mass(self):
-    molecule = small_model.molecule()
-    with jax.enable_x64():
-      actual = jax.device_get(heads.squared_distance_to_centre_of_mass(_batch()))
-    masses = ase.data.atomic_masses[molecule.atomic_numbers]
-    centre = np.average(molecule.positions, axis=0, weights=masses)
-    expected = ((molecule.positions - centre) ** 2).sum(-1)
-    np.testing.assert_allclose(actual[:9], expected, rtol=1e-12)
-    np.testing.assert_array_equal(actual[12:], 0)
-
   def test_does_not_depend_on_the_origin(self):
     molecule = small_model.molecule()
     moved = dataclasses.replace(molecule, positions=molecule.positions + 30.0)
     expected, actual = (_evaluate()([m])["extent"] for m in (molecule, moved))
-    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-9)
     self.assertNotEqual(expected[0], 0)
+
+
+@spec_lib.register("test_dipole")
+@dataclasses.dataclass(frozen=True)
+class _Dipole(vector.Vector):
+  """A vector of a whole structure."""
+
+  per_atom = False
+
+
+class PredictTest(parameterized.TestCase):
+  """Heads on embeddings that no backbone computed."""
+
+  def _head(self, target, batch, *, edges=True, num_edges=40):
+    """The head of a target as pure functions."""
+    rng = np.random.default_rng(0)
+    num_atoms = len(batch.atom_mask)
+    vectors = rng.standard_normal((num_edges, 3))
+    embeddings = backbone_lib.Embeddings(
+      nodes=jnp.asarray(rng.standard_normal((num_atoms, 6))),
+      edges=jnp.asarray(rng.standard_normal((num_edges, 6))) if edges else None,
+      vectors=jnp.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)),
+      receivers=jnp.asarray(np.sort(rng.integers(0, 12, num_edges))),
+    )
+    (plan,) = heads.plan_heads([tasks_lib.TaskConfig("only", (target,))])
+    return hk.transform(lambda: heads.predict(plan, embeddings, batch))
+
+  def test_vectors_of_structures_are_reduced_like_numbers(self):
+    batch = _batch(tasks=(0, 0))
+    head = self._head(tasks_lib.TargetConfig("x", "vector"), batch)
+    params = head.init(jax.random.PRNGKey(0))
+    atoms = head.apply(params, None)
+    for reduction, function in ((Reduction.SUM, np.sum), (Reduction.MEAN, np.mean)):
+      target = tasks_lib.TargetConfig("x", "test_dipole", reduction=reduction)
+      dipoles = self._head(target, batch).apply(params, None)
+      expected = np.zeros((4, 3), np.float32)
+      expected[0], expected[1] = function(atoms[:9], 0), function(atoms[9:12], 0)
+      chex.assert_trees_all_close(np.asarray(dipoles), expected, rtol=1e-5, atol=1e-6)
+
+  def test_a_backbone_without_edges_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "'x' of kind 'vector'.*no embeddings of"):
+      target = tasks_lib.TargetConfig("x", "vector")
+      self._head(target, _batch(), edges=False).init(jax.random.PRNGKey(0))
 
 
 class TargetsTest(parameterized.TestCase):
@@ -146,8 +183,9 @@ class TargetsTest(parameterized.TestCase):
     actual = evaluate.apply(batch, evaluate.variables._replace(params=params))
     self.assertEqual(actual["gap"][0], expected["gap"][0])
     self.assertNotEqual(actual["gap"][1], expected["gap"][1])
-    for name in ("extent", "class", "metal", "velocity"):
-      np.testing.assert_array_equal(actual[name], expected[name])
+    for predictions in (actual, expected):
+      del predictions["gap"]
+    chex.assert_trees_all_equal(actual, expected)
 
   def test_plan_of_heads(self):
     plans = {p.target.name: p for p in heads.plan_heads(_TASKS)}

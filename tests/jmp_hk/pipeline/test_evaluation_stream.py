@@ -6,7 +6,7 @@ import pytest
 
 from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import evaluation_stream
-from jmp_hk.pipeline import normalise
+from jmp_hk.targets import labels as labels_lib
 from tests.jmp_hk.pipeline import corpus
 
 
@@ -56,7 +56,9 @@ def test_predictions_can_be_mapped_to_records(datasets):
     for microbatch in range(2):
       for graph, name in enumerate(entry.info.record_ids[microbatch]):
         structure = corpus.molecule(0, int(name.split(":")[1]))
-        label = normalise.normalise(structure, datasets[1].info, datasets[1].targets)
+        label = labels_lib.normalise_labels(
+          structure, datasets[1].info, corpus.TASKS[1]
+        )
         assert entry.batch.targets["energy"][microbatch, graph] == np.float32(
           label["energy"]
         )
@@ -89,7 +91,7 @@ def test_limit_takes_structures_from_all_over_the_split(datasets):
 def test_labels_can_be_left_out(datasets):
   unknown = dataclasses.replace(datasets[1].info, energy_references={})
   dataset = dataclasses.replace(datasets[1], info=unknown)
-  with pytest.raises(normalise.LabelError):
+  with pytest.raises(labels_lib.LabelError):
     list(_stream(dataset))
   entry = next(iter(_stream(dataset, with_labels=False)))
   assert not entry.batch.targets["energy"].any()

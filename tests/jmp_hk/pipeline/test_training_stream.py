@@ -9,8 +9,8 @@ import pytest
 
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.pipeline import config as config_lib
-from jmp_hk.pipeline import normalise
 from jmp_hk.pipeline import training_stream
+from jmp_hk.targets import labels as labels_lib
 from tests import gemnet_graphs
 from tests.jmp_hk.pipeline import corpus
 
@@ -62,7 +62,9 @@ def test_batches_are_stacked_and_described(datasets, batches):
         chex.assert_trees_all_equal(
           entry.batch.positions[microbatch][mine], structure.positions
         )
-        labels = normalise.normalise(structure, dataset.info, dataset.targets)
+        labels = labels_lib.normalise_labels(
+          structure, dataset.info, corpus.TASKS[dataset.task]
+        )
         packed = entry.batch.targets
         assert packed["energy"][microbatch, graph] == np.float32(labels["energy"])
         chex.assert_trees_all_equal(

@@ -4,6 +4,7 @@ import dataclasses
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,8 +45,8 @@ def _batch(tasks=(0, 1, 2), all_fixed=False):
   rng = np.random.default_rng(0)
   return batch.replace(
     targets={
-      "energy": rng.standard_normal(4),
-      "forces": rng.standard_normal((26, 3)),
+      "energy": rng.standard_normal(4, np.float32),
+      "forces": rng.standard_normal((26, 3), np.float32),
       "metal": rng.integers(0, 2, 4),
       "group": rng.integers(0, 3, 4),
     }
@@ -55,10 +56,10 @@ def _batch(tasks=(0, 1, 2), all_fixed=False):
 def _predictions():
   rng = np.random.default_rng(1)
   return {
-    "energy": rng.standard_normal(4),
-    "forces": rng.standard_normal((26, 3)),
-    "metal": rng.standard_normal(4),
-    "group": rng.standard_normal((4, 3)),
+    "energy": rng.standard_normal(4, np.float32),
+    "forces": rng.standard_normal((26, 3), np.float32),
+    "metal": rng.standard_normal(4, np.float32),
+    "group": rng.standard_normal((4, 3), np.float32),
   }
 
 
@@ -74,15 +75,15 @@ class LossTermsTest(parameterized.TestCase):
     terms = _terms(losses.LossConfig(), batch)
     error = np.abs(predictions["energy"] - batch.targets["energy"])
     expected = 2.0 * error[0] + 3.0 * error[1]
-    np.testing.assert_allclose(terms["energy"], (expected, 2), rtol=1e-5)
+    chex.assert_trees_all_close(terms["energy"], (expected, 2.0), rtol=1e-5)
     logit, label = predictions["metal"][2], batch.targets["metal"][2]
     chance = 1 / (1 + np.exp(-logit))
     expected = -7.0 * np.log(chance if label else 1 - chance)
-    np.testing.assert_allclose(terms["metal"], (expected, 1), rtol=1e-5)
+    chex.assert_trees_all_close(terms["metal"], (expected, 1.0), rtol=1e-5)
     logits = predictions["group"][2]
     chances = np.exp(logits) / np.exp(logits).sum()
     expected = -np.log(chances[batch.targets["group"][2]])
-    np.testing.assert_allclose(terms["group"], (expected, 1), rtol=1e-5)
+    chex.assert_trees_all_close(terms["group"], (expected, 1.0), rtol=1e-5)
 
   @parameterized.product(
     structure_wise=(True, False),
@@ -107,8 +108,8 @@ class LossTermsTest(parameterized.TestCase):
       elif not structure_wise:
         total += coefficient * norms[rows].sum()
         count += len(rows)
-    np.testing.assert_allclose(
-      _terms(config, batch)["forces"], (total, count), rtol=1e-5
+    chex.assert_trees_all_close(
+      _terms(config, batch)["forces"], (float(total), float(count)), rtol=1e-5
     )
 
   @parameterized.parameters(True, False)
@@ -124,10 +125,10 @@ class LossTermsTest(parameterized.TestCase):
     forces = _predictions()["forces"]
     forces[5] = batch.targets["forces"][5] - 1e-6
     gradient = np.asarray(jax.grad(loss)(jnp.asarray(forces)))
-    self.assertTrue(np.isfinite(gradient).all())
+    chex.assert_tree_all_finite(gradient)
     trained = batch.atom_mask & ~batch.fixed
     trained[9:12] = False  # of the task without forces
-    np.testing.assert_array_equal(gradient[~trained], 0)
+    chex.assert_trees_all_equal(gradient[~trained], np.zeros_like(gradient[~trained]))
     trained[5] = False
     self.assertTrue((np.abs(gradient[trained]).max(1) > 0).all())
 
@@ -152,9 +153,8 @@ class LossTermsTest(parameterized.TestCase):
           graph_mask=only, atom_mask=batch.atom_mask & only[batch.node_graph]
         )
         parts.append(_terms(config, batch))
-      for name, term in together.items():
-        summed = np.sum([part[name] for part in parts], axis=0)
-        np.testing.assert_allclose(summed, term, rtol=1e-5)
+      summed = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+      chex.assert_trees_all_close(summed, together, rtol=1e-5)
 
   def test_a_batch_without_a_target_has_no_loss_of_it(self):
     terms = _terms(losses.LossConfig(), _batch(tasks=(1, 1, 1)))

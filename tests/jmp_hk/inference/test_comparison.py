@@ -1,0 +1,159 @@
+"""Predictions of labelled structures, their metrics and the files about them."""
+
+import csv
+import dataclasses
+import functools
+import json
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import ase.io
+import chex
+import numpy as np
+
+from jmp_hk.inference import comparison
+from jmp_hk.inference import prediction as prediction_lib
+from jmp_hk.inference import reports
+from jmp_hk.inference import scores
+from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import labels
+from tests.jmp_hk.inference import predictors
+from tests.jmp_hk.models.gemnet_oc import small_model
+from tests.jmp_hk.targets import examples
+
+
+@functools.cache
+def _structures():
+  """Molecules whose labels are predictions with known errors; some atoms are fixed."""
+  names = ("H2O", "CH4", "CH3OH")
+  bare = [small_model.molecule(name, index) for index, name in enumerate(names)]
+  predicted = predictors.direct().predict_structures(bare, "first")
+  rng = np.random.default_rng(0)
+  return tuple(
+    dataclasses.replace(
+      structure,
+      energy=prediction.energy - (0.5, -1.0, 1.5)[index],
+      forces=prediction.forces + rng.choice([-0.1, 0.1], prediction.forces.shape),
+      fixed=np.arange(structure.num_atoms) < 1,
+      record_id=f"mine:{index}",
+    )
+    for index, (structure, prediction) in enumerate(zip(bare, predicted, strict=True))
+  )
+
+
+class PredictAndCompareTest(absltest.TestCase):
+  def test_errors_are_in_physical_units(self):
+    seen = []
+    results = comparison.predict_and_compare(
+      predictors.direct(),
+      iter(_structures()),
+      "first",
+      units={"energy": "eV", "forces": "eV/Å"},
+      on_progress=lambda done, total: seen.append((done, total)),
+    )
+    self.assertLen(results.predictions, 3)
+    self.assertEqual(seen[-1], (3, 3))
+    found = results.metrics()
+    self.assertEqual(list(found), ["energy", "forces"])
+    self.assertEqual([row["unit"] for row in found.values()], ["eV", "eV/Å"])
+    self.assertAlmostEqual(found["energy"]["mae"], 1.0, places=6)
+    self.assertAlmostEqual(found["energy"]["rmse"], (3.5 / 3) ** 0.5, places=6)
+    self.assertAlmostEqual(found["forces"]["mae"], 0.1, places=6)
+    self.assertAlmostEqual(found["forces"]["rmse"], 0.1, places=6)
+
+  def test_targets_without_labels_are_left_out(self):
+    structures = [dataclasses.replace(s, forces=None) for s in _structures()]
+    results = comparison.predict_and_compare(predictors.direct(), structures, "second")
+    self.assertEqual(list(results.metrics()), ["energy"])
+    nothing = comparison.predict_and_compare(predictors.direct(), [], "second")
+    self.assertEqual(nothing.metrics(), {})
+
+  def test_files_tell_everything(self):
+    directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    results = comparison.predict_and_compare(
+      predictors.direct(), _structures(), "first"
+    )
+    metrics = reports.write(results, directory / "new" / "folder")
+    directory = directory / "new" / "folder"
+    stored = json.loads((directory / reports.METRICS_FILE).read_text())
+    self.assertEqual(stored, {"structures": 3, "targets": metrics})
+    with (directory / reports.TABLE_FILE).open(encoding="utf-8") as file:
+      rows = list(csv.DictReader(file))
+    self.assertEqual([row["record"] for row in rows], ["mine:0", "mine:1", "mine:2"])
+    errors = [float(row["energy_predicted"]) - float(row["energy"]) for row in rows]
+    chex.assert_trees_all_close(np.array(errors), np.array([0.5, -1.0, 1.5]), atol=1e-6)
+    for row in rows:
+      self.assertAlmostEqual(float(row["forces_mae"]), 0.1, places=6)
+    frames = ase.io.read(directory / reports.STRUCTURES_FILE, ":")
+    for frame, structure in zip(frames, _structures(), strict=True):
+      self.assertEqual(frame.info["record"], structure.record_id)
+      chex.assert_trees_all_close(
+        np.abs(frame.get_forces() - frame.arrays["reference_forces"]),
+        np.full((structure.num_atoms, 3), 0.1),
+        atol=1e-6,
+      )
+    picture = (directory / reports.PLOT_FILE).read_bytes()
+    self.assertStartsWith(picture, b"\x89PNG")
+
+
+class CompareTest(parameterized.TestCase):
+  def _compare(self, target, labelled, predicted, **kwargs):
+    structures = [examples.structure(i, targets=row) for i, row in enumerate(labelled)]
+    predictions = [prediction_lib.Prediction(properties=row) for row in predicted]
+    return comparison.compare(target, "", structures, predictions, **kwargs)
+
+  def test_two_classes_become_two_columns_of_probabilities(self):
+    found = self._compare(
+      tasks_lib.TargetConfig("metal", "binary"),
+      [{"metal": 0.0}, {"metal": 1.0}, {"metal": 1.0}],
+      [{"metal": 0.25}, {"metal": 0.75}, {"metal": 0.4}],
+    )
+    chex.assert_trees_all_equal(found.labels, np.array([0, 1, 1]))
+    expected = np.array([[0.75, 0.25], [0.25, 0.75], [0.6, 0.4]])
+    chex.assert_trees_all_close(found.predictions, expected, rtol=1e-12)
+    self.assertEqual(
+      found.metrics(), scores.classification(found.labels, found.predictions)
+    )
+    self.assertTrue(found.is_class)
+
+  def test_more_classes(self):
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
+    found = self._compare(
+      tasks_lib.TargetConfig("lattice", "multiclass", num_classes=3),
+      [{"lattice": np.float64(0)}, {"lattice": np.float64(1)}],
+      [{"lattice": row} for row in probabilities],
+    )
+    self.assertEqual(found.labels.dtype, np.int64)
+    self.assertEqual(found.metrics()["accuracy"], 0.5)
+
+  @parameterized.parameters(
+    ("direct_forces", True, 4), ("direct_forces", False, 6), ("vector", True, 6)
+  )
+  def test_fixed_atoms_are_left_out_of_forces_where_wanted(self, kind, free, counted):
+    target = examples.TARGETS[kind]
+    structures = [examples.structure(seed) for seed in range(2)]
+    predictions = [
+      prediction_lib.Prediction(forces=s.forces, properties=s.targets)
+      for s in structures
+    ]
+    found = comparison.compare(
+      target, "eV/Å", structures, predictions, free_atoms_only=free
+    )
+    chex.assert_shape((found.labels, found.predictions), (6, 3))
+    self.assertEqual(found.counted.sum(), counted)
+    self.assertTrue(found.is_per_atom)
+    self.assertEqual(found.metrics()["mae"], 0)
+
+  def test_a_structure_without_the_label_is_named(self):
+    with self.assertRaisesRegex(labels.LabelError, "mine:1 has no label 'gap'"):
+      self._compare(
+        tasks_lib.TargetConfig("gap", "scalar"),
+        [{"gap": 1.0}, {}],
+        [{"gap": 1.0}, {"gap": 2.0}],
+      )
+
+
+if __name__ == "__main__":
+  absltest.main()
