@@ -85,6 +85,8 @@ def test_dataset_info(tmp_path):
   )
   assert all(re.fullmatch("[0-9a-f]{64}", s["sha256"]) for s in facts["sources"])
   assert info.units["forces"] == "eV/Å" and info.evaluate_free_atoms_only
+  # What other code asks about OC20 is declared, not known by its name.
+  assert info.periodic_in_3d and info.force_coefficient == 73.0
 
 
 def test_fitted_scales_by_request(tmp_path):

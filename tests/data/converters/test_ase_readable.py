@@ -108,6 +108,15 @@ def test_folders_are_splits(convert, tmp_path):
   assert info.num_structures == {"train": 1, "val": 1}
 
 
+def test_conventions_are_options(convert, tmp_path):
+  path = tmp_path / "mine.xyz"
+  ase.io.write(path, [_atoms(0)])
+  options = {"periodic_in_3d": "true", "evaluate_free_atoms_only": "true"}
+  _, info = convert("ase", path, "train", **options)
+  assert info.periodic_in_3d and info.evaluate_free_atoms_only
+  assert info.force_coefficient is None
+
+
 def test_errors_say_what_to_do(convert, tmp_path):
   path = tmp_path / "mine.xyz"
   ase.io.write(path, [_atoms(0)])

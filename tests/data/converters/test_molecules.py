@@ -30,6 +30,7 @@ def test_ani1x_units_and_force_sign(convert, tmp_path):
   chex.assert_trees_all_close(structure.forces, 13.605693, rtol=1e-6, atol=0)
   assert not structure.pbc.any() and (structure.tags == 2).all()
   assert info.graph.cutoff == 8.0 and info.energy_scale == 2.8700712783472118
+  assert info.force_coefficient == 15.0 and not info.periodic_in_3d
 
 
 def test_ani1x_splits_whole_formulas_and_counts_what_it_filters(convert, tmp_path):
