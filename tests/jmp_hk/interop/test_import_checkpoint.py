@@ -7,6 +7,7 @@ import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import numpy as np
 
@@ -32,10 +33,6 @@ def _trees(state):
   return torch_names.import_state_dict(state)
 
 
-def _assert_equal(ours, theirs):
-  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
 class ImportTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
@@ -57,8 +54,8 @@ class ImportTest(parameterized.TestCase):
     self.assertEqual([t.name for t in loaded.config.tasks], list(golden_case.TASKS))
     self.assertEqual(loaded.config, summary.config)
     params, scales = _trees(state)
-    _assert_equal(loaded.variables.params, params)
-    _assert_equal(loaded.variables.scales, scales)
+    chex.assert_trees_all_equal(loaded.variables.params, params)
+    chex.assert_trees_all_equal(loaded.variables.scales, scales)
     self.assertLen(summary.ignored, 4)
     self.assertFalse(summary.averaged)
     self.assertEqual(loaded.infos, dict(dataset_info.PUBLISHED))
@@ -75,8 +72,8 @@ class ImportTest(parameterized.TestCase):
       chosen |= {name: average[name] for name in names}
     loaded = model_directory.load_model_directory(self.output)
     params, scales = _trees(chosen)
-    _assert_equal(loaded.variables.params, params)
-    _assert_equal(loaded.variables.scales, scales)
+    chex.assert_trees_all_equal(loaded.variables.params, params)
+    chex.assert_trees_all_equal(loaded.variables.scales, scales)
 
   def test_a_missing_moving_average_says_what_to_do(self):
     with self.assertRaisesRegex(weights.WeightsError, "ema=False"):
@@ -104,10 +101,8 @@ class ImportTest(parameterized.TestCase):
         root[name] = torch_save.Tensor(tensor.array.astype(kind))
     self._import(root)
     loaded = model_directory.load_model_directory(self.output)
-    jax.tree.map(
-      lambda ours, exact: np.testing.assert_allclose(ours, exact, rtol=1e-2, atol=1e-3),
-      loaded.variables.params,
-      _trees(state)[0],
+    chex.assert_trees_all_close(
+      loaded.variables.params, _trees(state)[0], rtol=1e-2, atol=1e-3
     )
     leaf = jax.tree.leaves(loaded.variables.params)[0]
     self.assertEqual(leaf.dtype, np.float32)
@@ -205,7 +200,7 @@ class ImportTest(parameterized.TestCase):
     shutil.copytree(self.output / "checkpoints" / "0", copy)
     loaded = model_directory.load_model_directory(copy)
     original = model_directory.load_model_directory(self.output)
-    _assert_equal(loaded.variables, original.variables)
+    chex.assert_trees_all_equal(loaded.variables, original.variables)
 
   def test_a_newer_version_is_refused_with_a_sentence(self):
     self._import(checkpoints.lightning(checkpoints.state_dict("tinyd")))
@@ -250,7 +245,10 @@ class ExportTest(parameterized.TestCase):
       self.assertEqual({n: t.shape for n, t in file.root.items()}, expected)
       for name, tensor in file.root.items():
         value = golden[aliases.get(name, name)]
-        np.testing.assert_allclose(file.read(tensor), value, rtol=1e-6, err_msg=name)
+        found = file.read(tensor)
+        chex.assert_trees_all_close(
+          found, np.float32(value), rtol=1e-6, custom_message=name
+        )
         if name in aliases:
           self.assertEqual(tensor.storage, file.root[aliases[name]].storage)
 
@@ -261,8 +259,8 @@ class ExportTest(parameterized.TestCase):
     output = self.directory / "model"
     import_checkpoint.import_checkpoint(self.path, output)
     loaded = model_directory.load_model_directory(output)
-    _assert_equal(loaded.variables.params, variables.params)
-    _assert_equal(loaded.variables.scales, variables.scales)
+    chex.assert_trees_all_equal(loaded.variables.params, variables.params)
+    chex.assert_trees_all_equal(loaded.variables.scales, variables.scales)
 
   def test_storages_are_aligned(self):
     config = golden_case.pretrain_config("tinyd")

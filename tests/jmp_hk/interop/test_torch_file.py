@@ -10,6 +10,7 @@ import zipfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import numpy as np
 
 from jmp_hk.interop import restricted_pickle
@@ -42,16 +43,15 @@ class TorchFileTest(parameterized.TestCase):
   def test_types_of_numbers(self, kind):
     array = np.array([[0, 1, 2], [3, 4, 5]]).astype(kind)
     result = self._read({"x": torch_save.Tensor(array)})
-    np.testing.assert_array_equal(result["x"], array)
+    chex.assert_trees_all_equal(result["x"], array)
     self.assertEqual(result["x"].dtype, array.dtype)
 
   def test_bfloat16_becomes_float32(self):
     values = np.array([1.0, -2.5, 3e38, 0.0], np.float32)
     stored = (values.view(np.uint32) >> 16).astype(np.uint16)
     result = self._read({"x": torch_save.Tensor(stored, "bfloat16")})
-    np.testing.assert_array_equal(
-      result["x"], (stored.astype(np.uint32) << 16).view(np.float32)
-    )
+    expected = (stored.astype(np.uint32) << 16).view(np.float32)
+    chex.assert_trees_all_equal(result["x"], expected)
     self.assertEqual(result["x"].dtype, np.float32)
 
   def test_views_share_a_storage_and_keep_their_strides(self):
@@ -64,8 +64,7 @@ class TorchFileTest(parameterized.TestCase):
     }
     root = {name: torch_save.Tensor(view) for name, view in views.items()}
     result = self._read(root)
-    for name, view in views.items():
-      np.testing.assert_array_equal(result[name], view, err_msg=name)
+    chex.assert_trees_all_equal(result, views)
     with zipfile.ZipFile(self.path) as archive:
       self.assertLen([n for n in archive.namelist() if "/data/" in n], 1)
 
@@ -75,25 +74,23 @@ class TorchFileTest(parameterized.TestCase):
       "empty": np.zeros((0, 3), np.float32),
     }
     result = self._read({name: torch_save.Tensor(x) for name, x in arrays.items()})
-    for name, array in arrays.items():
-      np.testing.assert_array_equal(result[name], array)
+    chex.assert_trees_all_equal(result, arrays)
 
   @parameterized.parameters("little", "big", "")
   def test_byte_order(self, byteorder):
     array = np.array([1.5, -2.0], np.float32)
     result = self._read({"x": torch_save.Tensor(array)}, byteorder=byteorder)
-    np.testing.assert_array_equal(result["x"], array)
+    chex.assert_trees_all_equal(result["x"], array)
 
   def test_tensors_of_untyped_storages(self):
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     result = self._read({"x": torch_save.Tensor(array[:, 1])}, untyped=True)
-    np.testing.assert_array_equal(result["x"], array[:, 1])
+    chex.assert_trees_all_equal(result["x"], array[:, 1])
 
   def test_parameters_are_their_tensors(self):
     array = np.ones(3, np.float32)
-    np.testing.assert_array_equal(
-      self._read({"x": torch_save.parameter(array)})["x"], array
-    )
+    result = self._read({"x": torch_save.parameter(array)})
+    chex.assert_trees_all_equal(result["x"], array)
 
   def test_unknown_classes_are_inert(self):
     config = torch_save.Object(
@@ -134,9 +131,9 @@ class TorchFileTest(parameterized.TestCase):
     where = data.index(array.tobytes()) + 100
     data[where] ^= 0xFF
     self.path.write_bytes(bytes(data))
-    with torch_file.TorchFile(self.path) as file:
-      with self.assertRaisesRegex(torch_file.TorchFileError, "CRC"):
-        file.read(file.root["x"])
+    corrupt = self.assertRaisesRegex(torch_file.TorchFileError, "CRC")
+    with torch_file.TorchFile(self.path) as file, corrupt:
+      file.read(file.root["x"])
 
   @parameterized.parameters(
     ((0, (5,), (1,)),),

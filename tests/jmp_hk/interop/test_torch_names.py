@@ -4,6 +4,7 @@ import json
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import numpy as np
 
@@ -53,9 +54,7 @@ class TorchNamesTest(parameterized.TestCase):
     }
     trees = torch_names.import_state_dict(tensors)
     back = torch_names.export_state_dict(*trees, tensors)
-    self.assertEqual(set(back), set(tensors))
-    for name, value in tensors.items():
-      np.testing.assert_array_equal(back[name], value, err_msg=name)
+    chex.assert_trees_all_equal(back, tensors)
 
   @parameterized.parameters(
     "head.weight", "backbone.out_blocks.0.layers.0.linear.bias", "ema.decay"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import numpy as np
 import pytest
 
@@ -75,9 +76,7 @@ def _losses(workdir):
 
 
 def _assert_equal(left, right):
-  assert left.keys() == right.keys()
-  for name in left:
-    np.testing.assert_allclose(left[name], right[name], rtol=2e-6, atol=1e-7)
+  chex.assert_trees_all_close(left, right, rtol=2e-6, atol=1e-7)
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -90,9 +89,8 @@ def test_two_processes_equal_one(tmp_path):
     _assert_equal(_params(tmp_path / "one"), _params(tmp_path / "two", index))
   # One line of metrics a step: the second process writes none.
   assert len(_losses(tmp_path / "two")) == 8
-  np.testing.assert_allclose(
-    _losses(tmp_path / "one"), _losses(tmp_path / "two"), rtol=1e-6
-  )
+  one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
+  chex.assert_trees_all_close(one, two, rtol=1e-6)
 
 
 @pytest.mark.parametrize("death", ["5:1:exit", "5:0:exit", "5:1:raise"])
