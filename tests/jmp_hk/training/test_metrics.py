@@ -1,6 +1,8 @@
 """Metrics are in the stated units, per dataset, and independent of batching."""
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,7 +39,7 @@ def _expected(batches) -> dict[str, float]:
         if info.evaluate_free_atoms_only and batch.fixed[i]:
           continue
         ours, theirs = predictions["forces"][i], batch.targets["forces"][i]
-        for a, b in zip(ours, theirs):
+        for a, b in zip(ours, theirs, strict=True):
           lists.setdefault(f"{name}/force_mae_mev_per_angstrom", []).append(
             1000 * info.force_scale * abs(float(a) - float(b))
           )
@@ -56,8 +58,9 @@ def test_metrics_equal_their_definitions_over_several_batches():
   got = metrics.summarise(sums)
   expected = _expected(pairs)
   assert set(expected) <= set(got)
-  for name, value in expected.items():
-    assert got[name] == pytest.approx(value, rel=1e-5), name
+  chex.assert_trees_all_close(
+    {name: got[name] for name in expected}, expected, rtol=1e-5
+  )
   # The score is the mean over datasets of normalised energy and force errors.
   scores = [
     got[f"{n}/energy_mae_mev"] / small.INFOS[n].energy_scale / 1000
@@ -131,6 +134,63 @@ def test_other_kinds_of_targets():
   assert got["molecules/group_accuracy"] == 0.0
 
 
+def test_energies_whose_derivatives_are_forces_have_the_unit_of_forces():
+  targets = (
+    tasks_lib.TargetConfig("energy", "energy"),
+    tasks_lib.TargetConfig("forces", "conservative_forces"),
+  )
+  tasks = (tasks_lib.TaskConfig("slabs", targets), small.TASKS[1])
+  batch = small.microbatch(small.batch(0))
+  predictions = _predictions(batch)
+  got = metrics.batch_sums(tasks, small.INFOS, batch, predictions)
+  direct = metrics.batch_sums(small.TASKS, small.INFOS, batch, predictions)
+  info = small.INFOS["slabs"]
+  for name in ("slabs/energy_mae_mev", "slabs/energy_mae_mev_per_atom"):
+    ratio = got[name][0] / direct[name][0]
+    assert ratio == pytest.approx(info.force_scale / info.energy_scale, rel=1e-6)
+    assert got.pop(name)[1] == direct.pop(name)[1]
+  chex.assert_trees_all_equal(got, direct)
+
+
+@pytest.mark.parametrize(
+  "target, expected",
+  [
+    (("energy", "energy"), "x/energy_mae_mev"),
+    (("forces", "direct_forces"), "x/force_mae_mev_per_angstrom"),
+    (("forces", "conservative_forces"), "x/force_mae_mev_per_angstrom"),
+    (("U_0", "scalar"), "x/U_0_mae"),
+    (("shift", "vector"), "x/shift_mae"),
+    (("metal", "binary"), "x/metal_cross_entropy"),
+    (("group", "multiclass"), "x/group_cross_entropy"),
+  ],
+)
+def test_primary_metric_of_a_task(target, expected):
+  target = tasks_lib.TargetConfig(*target)
+  silent = tasks_lib.TargetConfig("gap", "scalar", loss_coefficient=0.0)
+  task = tasks_lib.TaskConfig("x", (silent, target))
+  assert metrics.primary_metric(task) == expected
+  learned = tasks_lib.TargetConfig("gap", "scalar")
+  both = tasks_lib.TaskConfig("x", (learned, target))
+  assert metrics.primary_metric(both) == "x/score"
+
+
+def test_zero_predictions_have_the_shapes_of_predictions():
+  batch = small.microbatch(small.batch(0))
+  graphs, atoms = len(batch.graph_mask), len(batch.atom_mask)
+  group = tasks_lib.TargetConfig("group", "multiclass", num_classes=3)
+  tasks = (*small.TASKS, tasks_lib.TaskConfig("x", (group,)))
+  batch = batch.replace(targets=batch.targets | {"group": np.zeros(graphs, np.int32)})
+  zeros = metrics.zero_predictions(tasks, batch)
+  chex.assert_trees_all_equal(
+    zeros,
+    {
+      "energy": jnp.zeros(graphs),
+      "forces": jnp.zeros((atoms, 3)),
+      "group": jnp.zeros((graphs, 3)),
+    },
+  )
+
+
 def test_evaluation_over_microbatches_equals_single_batches():
   mesh = sharding.make_mesh(jax.devices()[:1])
 
@@ -147,6 +207,7 @@ def test_evaluation_over_microbatches_equals_single_batches():
   expected = _expected(
     [(b, {k: 0.5 * v for k, v in b.targets.items()}) for b in microbatches]
   )
-  for name, value in expected.items():
-    assert got[name] == pytest.approx(value, rel=1e-5), name
+  chex.assert_trees_all_close(
+    {name: got[name] for name in expected}, expected, rtol=1e-5
+  )
   assert step.num_compilations == 1
