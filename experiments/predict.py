@@ -78,7 +78,7 @@ def run(values: flags.FlagValues) -> None:
     logging.warning("%s Give them with --references=FILE.npz.", notice)
   results = _predict(model, structures, head, values.skip_invalid)
   done = [
-    _with_results(atoms, result, head, bool(notices))
+    _with_results(atoms, result, model.head(head).task, bool(notices))
     for atoms, result in zip(structures, results, strict=True)
     if result is not None
   ]
@@ -125,7 +125,7 @@ def _predict(model: Any, structures: Sequence[Any], head: str, skip_invalid: boo
     )
 
 
-def _with_results(atoms: Any, result: Any, head: str, is_relative: bool) -> Any:
+def _with_results(atoms: Any, result: Any, task: Any, is_relative: bool) -> Any:
   """The structure with its predictions and without any other results."""
   from ase.calculators import singlepoint
 
@@ -133,11 +133,11 @@ def _with_results(atoms: Any, result: Any, head: str, is_relative: bool) -> Any:
   known = {name: value for name, value in results.items() if value is not None}
   atoms = atoms.copy()
   atoms.calc = singlepoint.SinglePointCalculator(atoms, **known) if known else None
-  atoms.info["head"] = head
+  atoms.info["head"] = task.name
   if is_relative:
     atoms.info["energy_is_relative_to_references"] = True
   for name, value in result.properties.items():
-    if getattr(value, "shape", ()) == (len(atoms), 3):
+    if name in task.per_atom:
       atoms.arrays[name] = value
     else:
       atoms.info[name] = value

@@ -166,9 +166,9 @@ class RunnersTest(parameterized.TestCase):
     values = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
     config = golden_case.pretrain_config("base")
     shapes = recognise.weight_shapes(recognise.abstract_variables(config))
-    constants = recognise.radial_constants(config.backbone.num_radial)
+    constants = recognise.radial_constants(config.backbone.bases.num_radial)
     state = {n: np.resize(values, shape).copy() for n, shape in shapes.items()}
-    for name in recognise.redundant_shapes({}, config.backbone.num_radial):
+    for name in recognise.redundant_shapes({}, config.backbone.bases.num_radial):
       state[name] = constants[".".join(name.split(".")[-2:])].copy()
     torch_save.save({n: torch_save.Tensor(v) for n, v in state.items()}, path)
     program = (
