@@ -15,7 +15,7 @@ from jmp_hk.models.gemnet_oc.graphs import build
 from jmp_hk.models.gemnet_oc.graphs import builder as builder_lib
 
 # Learning-rate factors of JMP's fine-tuning by number of blocks, JMP-S and JMP-L: those
-# of the atom embedding and of each block (Shoghi et al. 2024, appendix).
+# of the atom embedding and of each block (Shoghi et al. 2024).
 _FINE_TUNING_FACTORS = {
   4: (0.3, 0.35, 0.40, 0.55, 0.625),
   6: (0.3, 0.55, 0.40, 0.30, 0.40, 0.55, 0.625),

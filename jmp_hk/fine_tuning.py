@@ -1,0 +1,218 @@
+"""Fine-tunes a model on structures in memory."""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+
+import ase
+import jax
+
+from jmp_hk import ase_datasets
+from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import config as graph_config
+from jmp_hk.graphs import pool
+from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.models import backbone as backbone_lib
+from jmp_hk.models import model as model_lib
+from jmp_hk.pipeline import config as pipeline_config
+from jmp_hk.runtime import configuration
+from jmp_hk.runtime import processes
+from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import declare
+from jmp_hk.training import config as train_config
+from jmp_hk.training import initial as initial_lib
+from jmp_hk.training import losses
+from jmp_hk.training import metrics
+from jmp_hk.training import run_directory
+from jmp_hk.training import trainer as trainer_lib
+
+_WARMUP = 0.05  # Part of the steps.
+_VALIDATIONS = 20  # In the course of a run.
+_FEWEST_STEPS = 10  # From one validation to the next.
+_LINES = 50  # Of the log, likewise.
+_SCALE_BATCHES = 4
+
+Model = predictor_lib.Predictor | str | os.PathLike[str] | None
+
+
+def fine_tune(
+  model: Model,
+  structures: Iterable[ase.Atoms],
+  *,
+  targets: Mapping[str, str] | Sequence[tasks_lib.TargetConfig],
+  workdir: str | os.PathLike[str],
+  validation: float | Iterable[ase.Atoms] = 0.1,
+  num_steps: int | None = None,
+  num_epochs: float = 100.0,
+  batch_size: float = 8,
+  learning_rate: float = 8e-5,
+  seed: int = 42,
+  head_name: str = "fine_tuned",
+  graph: graph_config.GraphConfig | None = None,
+  precision: str = "float32",
+  frozen: Sequence[str] = (),
+) -> predictor_lib.Predictor:
+  """Trains a backbone with new heads on labelled structures.
+
+  Labels are looked for in `atoms.info`, `atoms.arrays` and the results of the attached
+  calculator, in eV, Å and eV/Å. Called again with the same arguments and directory, it
+  continues where it was stopped, or returns what it has trained.
+
+  Args:
+    model: model whose backbone is trained: from `jmp_hk.load`, or what that takes. The
+      name of a preset, e.g. "gemnet_oc_small", or None trains from scratch.
+    structures: structures to train on.
+    targets: kind of each label by its name, e.g. {"energy": "energy", "forces":
+      "conservative_forces"} or {"gap": "scalar"}; or complete declarations.
+    workdir: directory of the run.
+    validation: structures to validate on, or the part of `structures` that is drawn for
+      it; zero validates on nothing. The weights that are best in validation are kept.
+    num_steps: number of optimiser steps; None takes `num_epochs`.
+    num_epochs: number of passes over the training structures.
+    batch_size: mean number of structures of a step, over all devices.
+    learning_rate: peak of the learning rate. It warms up in the first twentieth of the
+      steps and follows a cosine to a tenth of the peak. Blocks of a trained backbone
+      learn at the published fractions of it, where there are any.
+    seed: seed of everything random: drawn validation structures, heads, data order.
+    head_name: name of the head in the new model.
+    graph: cutoff and number of neighbors; by default those of the model's heads where
+      they agree, else 12 Å and 30 neighbors.
+    precision: "float32"; or "bfloat16", in which dense layers and messages are
+      computed.
+    frozen: regular expressions of parameters that are not trained, see
+      `training.config.OptimizerConfig`.
+
+  Returns:
+    The model with the best weights, or the last ones where nothing is validated.
+
+  Raises:
+    LabelError: structures lack labels or cannot be used; names them.
+    OtherRunError: the directory holds a run with other settings or data.
+    ValueError: the targets or settings make no sense.
+  """
+  configuration.configure()
+  settings = _Settings(
+    num_steps, num_epochs, batch_size, learning_rate, seed, precision, tuple(frozen)
+  )
+  start = _open_model(model)
+  task = tasks_lib.TaskConfig(head_name, declare.declare(targets))
+  data = ase_datasets.make_datasets(
+    list(structures), validation, task, graph or start.graph, seed
+  )
+  config = _trainer_config(start, data, settings)
+  workdir = pathlib.Path(workdir)
+  checked = {"structures": data.fingerprint, "trainer": config}
+  run_directory.check_config(checked, workdir)
+  if processes.is_first():
+    run_directory.store_config(checked, workdir)
+  trainer = trainer_lib.Trainer(
+    config, data.training, data.validation, workdir, initial=start.initial
+  )
+  trainer.run()
+  return predictor_lib.load(workdir, precision=precision)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+  """Arguments of `fine_tune` about optimisation."""
+
+  num_steps: int | None
+  num_epochs: float
+  batch_size: float
+  learning_rate: float
+  seed: int
+  precision: str
+  frozen: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+  """What a fine-tuning starts from.
+
+  Attributes:
+    backbone: configuration of the backbone.
+    initial: its weights; None draws them.
+    graph: graph settings that suit it.
+  """
+
+  backbone: backbone_lib.BackboneConfig
+  initial: initial_lib.InitialModel | None = None
+  graph: graph_config.GraphConfig = graph_config.GraphConfig()
+
+
+def _open_model(model: Model) -> _Start:
+  """Finds the backbone to train."""
+  if model is None:
+    return _Start(backbone_lib.preset(backbone_lib.presets()[0]))
+  if not isinstance(model, predictor_lib.Predictor):
+    name = os.fspath(model)
+    if name in backbone_lib.presets() and not pathlib.Path(name).exists():
+      return _Start(backbone_lib.preset(name))
+    model = predictor_lib.load(name)
+  graphs = {info.graph for info in model.infos.values()}
+  return _Start(
+    model.config.backbone,
+    initial_lib.InitialModel(model.variables, origin=model.origin),
+    graphs.pop() if len(graphs) == 1 else graph_config.GraphConfig(),
+  )
+
+
+def _trainer_config(
+  start: _Start, data: ase_datasets.LabelledData, settings: _Settings
+) -> train_config.TrainerConfig:
+  """Configuration of the run: the published recipe with a schedule for short runs."""
+  task = data.task
+  num_structures = data.training[0].num_structures
+  epoch = num_structures / settings.batch_size
+  num_steps = settings.num_steps or max(1, round(settings.num_epochs * epoch))
+  interval = max(_FEWEST_STEPS, num_steps // _VALIDATIONS)
+  num_devices = jax.device_count()
+  return train_config.TrainerConfig(
+    model=model_lib.ModelConfig(
+      backbone=dataclasses.replace(
+        start.backbone, direct_vectors=task.needs_edges, dropout=0.0, edge_dropout=0.0
+      ),
+      tasks=(task,),
+      precision=settings.precision,
+      stress=task.is_conservative,
+    ),
+    train=train_config.TrainConfig(
+      num_steps=num_steps,
+      num_microbatches=num_devices,
+      seed=settings.seed,
+      optimizer=_optimizer_config(start, settings, num_steps),
+      primary_metric=metrics.primary_metric(task),
+      log_every=max(1, num_steps // _LINES),
+      evaluate_every=interval,
+      checkpoint_every=interval,
+      keep_last=1,
+      num_scale_batches=_SCALE_BATCHES,
+    ),
+    budget=budget_lib.BudgetConfig(max(1.0, settings.batch_size / num_devices)),
+    loss=losses.LossConfig(structure_wise=False),
+    pipeline=pipeline_config.PipelineConfig(
+      pool_size=pool.least_size(settings.batch_size)
+    ),
+  )
+
+
+def _optimizer_config(
+  start: _Start, settings: _Settings, num_steps: int
+) -> train_config.OptimizerConfig:
+  """AdamW as published for fine-tuning; the cosine ends with the run."""
+  return train_config.OptimizerConfig(
+    schedule=train_config.ScheduleConfig(
+      settings.learning_rate,
+      warmup_steps=min(round(_WARMUP * num_steps), num_steps - 1),
+      warmup_factor=0.1,
+      decay_steps=num_steps,
+    ),
+    clip=train_config.Clip.VALUE,
+    learning_rate_factors=(
+      start.backbone.learning_rate_factors if start.initial is not None else ()
+    ),
+    frozen=settings.frozen,
+  )

@@ -1,0 +1,112 @@
+"""Declares the targets of a task: by names of kinds, and as the data have them."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+
+from jmp_hk import dataset_info
+from jmp_hk.targets import config as config_lib
+
+_FORCE_COEFFICIENT = 10.0  # Of forces beside an energy, as JMP's fine-tuning on rMD17.
+
+
+def declare(
+  targets: Mapping[str, str] | Sequence[config_lib.TargetConfig],
+) -> tuple[config_lib.TargetConfig, ...]:
+  """Declares targets.
+
+  Example:
+    >>> targets = declare({"energy": "energy", "forces": "conservative_forces"})
+
+  Args:
+    targets: kinds by name of the label, or complete declarations. With kinds alone all
+      losses have the factor 1, but forces beside an energy 10.
+
+  Returns:
+    The declarations, see `with_energy`.
+
+  Raises:
+    ValueError: there is no target, a kind is unknown or not for this label, or a label
+      is named twice.
+  """
+  if isinstance(targets, Mapping):
+    declared = []
+    for name, kind in targets.items():
+      target = config_lib.TargetConfig(name, kind)
+      if name == "forces" and "energy" in targets:
+        target = dataclasses.replace(target, loss_coefficient=_FORCE_COEFFICIENT)
+      declared.append(target)
+  else:
+    declared = list(targets)
+  names = [target.name for target in declared]
+  if not names:
+    raise ValueError("There are no targets: name at least one label to learn.")
+  if len(set(names)) != len(names):
+    raise ValueError(f"A label is named twice among the targets: {', '.join(names)}.")
+  return with_energy(declared)
+
+
+def with_energy(
+  targets: Sequence[config_lib.TargetConfig],
+) -> tuple[config_lib.TargetConfig, ...]:
+  """Adds the energy that conservative forces are the derivative of.
+
+  Args:
+    targets: declarations with different names.
+
+  Returns:
+    The declarations. Where forces are derivatives of the energy, that comes first, its
+    head has no biases (as published), and it has no loss unless it was declared.
+  """
+  if not any(target.spec.is_derivative for target in targets):
+    return tuple(targets)
+  given = {target.name: target for target in targets}
+  energy = given.get(
+    "energy", config_lib.TargetConfig("energy", "energy", loss_coefficient=0.0)
+  )
+  energy = dataclasses.replace(energy, head_bias=False)
+  return (energy, *(target for target in targets if target.name != "energy"))
+
+
+def with_classes(
+  targets: Sequence[config_lib.TargetConfig], info: dataset_info.DatasetInfo
+) -> tuple[config_lib.TargetConfig, ...]:
+  """Takes numbers of classes that were not given from the data.
+
+  Args:
+    targets: declarations.
+    info: constants of the dataset.
+
+  Raises:
+    ValueError: a label does not exist, or is of another kind than its target.
+  """
+  labels = {name for name in ("energy", "forces") if name in info.units}
+  labels |= set(info.targets)
+  for target in targets:
+    if target.is_learned and target.name not in labels:
+      raise ValueError(
+        f"The data have no label {target.name!r}, only {', '.join(sorted(labels))}."
+      )
+  return tuple(
+    _with_classes(target, info) if target.spec.is_class else target
+    for target in targets
+  )
+
+
+def _with_classes(
+  target: config_lib.TargetConfig, info: dataset_info.DatasetInfo
+) -> config_lib.TargetConfig:
+  """One target whose label is a class."""
+  known = info.targets[target.name].num_classes
+  if not known:
+    raise ValueError(
+      f"The label {target.name!r} holds no classes: convert the data with "
+      f"--targets={target.name}:class."
+    )
+  if target.spec.needs_num_classes:
+    return dataclasses.replace(target, num_classes=target.num_classes or max(known, 2))
+  if known > 2:
+    raise ValueError(
+      f"The label {target.name!r} has {known} classes: use the kind multiclass."
+    )
+  return target

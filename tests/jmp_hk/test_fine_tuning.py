@@ -1,0 +1,184 @@
+"""Fine-tuning on structures in memory, as in a notebook."""
+
+import pathlib
+import shutil
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import ase
+import ase.build
+from ase.calculators import singlepoint
+import chex
+import numpy as np
+
+import jmp_hk
+from jmp_hk import fine_tuning
+from jmp_hk.graphs import config as graph_config
+from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import spec as spec_lib
+from jmp_hk.training import run_directory
+from tests import schnet
+
+_GRAPH = graph_config.GraphConfig(cutoff=4.0, max_neighbors=8)
+_FORCES = {"energy": "energy", "forces": "conservative_forces"}
+_REFERENCES = {1: -13.0, 6: -1030.0, 8: -2040.0}
+
+
+def _molecules(count: int, seed: int = 0) -> list[ase.Atoms]:
+  """Rattled molecules whose labels follow from their geometry."""
+  rng = np.random.default_rng(seed)
+  result = []
+  for index in range(count):
+    atoms = ase.build.molecule(("H2O", "CH4", "CH3OH")[index % 3])
+    rest = atoms.positions.copy()
+    atoms.rattle(0.1, rng=rng)
+    away = atoms.positions - rest
+    energy = sum(_REFERENCES[z] for z in atoms.numbers) + float(np.square(away).sum())
+    atoms.calc = singlepoint.SinglePointCalculator(
+      atoms, energy=energy, forces=-2 * away
+    )
+    atoms.info |= {"size": float(np.square(atoms.positions).sum()), "kind": index % 3}
+    result.append(atoms)
+  return result
+
+
+class FineTuningTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+
+  def _tune(self, structures, name="run", **kwargs) -> predictor_lib.Predictor:
+    given = {
+      "model": "schnet_tiny",
+      "targets": _FORCES,
+      "graph": _GRAPH,
+      "num_steps": 20,
+      "learning_rate": 1e-3,
+      **kwargs,
+    }
+    return fine_tuning.fine_tune(
+      structures=structures, workdir=self.directory / name, **given
+    )
+
+  def test_twenty_structures_twenty_steps(self):
+    structures = _molecules(20)
+    model = self._tune(structures)
+    self.assertEqual(model.heads, ("fine_tuned",))
+    info = model.infos["fine_tuned"]
+    self.assertEqual(dict(info.num_structures), {"train": 18, "val": 2})
+    # The per-element fit finds what the energies were made of.
+    for element, energy in _REFERENCES.items():
+      self.assertAlmostEqual(info.energy_references[element], energy, delta=1.0)
+    [prediction] = model.predict(structures[0])
+    self.assertLess(abs(prediction.energy - structures[0].get_potential_energy()), 5)
+    # Forces are the derivative of the energy that is predicted.
+    moved = [structures[0].copy() for _ in range(2)]
+    for atoms, step in zip(moved, (1e-3, -1e-3), strict=True):
+      atoms.positions[0, 0] += step
+    ahead, behind = jmp_hk.load(self.directory / "run", precision="float64").predict(
+      moved
+    )
+    slope = (behind.energy - ahead.energy) / 2e-3
+    self.assertAlmostEqual(prediction.forces[0, 0], slope, delta=1e-3)
+
+  def test_called_again_it_returns_the_same_model(self):
+    structures = _molecules(12)
+    first = self._tune(structures, num_steps=6)
+    file = self.directory / "run" / "metrics.jsonl"
+    before = file.read_text()
+    again = self._tune(structures, num_steps=6)
+    chex.assert_trees_all_equal(first.variables, again.variables)
+    self.assertEqual(file.read_text(), before)
+    with self.assertRaisesRegex(run_directory.OtherRunError, "seed: 42 → 1"):
+      self._tune(structures, num_steps=6, seed=1)
+    with self.assertRaisesRegex(run_directory.OtherRunError, "structures: "):
+      self._tune(_molecules(12, seed=1), num_steps=6)
+
+  def test_a_stopped_run_is_continued(self):
+    structures = _molecules(12)
+    whole = self._tune(structures, "whole", num_steps=12)
+    shutil.copytree(self.directory / "whole", self.directory / "stopped")
+    shutil.rmtree(self.directory / "stopped" / "checkpoints" / "12")
+    continued = self._tune(structures, "stopped", num_steps=12)
+    chex.assert_trees_all_equal(continued.variables, whole.variables)
+
+  def test_a_trained_backbone_gets_a_new_head(self):
+    structures = _molecules(12)
+    first = self._tune(structures, "first", num_steps=4, head_name="first")
+    second = self._tune(
+      structures,
+      "second",
+      model=first,
+      targets={"size": "scalar", "kind": "multiclass"},
+      graph=None,
+      num_steps=4,
+      frozen=["^atom_embedding/"],
+      validation=structures[:3],
+    )
+    self.assertEqual(second.infos["fine_tuned"].graph, _GRAPH)
+    self.assertEqual(second.config.tasks[0].targets[1].num_classes, 3)
+    name = "atom_embedding"
+    chex.assert_trees_all_close(
+      second.variables.params[name], first.variables.params[name], rtol=1e-6
+    )
+    [prediction] = second.predict(structures[0])
+    self.assertEqual(np.shape(prediction.properties["kind"]), (3,))
+    # From the directory, too, and with nothing to validate on.
+    third = self._tune(
+      structures, "third", model=self.directory / "first", num_steps=2, validation=0
+    )
+    self.assertEqual(third.infos["fine_tuned"].num_structures, {"train": 12})
+
+  def test_structures_that_cannot_be_learned_from_are_named(self):
+    structures = _molecules(6)
+    structures[1].calc = None
+    structures[4].positions[0, 0] += 1.0  # The stored results are not of this any more.
+    with self.assertRaisesRegex(
+      spec_lib.LabelError,
+      r"2 of 6 structures .*structure 1 \(CH4\): it has no label 'energy'; it has "
+      r"kind, size; structure 4 \(CH4\)",
+    ):
+      self._tune(structures)
+    with self.assertRaisesRegex(spec_lib.LabelError, "no label 'dipole'"):
+      self._tune(_molecules(6), targets={"dipole": "vector"})
+    with self.assertRaisesRegex(spec_lib.LabelError, "'size' to be the index of a"):
+      self._tune(_molecules(6), targets={"size": "multiclass"})
+    with self.assertRaisesRegex(spec_lib.LabelError, r"shape \(3, 3\), found \(\)"):
+      self._tune(_molecules(6), targets={"size": "vector"})
+
+  @parameterized.parameters(
+    ({"targets": {}}, "no targets"),
+    ({"targets": {"size": "number"}}, "no kind of target 'number'"),
+    ({"targets": {"mine": "energy"}}, "for the label 'energy'"),
+    ({"validation": 1.5}, "part from 0 to below 1"),
+    ({"model": "schnet_huge"}, "schnet_huge"),
+    ({"precision": "float16"}, "float16"),
+  )
+  def test_wrong_arguments_say_what_to_do(self, arguments, message):
+    with self.assertRaisesRegex(ValueError, message):
+      self._tune(_molecules(6), **arguments)
+
+  def test_forces_alone_are_derivatives_of_an_energy_without_a_loss(self):
+    model = self._tune(_molecules(6), targets={"forces": "conservative_forces"})
+    energy, forces = model.config.tasks[0].targets
+    self.assertEqual((energy.name, energy.loss_coefficient), ("energy", 0.0))
+    self.assertFalse(energy.head_bias)
+    self.assertIsInstance(forces, tasks_lib.TargetConfig)
+    self.assertEqual(
+      model.config.backbone, schnet.SchNetConfig(atom_channels=32, direct_vectors=False)
+    )
+
+  def test_every_element_of_the_validation_is_in_the_training(self):
+    structures = [*_molecules(8), ase.build.molecule("HF")]
+    structures[-1].calc = singlepoint.SinglePointCalculator(
+      structures[-1], energy=-2700.0, forces=np.zeros((2, 3))
+    )
+    for seed in range(3):
+      model = self._tune(structures, str(seed), seed=seed, num_steps=1, validation=0.5)
+      self.assertIn(9, model.infos["fine_tuned"].energy_references)
+
+
+if __name__ == "__main__":
+  absltest.main()
