@@ -10,7 +10,7 @@ from jmp_hk.interop import recognise
 from jmp_hk.interop import torch_names
 from jmp_hk.interop import torch_writer
 from jmp_hk.models import model as model_lib
-from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.models.gemnet_oc import backbone as gemnet_oc
 
 _PRETRAINING_KINDS = ("energy", "forces")
 
@@ -39,7 +39,7 @@ def export_checkpoint(
   Raises:
     ExportError: the published implementation has no such model.
   """
-  if not isinstance(config.backbone, gemnet_config.GemNetOCConfig):
+  if not isinstance(config.backbone, gemnet_oc.GemNetOCConfig):
     raise ExportError(
       f"The backbone is {config.backbone.describe()}; the published implementation is "
       "GemNet-OC."

@@ -18,6 +18,7 @@ from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.interop import torch_names
 from jmp_hk.models import model as model_lib
+from jmp_hk.models.gemnet_oc import backbone as gemnet_oc
 from jmp_hk.models.gemnet_oc import config as gemnet_config
 from jmp_hk.targets import config as tasks_lib
 
@@ -43,7 +44,7 @@ class RecognitionError(ValueError):
   """Tensors are not those of a known model; the message names them."""
 
 
-def backbone(shapes: Shapes) -> gemnet_config.GemNetOCConfig:
+def backbone(shapes: Shapes) -> gemnet_oc.GemNetOCConfig:
   """Sizes of the backbone.
 
   Args:
@@ -61,7 +62,7 @@ def backbone(shapes: Shapes) -> gemnet_config.GemNetOCConfig:
   num_radial, num_spherical, circular = size(f"{_BASES}.mlp_cbf_tint.weight", 3)
   first_layer = int(atom != edge)  # A first layer changes the width if it has to.
   num_atom_update = _count(shapes, rf"{_BLOCK}\.atom_update\.layers\.(\d+)\.")
-  return gemnet_config.GemNetOCConfig(
+  return gemnet_oc.GemNetOCConfig(
     num_blocks=_count(shapes, r"backbone\.int_blocks\.(\d+)\."),
     atom_channels=atom,
     edge_channels=edge,
@@ -222,7 +223,7 @@ def radial_constants(config: model_lib.ModelConfig) -> dict[str, np.ndarray]:
   Returns:
     The constants by the end of their published names.
   """
-  if not isinstance(config.backbone, gemnet_config.GemNetOCConfig):
+  if not isinstance(config.backbone, gemnet_oc.GemNetOCConfig):
     raise TypeError(
       f"The published implementation is GemNet-OC, not {config.backbone.describe()}."
     )

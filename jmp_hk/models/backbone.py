@@ -26,7 +26,7 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import builder as builder_lib
 
 # Modules that register a backbone when they are imported.
-_BUILT_IN = {"gemnet_oc": "jmp_hk.models.gemnet_oc.config"}
+_BUILT_IN = {"gemnet_oc": "jmp_hk.models.gemnet_oc.presets"}
 
 ConfigT = TypeVar("ConfigT", bound="type[BackboneConfig]")
 

@@ -1,7 +1,9 @@
 """The GemNet-OC backbone (Gasteiger et al. 2022, arXiv 2204.02782)."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,11 +14,116 @@ import jax.numpy as jnp
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import backbone as backbone_lib
+from jmp_hk.models.gemnet_oc import bases as bases_lib
 from jmp_hk.models.gemnet_oc import blocks
 from jmp_hk.models.gemnet_oc import config as config_lib
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import layers
+from jmp_hk.models.gemnet_oc import scale_factor
 from jmp_hk.models.gemnet_oc import shared_bases
+from jmp_hk.models.gemnet_oc.graphs import build as build_lib
+from jmp_hk.models.gemnet_oc.graphs import builder as builder_lib
+
+# Learning-rate factors of JMP's fine-tuning by number of blocks, JMP-S and JMP-L: those
+# of the atom embedding and of each block (Shoghi et al. 2024).
+_FINE_TUNING_FACTORS = {
+  4: (0.3, 0.35, 0.40, 0.55, 0.625),
+  6: (0.3, 0.55, 0.40, 0.30, 0.40, 0.55, 0.625),
+}
+
+
+@backbone_lib.register("gemnet_oc")
+@dataclasses.dataclass(frozen=True)
+class GemNetOCConfig(backbone_lib.BackboneConfig):
+  """GemNet-OC (Gasteiger et al. 2022); the defaults are the sizes of JMP-S.
+
+  With `edge_dropout` the energy sums of output blocks are divided by one minus it in
+  training. `dropout` follows the dense layers of blocks.
+
+  Attributes:
+    num_blocks: interaction blocks; there is one output block more.
+    edge_channels: width of the edge embeddings.
+    bases: the bases that all blocks share.
+    interaction: every interaction block.
+    output: the output blocks.
+    graphs: how the graphs are chosen, apart from what the dataset decides.
+  """
+
+  num_blocks: int = 4
+  edge_channels: int = 512
+  bases: config_lib.BasesConfig = config_lib.BasesConfig()
+  interaction: config_lib.InteractionConfig = config_lib.InteractionConfig()
+  output: config_lib.OutputConfig = config_lib.OutputConfig()
+  graphs: build_lib.GraphOptions = build_lib.GraphOptions()
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in ("num_blocks", "edge_channels"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+
+  @classmethod
+  def upgrade_json(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Nests the fields of configs that were stored by versions before 0.2."""
+    return config_lib.nest(data) if "num_radial" in data else dict(data)
+
+  def describe(self) -> str:
+    """See `BackboneConfig`."""
+    return (
+      f"GemNet-OC with {self.num_blocks} blocks, {self.atom_channels} atom and "
+      f"{self.edge_channels} edge channels"
+    )
+
+  @property
+  def graph_builder(self) -> builder_lib.GemNetOCGraphBuilder:
+    """See `BackboneConfig`."""
+    return builder_lib.GemNetOCGraphBuilder(self.edge_dropout, self.graphs)
+
+  @property
+  def low_precision_modules(self) -> tuple[type[hk.Module], ...]:
+    """See `BackboneConfig`."""
+    return layers.Dense, layers.SplitDense, bases_lib.BasisProjection
+
+  def embed(
+    self, h: jax.Array, batch: batch_lib.Batch, *, is_training: bool
+  ) -> backbone_lib.Embeddings:
+    """See `BackboneConfig`."""
+    return GemNetOC(self)(h, batch, is_training=is_training)
+
+  @property
+  def learning_rate_factors(self) -> tuple[tuple[str, float], ...]:
+    """See `BackboneConfig`; those of JMP's fine-tuning, published for 4 and 6 blocks.
+
+    "Block i" is interaction block i and output block i + 1; block 0 has output block 0
+    too. There are none for other numbers of blocks.
+    """
+    factors = _FINE_TUNING_FACTORS.get(self.num_blocks)
+    if factors is None:
+      return ()
+    embedding, *blocks = factors
+    patterns = [("^atom_embedding/", embedding)]
+    for i, factor in enumerate(blocks):
+      outputs = "[01]" if i == 0 else str(i + 1)
+      patterns.append((f"^backbone/(int_blocks_{i}|out_blocks_{outputs})/", factor))
+    return tuple(patterns)
+
+  def process_gradients(self, gradients: hk.MutableParams) -> hk.MutableParams:
+    """Divides the gradients of the shared basis projections by their number of uses."""
+    return shared_bases.divide_shared_gradients(gradients, self.num_blocks)
+
+  def fit_state(
+    self,
+    embed: backbone_lib.Embed,
+    params: hk.Params,
+    state: hk.State,
+    batches: Sequence[batch_lib.Batch],
+    on_progress: Callable[[str, float], None] = lambda name, value: None,
+  ) -> hk.MutableState:
+    """Fits every scale factor that is still zero ("not fitted")."""
+    # What is observed inside a block could not leave a rematerialised one.
+    config = dataclasses.replace(self, remat=False)
+    apply = lambda state, batch: embed(config, params, state, batch)
+    return scale_factor.fit(apply, state, batches, on_progress)
 
 
 class OutputMLP(hk.Module):
@@ -43,7 +150,7 @@ class OutputMLP(hk.Module):
 class GemNetOC(hk.Module):
   """Message passing over atoms, edges, triplets and quadruplets."""
 
-  def __init__(self, config: config_lib.GemNetOCConfig, name: str = "backbone"):
+  def __init__(self, config: GemNetOCConfig, name: str = "backbone"):
     super().__init__(name=name)
     self._config = config
 

@@ -13,7 +13,7 @@ from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
-from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.models.gemnet_oc import backbone as gemnet_oc
 from jmp_hk.targets import config as tasks_lib
 from tests import schnet
 
@@ -154,7 +154,7 @@ class ContractTest(chex.TestCase):
     with self.assertRaisesRegex(ValueError, "already a backbone 'gemnet_oc'"):
       backbone_lib.register("gemnet_oc")(schnet.SchNetConfig)
     self.assertIs(
-      backbone_lib.BackboneConfig.registry["gemnet_oc"], gemnet_config.GemNetOCConfig
+      backbone_lib.BackboneConfig.registry["gemnet_oc"], gemnet_oc.GemNetOCConfig
     )
 
   def test_presets_of_all_backbones_are_known_by_name(self):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmp_hk.models import model as model_lib
+from jmp_hk.models.gemnet_oc import backbone as gemnet_oc
 from jmp_hk.models.gemnet_oc import config as gemnet_config
 from jmp_hk.targets import config as tasks_lib
 from tests.jmp_hk.models.gemnet_oc import small_model
@@ -81,9 +82,9 @@ class ModelConfigTest(parameterized.TestCase):
     self.assertFalse(config.is_conservative)
 
   @parameterized.parameters(
-    (gemnet_config.GemNetOCConfig, "num_blocks", 0),
-    (gemnet_config.GemNetOCConfig, "dropout", 1.0),
-    (gemnet_config.GemNetOCConfig, "edge_dropout", -0.1),
+    (gemnet_oc.GemNetOCConfig, "num_blocks", 0),
+    (gemnet_oc.GemNetOCConfig, "dropout", 1.0),
+    (gemnet_oc.GemNetOCConfig, "edge_dropout", -0.1),
     (gemnet_config.BasesConfig, "num_radial", 1),
     (gemnet_config.BasesConfig, "num_spherical", 0),
   )

@@ -10,13 +10,14 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import neighbors
 from jmp_hk.graphs import packing
 from jmp_hk.interop import torch_names
 from jmp_hk.models import model as model_lib
+from jmp_hk.models.gemnet_oc import backbone as gemnet_oc
 from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.models.gemnet_oc import presets as gemnet_presets
 from jmp_hk.models.gemnet_oc.graphs import build as gemnet_build
 from jmp_hk.targets import config as tasks_lib
 from tests import gemnet_graphs
@@ -27,7 +28,7 @@ TASKS = ("oc20", "oc22", "ani1x", "transition1x")
 FORCE_SCALES = (73.0, 80.0, 15.0, 14.0)
 
 BACKBONES = {
-  "tiny": gemnet_config.GemNetOCConfig(
+  "tiny": gemnet_oc.GemNetOCConfig(
     num_blocks=2,
     atom_channels=32,
     edge_channels=64,
@@ -46,7 +47,7 @@ BACKBONES = {
     ),
     output=gemnet_config.OutputConfig(num_before_skip=3),
   ),
-  "tinyd": gemnet_config.GemNetOCConfig(
+  "tinyd": gemnet_oc.GemNetOCConfig(
     num_blocks=2,
     atom_channels=20,
     edge_channels=28,
@@ -69,8 +70,8 @@ BACKBONES = {
     ),
     output=gemnet_config.OutputConfig(num_before_skip=2, num_after_skip=1),
   ),
-  "base": gemnet_config.PRESETS["gemnet_oc_small"],
-  "large": gemnet_config.PRESETS["gemnet_oc_large"],
+  "base": gemnet_presets.PRESETS["gemnet_oc_small"],
+  "large": gemnet_presets.PRESETS["gemnet_oc_large"],
 }
 
 

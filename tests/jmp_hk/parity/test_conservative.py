@@ -14,7 +14,6 @@ from jmp_hk.training import losses
 from tests.jmp_hk.models.gemnet_oc import small_model
 from tests.jmp_hk.parity import golden_case
 
-
 _TASK = tasks_lib.TaskConfig(
   name="rmd17",
   targets=(

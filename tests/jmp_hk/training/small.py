@@ -11,6 +11,7 @@ from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.models import model as model_lib
+from jmp_hk.models.gemnet_oc import backbone as gemnet_oc
 from jmp_hk.models.gemnet_oc import config as gemnet_config
 from jmp_hk.targets import config as tasks_lib
 from tests import gemnet_graphs
@@ -23,7 +24,7 @@ _GRAPHS = {
   "slabs": graph_config.GraphConfig(cutoff=6.0, max_neighbors=8),
   "molecules": graph_config.GraphConfig(cutoff=6.0),
 }
-BACKBONE = gemnet_config.GemNetOCConfig(
+BACKBONE = gemnet_oc.GemNetOCConfig(
   num_blocks=1,
   atom_channels=8,
   edge_channels=10,

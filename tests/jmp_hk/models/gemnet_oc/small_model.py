@@ -18,6 +18,7 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.models import model as model_lib
+from jmp_hk.models.gemnet_oc import backbone as gemnet_oc
 from jmp_hk.models.gemnet_oc import config as gemnet_config
 from jmp_hk.models.gemnet_oc.graphs import builder as gemnet_builder
 from jmp_hk.targets import config as tasks_lib
@@ -25,9 +26,8 @@ from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 from tests.jmp_hk.parity import formula_init
 
-
 # Every width differs, so that a mixed-up axis fails.
-BACKBONE = gemnet_config.GemNetOCConfig(
+BACKBONE = gemnet_oc.GemNetOCConfig(
   num_blocks=1,
   atom_channels=12,
   edge_channels=10,
