@@ -53,14 +53,13 @@ def main(argv: Sequence[str]) -> None:
   ase.optimize.FIRE(molecules[0], logfile=None).run(fmax=0.05, steps=3)
   with tempfile.TemporaryDirectory() as directory:
     workdir = pathlib.Path(directory) / "fine_tuned"
-    tuned = jmp_hk.fine_tune(
+    jmp_hk.fine_tune(
       model,
       labelled_crystals(20),
-      targets=("energy", "conservative_forces"),
+      targets={"energy": "energy", "forces": "conservative_forces"},
       workdir=workdir,
       num_steps=5,
     )
-    print(tuned)
     crystal = ase.build.bulk("Cu", cubic=True)
     crystal.calc = jmp_hk.make_calculator(jmp_hk.load(workdir))
     assert np.isfinite(crystal.get_stress()).all()

@@ -30,7 +30,7 @@ _ORDER = (
   ("models",),
   ("pipeline",),
   ("checkpoints", "inference", "interop", "training"),
-  ("fine_tuning",),
+  ("ase_datasets", "fine_tuning"),
   ("",),  # jmp_hk/__init__.py
 )
 _BUILDING = (
