@@ -6,6 +6,7 @@ they are called, so that `import jmp_hk` and `import jmp_hk.graphs` stay light.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import os
@@ -14,13 +15,18 @@ import typing
 from jmp_hk.runtime import configuration
 
 if typing.TYPE_CHECKING:
+  import ase
+
   from jmp_hk import dataset_info
+  from jmp_hk import fine_tuning
+  from jmp_hk.graphs import config as graph_config
   from jmp_hk.inference import calculator as calculator_lib
   from jmp_hk.inference import prediction
   from jmp_hk.inference import predictor as predictor_lib
   from jmp_hk.inference import preparation
+  from jmp_hk.targets import config as targets_config
 
-__all__ = ("embed", "load", "make_calculator", "predict")
+__all__ = ("embed", "fine_tune", "load", "make_calculator", "predict")
 __version__ = "0.2.0"  # Read by pyproject.toml; CITATION.cff has the same.
 
 
@@ -176,3 +182,84 @@ def make_calculator(
   from jmp_hk.inference import calculator
 
   return calculator.JMPCalculator(model, head)
+
+
+def fine_tune(
+  model: fine_tuning.Model,
+  structures: Iterable[ase.Atoms],
+  *,
+  targets: Mapping[str, str] | Sequence[targets_config.TargetConfig],
+  workdir: str | os.PathLike[str],
+  validation: float | Iterable[ase.Atoms] = 0.1,
+  num_steps: int | None = None,
+  num_epochs: float = 100.0,
+  batch_size: float = 8,
+  learning_rate: float = 8e-5,
+  seed: int = 42,
+  head_name: str = "fine_tuned",
+  graph: graph_config.GraphConfig | None = None,
+  precision: str = "float32",
+  frozen: Sequence[str] = (),
+) -> predictor_lib.Predictor:
+  """Trains the backbone of a model with a new head on labelled structures.
+
+  Labels are looked for in `atoms.info`, `atoms.arrays` and the results of the attached
+  calculator, in eV, Å and eV/Å. Called again with the same arguments and directory, it
+  continues where it was stopped, or returns what it has trained.
+
+  Example:
+    >>> import jmp_hk
+    >>> tuned = jmp_hk.fine_tune(
+    ...   model, structures, targets={"energy": "energy"}, workdir=workdir
+    ... )
+    >>> [result] = tuned.predict(structures[0])
+    >>> type(result.energy)  # eV
+    <class 'float'>
+
+  Args:
+    model: a model from `load`, or a path that `load` takes. The name of a preset, e.g.
+      "gemnet_oc_small", or None trains from scratch.
+    structures: structures to train on.
+    targets: kind of each label by its name, e.g. {"energy": "energy", "forces":
+      "conservative_forces"} or {"gap": "scalar"}; or complete declarations.
+    workdir: directory of the run, which `load` takes too.
+    validation: structures to validate on, or the part of `structures` that is drawn for
+      it; zero validates on nothing. The weights that are best in validation are kept.
+    num_steps: number of optimiser steps; None takes `num_epochs`.
+    num_epochs: number of passes over the training structures.
+    batch_size: mean number of structures of a step, over all devices.
+    learning_rate: peak of the learning rate.
+    seed: seed of all random draws: validation structures, new heads, order of the data.
+    head_name: name of the new head.
+    graph: cutoff and number of neighbors; None takes those of the model's heads where
+      they agree, else 12 Å and 30 neighbors.
+    precision: see `load`.
+    frozen: regular expressions of parameters that are not trained.
+
+  Returns:
+    The model with the best weights, or the last ones where nothing is validated.
+
+  Raises:
+    LabelError: structures lack labels or cannot be used; the message names them.
+    OtherRunError: the directory holds a run with other settings or data.
+    ValueError: the targets or settings make no sense.
+  """
+  configuration.configure()
+  from jmp_hk import fine_tuning
+
+  return fine_tuning.fine_tune(
+    model,
+    structures,
+    targets=targets,
+    workdir=workdir,
+    validation=validation,
+    num_steps=num_steps,
+    num_epochs=num_epochs,
+    batch_size=batch_size,
+    learning_rate=learning_rate,
+    seed=seed,
+    head_name=head_name,
+    graph=graph,
+    precision=precision,
+    frozen=frozen,
+  )
