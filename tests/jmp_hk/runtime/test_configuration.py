@@ -179,28 +179,44 @@ def test_a_program_does_not_run_ahead_and_take_the_memory_of_several_steps():
   assert _run(_RUN_AHEAD).split() == ["1"] * 8
 
 
-# Calls an entry point with arguments that it refuses, and reports what is set by then.
+# Calls an entry point with arguments that it refuses, and checks what is set by then.
 _ENTRY_POINT = """
 import os, sys
 import jmp_hk
+{imports}
 try:
   {call}
 except Exception as error:
   print(type(error).__name__)
-from jmp_hk.runtime import configuration
-assert not configuration.backend_is_running()
+# Neither would be set if jax's backend had been running at that time.
 assert "cse_barrier_expander" in os.environ["XLA_FLAGS"]
 assert not sys.modules["jax"].config.read("jax_cpu_enable_async_dispatch")
 """
 
 
 @pytest.mark.parametrize(
-  "call, error",
+  "module, call, error",
   [
-    ("jmp_hk.load('nowhere')", "CheckpointError"),
-    ("jmp_hk.make_calculator('nowhere')", "CheckpointError"),
+    ("", "jmp_hk.load('nowhere')", "CheckpointError"),
+    ("", "jmp_hk.make_calculator('nowhere')", "CheckpointError"),
+    (
+      "",
+      "jmp_hk.fine_tune('nowhere', [], targets={'energy': 'energy'}, workdir='.')",
+      "CheckpointError",
+    ),
+    ("jmp_hk.inference.predictor", "load('nowhere')", "CheckpointError"),
+    (
+      "jmp_hk.inference.predictor",
+      "Predictor(None, {}, None, precision='half')",
+      "ValueError",
+    ),
+    ("jmp_hk.inference.calculator", "JMPCalculator('nowhere')", "CheckpointError"),
+    ("jmp_hk.training.trainer", "Trainer(None, [], [], '.')", "AttributeError"),
   ],
 )
-def test_entry_points_configure_before_the_backend_starts(call, error, tmp_path):
-  code = _ENTRY_POINT.format(call=call)
+def test_entry_points_configure_before_the_backend_starts(
+  module, call, error, tmp_path
+):
+  imports = f"from {module} import *" if module else ""
+  code = _ENTRY_POINT.format(imports=imports, call=call)
   assert _run(code, HOME=str(tmp_path)) == error
