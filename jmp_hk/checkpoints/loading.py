@@ -7,6 +7,7 @@ import pathlib
 from jmp_hk import dataset_info
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.interop import torch_model
+from jmp_hk.models import model as model_lib
 
 
 def load_model(
@@ -51,6 +52,23 @@ def load_model(
   infos = None if tasks is None else [_info(task) for task in tasks]
   # A file without averaged weights gives its raw ones.
   return torch_model.load(path, infos, ema=None if ema else False)
+
+
+def read_description(
+  path: str | os.PathLike[str],
+) -> tuple[model_lib.ModelConfig, dict[str, dataset_info.DatasetInfo]]:
+  """Configuration and constants of a model's datasets, without its weights.
+
+  Args:
+    path: see `load_model`.
+
+  Raises:
+    CheckpointError: there is no model, or it cannot be understood.
+  """
+  path = pathlib.Path(path)
+  if is_torch_file(path):
+    return torch_model.read_description(path)
+  return model_directory.read_description(model_directory.find_checkpoint(path))
 
 
 def is_torch_file(path: pathlib.Path) -> bool:

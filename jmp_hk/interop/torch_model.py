@@ -1,7 +1,9 @@
 """Reads a published PyTorch checkpoint as a model, without PyTorch."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -25,6 +27,8 @@ SUFFIXES = (".pt", ".pth", ".ckpt")
 # Relative; files may store the constants of the radial basis in half precision.
 _CONSTANT_TOLERANCE = 1e-2
 _HASH_CHUNK = 1 << 22
+
+_PUBLISHED = tuple(dataset_info.PUBLISHED.values())
 
 LazyArrays = dict[str, model_writer.LazyArray]
 
@@ -82,9 +86,9 @@ def read(
     WeightsError: the file holds no weights.
     RecognitionError: tensors are unknown, missing, of the wrong shape or not finite.
   """
-  infos = tuple(dataset_info.PUBLISHED.values()) if infos is None else tuple(infos)
+  infos = _PUBLISHED if infos is None else tuple(infos)
   weights = weights_lib.find(file.root, ema)
-  shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
+  shapes = _shapes(weights)
   config = recognise.model_config(shapes, [info.name for info in infos])
   expected = recognise.weight_shapes(recognise.abstract_variables(config))
   constants = recognise.radial_constants(config)
@@ -124,15 +128,42 @@ def load(
   Raises:
     CheckpointError: the file cannot be read, or holds no model of this kind.
   """
+  with _opened(path) as file:
+    model = read(file, infos, ema=ema)
+    variables = model_lib.Variables(
+      *(
+        parameters.to_haiku({name: np.asarray(x) for name, x in arrays.items()})
+        for arrays in (model.params, model.scales)
+      )
+    )
+  return model_directory.LoadedModel(
+    model.config, dict(model.infos), variables, 0, file.path, origin(file.path, model)
+  )
+
+
+def read_description(
+  path: str | os.PathLike[str],
+) -> tuple[model_lib.ModelConfig, dict[str, dataset_info.DatasetInfo]]:
+  """Configuration and datasets of a published model in a file; reads no weights.
+
+  Args:
+    path: name of the file.
+
+  Raises:
+    CheckpointError: the file cannot be read, or holds no model of this kind.
+  """
+  with _opened(path) as file:
+    shapes = _shapes(weights_lib.find(file.root))
+    config = recognise.model_config(shapes, [info.name for info in _PUBLISHED])
+  return config, {info.name: info for info in _PUBLISHED}
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[torch_file.TorchFile]:
+  """Opens a file; errors of reading it become a `CheckpointError` that names it."""
   try:
     with torch_file.TorchFile(path) as file:
-      model = read(file, infos, ema=ema)
-      variables = model_lib.Variables(
-        *(
-          parameters.to_haiku({name: np.asarray(x) for name, x in arrays.items()})
-          for arrays in (model.params, model.scales)
-        )
-      )
+      yield file
   except FileNotFoundError as error:
     raise model_directory.CheckpointError(f"There is no file {path}.") from error
   except (
@@ -142,9 +173,10 @@ def load(
   ) as error:
     message = f"{path} cannot be loaded: {error}"
     raise model_directory.CheckpointError(message) from error
-  return model_directory.LoadedModel(
-    model.config, dict(model.infos), variables, 0, file.path, origin(file.path, model)
-  )
+
+
+def _shapes(weights: weights_lib.Weights) -> dict[str, tuple[int, ...]]:
+  return {name: tensor.shape for name, tensor in weights.tensors.items()}
 
 
 def origin(path: pathlib.Path, model: TorchModel) -> dict[str, object]:

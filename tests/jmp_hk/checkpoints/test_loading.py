@@ -36,6 +36,8 @@ def test_a_file_is_loaded_as_its_imported_directory(file, tmp_path, ema):
   weights = loaded.origin["provenance"]["weights"]
   assert weights == ("moving average" if ema else "as trained")
   assert loaded.path == file
+  for path in (file, tmp_path / "model"):
+    assert loading.read_description(path) == (loaded.config, loaded.infos)
 
 
 def test_a_file_without_an_average_gives_its_weights(tmp_path):
