@@ -1,5 +1,6 @@
 """Import of released-format checkpoints, and export back."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -20,6 +21,8 @@ from jmp_hk.interop import recognise
 from jmp_hk.interop import torch_file
 from jmp_hk.interop import torch_names
 from jmp_hk.interop import weights
+from jmp_hk.targets import config as tasks_lib
+from tests import schnet
 from tests import shared_files
 from tests.jmp_hk.interop import checkpoints
 from tests.jmp_hk.interop import torch_save
@@ -261,6 +264,21 @@ class ExportTest(parameterized.TestCase):
     loaded = model_directory.load_model_directory(output)
     chex.assert_trees_all_equal(loaded.variables.params, variables.params)
     chex.assert_trees_all_equal(loaded.variables.scales, variables.scales)
+
+  def test_models_without_a_published_counterpart_are_refused(self):
+    config = golden_case.pretrain_config("tinyd")
+    gap = tasks_lib.TaskConfig("gap", (tasks_lib.TargetConfig("gap", "scalar"),))
+    for changes, reason in (
+      ({"backbone": schnet.SchNetConfig()}, "schnet with .* is GemNet-OC"),
+      ({"tasks": (gap,)}, "'gap' predicts gap; .* energy and direct forces"),
+    ):
+      with self.assertRaisesRegex(export_checkpoint.ExportError, reason):
+        export_checkpoint.export_checkpoint(
+          dataclasses.replace(config, **changes),
+          golden_case.variables("tinyd", np.float32),
+          self.path,
+        )
+    self.assertFalse(self.path.exists())
 
   def test_storages_are_aligned(self):
     config = golden_case.pretrain_config("tinyd")
