@@ -17,10 +17,10 @@ from typing import Any
 from absl import app
 from absl import flags
 
-from experiments import predict as predict_lib
 from experiments.command_line import command
-from experiments.command_line import config as config_lib
 from experiments.command_line import inference_flags
+from jmp_hk import dataset_info
+from jmp_hk import structure as structure_lib
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -29,18 +29,18 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_list(
     "datasets",
     [],
-    "NAME=PATH,…: converted datasets, or files that ASE reads. A name "
-    "that is a head of the model takes that head's graph settings; others take those "
-    "of the converted data.",
+    "NAME=PATH,…: converted datasets, or files that ASE reads. Where NAME is a head of "
+    "the model, graphs are built with its settings, otherwise with those of the "
+    "converted data.",
     flag_values=values,
   )
   flags.DEFINE_string(
-    "split", "val", "Split of converted datasets.", flag_values=values
+    "split", "val", "Name of the split of converted datasets.", flag_values=values
   )
   flags.DEFINE_integer(
     "limit",
     500,
-    "Structures of each dataset, taken evenly.",
+    "Number of structures of each dataset, taken evenly.",
     lower_bound=1,
     flag_values=values,
   )
@@ -51,9 +51,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flag_values=values,
   )
   flags.DEFINE_float(
-    "perplexity", 30.0, "Of t-SNE.", lower_bound=1.0, flag_values=values
+    "perplexity", 30.0, "Perplexity of t-SNE.", lower_bound=1.0, flag_values=values
   )
-  flags.DEFINE_integer("seed", 0, "Of t-SNE.", flag_values=values)
+  flags.DEFINE_integer("seed", 0, "Seed of t-SNE.", flag_values=values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Corpus:
   """Structures of one dataset and how their graphs are built.
 
   Attributes:
-    name: of the dataset.
-    structures: records.
-    info: whose graph settings are used.
+    name: name of the dataset.
+    structures: its structures.
+    info: constants of the dataset whose graph settings are used.
   """
 
   name: str
-  structures: Sequence[Any]
-  info: Any
+  structures: Sequence[structure_lib.Structure]
+  info: dataset_info.DatasetInfo
 
 
 def run(values: flags.FlagValues) -> None:
@@ -77,23 +77,16 @@ def run(values: flags.FlagValues) -> None:
   Raises:
     FlagError: flags that cannot be used.
   """
-  inference_flags.require(values, "checkpoint", "datasets", "output")
+  command.require(values, "checkpoint", "datasets", "output")
   output = inference_flags.new_file(values.output, "output", ".npz")
-  paths = inference_flags.parse_pairs(values.datasets, "datasets")
+  paths = command.parse_pairs(values.datasets, "datasets")
   for name, path in paths.items():
     if not pathlib.Path(path).exists():
-      raise config_lib.FlagError(f"--datasets: {name}={path} does not exist.")
+      raise command.FlagError(f"--datasets: {name}={path} does not exist.")
   inference_flags.start(values)
   _, infos = inference_flags.read_description(values)
   corpora = [_read(values, name, path, infos) for name, path in paths.items()]
-  from jmp_hk.inference import predictor as predictor_lib
-
-  model = predictor_lib.load(
-    values.checkpoint,
-    ema=values.ema,
-    precision=values.precision,
-    batch_edges=values.batch_edges,
-  )
+  model = inference_flags.load_predictor(values)
   arrays = _embed(model, corpora)
   import numpy as np
 
@@ -133,7 +126,10 @@ def _embed(model: Any, corpora: Sequence[Corpus]) -> dict[str, Any]:
 
 
 def _read(
-  values: flags.FlagValues, name: str, path: str, infos: Mapping[str, Any]
+  values: flags.FlagValues,
+  name: str,
+  path: str,
+  infos: Mapping[str, dataset_info.DatasetInfo],
 ) -> Corpus:
   """Reads one of --datasets.
 
@@ -143,14 +139,15 @@ def _read(
   if pathlib.Path(path).is_dir():
     return _read_converted(values, name, path, infos)
   if name not in infos:
-    raise config_lib.FlagError(
-      f"--datasets: {name}={path} is a file; call it like one of the model's heads, "
-      f"{', '.join(infos)}, whose graph settings it shall have."
+    raise command.FlagError(
+      f"--datasets: {name}={path} is a file; call it like the head whose graph "
+      f"settings are to be used, one of {', '.join(infos)}."
     )
   from jmp_hk import from_ase
-  from jmp_hk import structure as structure_lib
 
-  found = list(predict_lib.read_structures(pathlib.Path(path)))
+  found = list(
+    inference_flags.read_structures(pathlib.Path(path), flag=f"datasets={name}")
+  )
   stride = max(1, len(found) // values.limit)
   try:
     structures = [
@@ -158,23 +155,25 @@ def _read(
       for i, atoms in enumerate(found[::stride][: values.limit])
     ]
   except structure_lib.InvalidStructureError as error:
-    raise config_lib.FlagError(f"--datasets: {error}") from error
+    raise command.FlagError(f"--datasets: {error}") from error
   return Corpus(name, structures, infos[name])
 
 
 def _read_converted(
-  values: flags.FlagValues, name: str, path: str, infos: Mapping[str, Any]
+  values: flags.FlagValues,
+  name: str,
+  path: str,
+  infos: Mapping[str, dataset_info.DatasetInfo],
 ) -> Corpus:
   """Reads a converted dataset; imports TensorFlow."""
   from data.records import datasets as datasets_lib
   from data.records import shards
-  from jmp_hk import dataset_info
 
   try:
     info = dataset_info.load(path)
     shards = shards.list_shards(pathlib.Path(path), values.split)
   except (dataset_info.DatasetInfoError, shards.RecordFileError) as error:
-    raise config_lib.FlagError(f"--datasets: {error}") from error
+    raise command.FlagError(f"--datasets: {error}") from error
   num_structures = info.num_structures[values.split]
   source = datasets_lib.ShardSource(name, values.split, tuple(shards), num_structures)
   stride = max(1, num_structures // values.limit)
@@ -183,10 +182,9 @@ def _read_converted(
 
 
 def _errors() -> tuple[type[Exception], ...]:
-  from jmp_hk import structure
   from jmp_hk.checkpoints import model_directory
 
-  return structure.InvalidStructureError, model_directory.CheckpointError
+  return structure_lib.InvalidStructureError, model_directory.CheckpointError
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ row a structure), parity.png, and predictions.extxyz where there are forces.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import pathlib
+from typing import TYPE_CHECKING
 from typing import Any
 
 from absl import app
@@ -19,10 +20,13 @@ from absl import logging
 
 from data.records import datasets as datasets_lib
 from experiments.command_line import command
-from experiments.command_line import config as config_lib
 from experiments.command_line import data_flags
 from experiments.command_line import inference_flags
+from experiments.command_line import training_flags
 from jmp_hk.pipeline import datasets as pipeline_datasets
+
+if TYPE_CHECKING:
+  from jmp_hk.inference import predictor as predictor_lib
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -32,12 +36,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     name, default, text, flag_values=values
   )
   string("data", None, "Directory of the converted data (python -m data.convert).")
-  string("split", "test", "Split to evaluate on.")
+  string("split", "test", "Name of the split to evaluate on.")
   string(
     "head",
     "",
-    "Which of the model's heads, by its dataset's name; may be left out "
-    "if there is only one, or if the data have that name.",
+    "Name of the head to evaluate; may be left out if the model has only one, or one "
+    "that is called like the data.",
   )
   string(
     "output",
@@ -47,7 +51,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_integer(
     "limit",
     0,
-    "Structures to evaluate, taken evenly; 0 takes all.",
+    "Number of structures to evaluate, taken evenly; 0 takes all.",
     lower_bound=0,
     flag_values=values,
   )
@@ -65,7 +69,7 @@ def run(values: flags.FlagValues) -> Mapping[str, Any]:
   Raises:
     FlagError: flags that cannot be used.
   """
-  inference_flags.require(values, "checkpoint", "data")
+  command.require(values, "checkpoint", "data")
   inference_flags.start(values)
   info = data_flags.load_info(_dataset(values, "data"), "--data")
   config, _ = inference_flags.read_description(values)
@@ -75,42 +79,17 @@ def run(values: flags.FlagValues) -> Mapping[str, Any]:
   try:
     (opened,) = datasets_lib.open_datasets((_dataset(values, head),), config.tasks)
   except ValueError as error:
-    raise config_lib.FlagError(f"--data: {error}") from error
-  from jmp_hk.inference import (
-    predictor as inference,  # Only now, with jax's environment prepared.
-  )
-
-  predictor = inference.load(
-    values.checkpoint,
-    ema=values.ema,
-    precision=values.precision,
-    batch_edges=values.batch_edges,
-  )
-  return _evaluate(values, predictor, head, opened)
-
-
-def table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-  """Metrics as a Markdown table, one row a target."""
-  names = list(dict.fromkeys(k for row in metrics.values() for k in row if k != "unit"))
-  head = [
-    "target",
-    "unit",
-    *(name.upper() if len(name) < 5 else name for name in names),
-  ]
-  rows = [head, ["---"] * len(head)]
-  for target, row in metrics.items():
-    cells = [f"{row[name]:.5g}" if name in row else "" for name in names]
-    rows.append([target, row["unit"], *cells])
-  return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    raise command.FlagError(f"--data: {error}") from error
+  return _evaluate(values, inference_flags.load_predictor(values), head, opened)
 
 
 def _evaluate(
   values: flags.FlagValues,
-  predictor: Any,
+  predictor: "predictor_lib.Predictor",
   head: str,
   dataset: pipeline_datasets.Dataset,
 ) -> Mapping[str, Any]:
-  """Predicts and writes."""
+  """Predicts and writes the results."""
   from jmp_hk.inference import comparison  # Imports jax.
   from jmp_hk.inference import reports
 
@@ -124,21 +103,24 @@ def _evaluate(
     on_progress=lambda done, total: logging.info("%d of %d structures", done, total),
   )
   if not results.comparisons:
-    raise config_lib.FlagError(
+    raise command.FlagError(
       f"--data: split {values.split!r} has none of the labels that the head {head!r} "
       "predicts."
     )
   output = pathlib.Path(values.output or default_output(values))
   metrics = reports.write(results, output)
-  print(table(metrics))
+  print(reports.markdown_table(metrics))
   print(f"Results of {len(results.structures)} structures: {output}")
   return metrics
 
 
 def default_output(values: flags.FlagValues) -> pathlib.Path:
-  """Below the checkpoint, named after data and split."""
+  """Below the checkpoint, or beside a PyTorch file; named after data and split."""
   name = f"{pathlib.Path(values.data).resolve().name}_{values.split}"
-  return pathlib.Path(values.checkpoint) / "evaluation" / name
+  checkpoint = pathlib.Path(values.checkpoint)
+  if checkpoint.is_file():
+    checkpoint = checkpoint.with_name(f"{checkpoint.name}_results")
+  return checkpoint / "evaluation" / name
 
 
 def _dataset(values: flags.FlagValues, name: str) -> datasets_lib.DatasetConfig:
@@ -147,7 +129,7 @@ def _dataset(values: flags.FlagValues, name: str) -> datasets_lib.DatasetConfig:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(run, argv)
+  return command.run_main(run, argv, training_flags.expected_errors)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def run(values: flags.FlagValues) -> None:
   Raises:
     FlagError: flags that cannot be used.
   """
-  inference_flags.require(values, "checkpoint", "output")
+  command.require(values, "checkpoint", "output")
   path = inference_flags.new_file(values.output, "output", ".pt", ".pth", ".ckpt")
   inference_flags.start_without_computing()
   inference_flags.read_description(values)

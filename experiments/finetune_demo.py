@@ -18,9 +18,9 @@ from absl import logging
 from experiments import finetune
 from experiments import report
 from experiments.command_line import command
-from experiments.command_line import config as config_lib
 from experiments.command_line import data_flags
 from experiments.command_line import finetune_flags
+from experiments.command_line import training_flags
 
 FLAG_FILES = pathlib.Path(__file__).parent / "flags" / "finetune_demo"
 SCRATCH, FINE_TUNED = "scratch", "fine_tuned"
@@ -28,7 +28,9 @@ SCRATCH, FINE_TUNED = "scratch", "fine_tuned"
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
-  flags.DEFINE_string("checkpoint", "", "Pre-trained model.", flag_values=values)
+  flags.DEFINE_string(
+    "checkpoint", "", "Pre-trained model that is fine-tuned.", flag_values=values
+  )
   flags.DEFINE_string(
     "workdir", "", "Directory of all runs and the report.", flag_values=values
   )
@@ -55,13 +57,11 @@ def run(values: flags.FlagValues) -> str:
   Raises:
     FlagError: flags that cannot be used.
   """
-  for name in ("checkpoint", "workdir", "tasks"):
-    if not values[name].value:
-      raise config_lib.FlagError(f"--{name} is required.")
+  command.require(values, "checkpoint", "workdir", "tasks")
   if not pathlib.Path(values.checkpoint).is_dir():
-    raise config_lib.FlagError(
-      f"--checkpoint: there is no {values.checkpoint}; run the pre-training demo first: "
-      "python -m experiments.pretrain "
+    raise command.FlagError(
+      f"--checkpoint: there is no {values.checkpoint}; run the pre-training demo "
+      "first: python -m experiments.pretrain "
       "--flagfile=experiments/flags/pretrain_demo.flags"
     )
   workdir = pathlib.Path(values.workdir)
@@ -82,9 +82,7 @@ def _flags(
   path = FLAG_FILES / f"{task}.flags"
   if not path.is_file():
     known = sorted(p.stem for p in FLAG_FILES.glob("*.flags") if p.stem != "common")
-    raise config_lib.FlagError(
-      f"--tasks: there is no {task!r} among {', '.join(known)}."
-    )
+    raise command.FlagError(f"--tasks: there is no {task!r} among {', '.join(known)}.")
   arguments = [
     f"--flagfile={path}",
     f"--workdir={directory}",
@@ -106,7 +104,7 @@ def _print_report(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(_print_report, argv, lambda: finetune.EXPECTED_ERRORS)
+  return command.run_main(_print_report, argv, training_flags.expected_errors)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from absl import app
 from absl import flags
 
 from experiments.command_line import command
-from experiments.command_line import config as config_lib
 from experiments.command_line import inference_flags
 from jmp_hk import published
 
@@ -54,7 +53,7 @@ def run(values: flags.FlagValues) -> None:
   Raises:
     FlagError: flags that cannot be used.
   """
-  inference_flags.require(values, "input", "output")
+  command.require(values, "input", "output")
   path = inference_flags.existing_file(values.input, "input")
   inference_flags.start_without_computing()
   from jmp_hk.checkpoints import model_writer
@@ -63,7 +62,7 @@ def run(values: flags.FlagValues) -> None:
   try:
     model_writer.check_new(values.output)
   except FileExistsError as error:
-    raise config_lib.FlagError(f"--output: {error}") from error
+    raise command.FlagError(f"--output: {error}") from error
   summary = import_checkpoint.import_checkpoint(
     path, values.output, ema=values.ema, infos=_infos(values)
   )
@@ -96,24 +95,24 @@ def _infos(values: flags.FlagValues) -> list[Any]:
   for entry in values.tasks:
     name, _, directory = entry.partition("=")
     if name in infos:
-      raise config_lib.FlagError(f"--tasks names {name!r} twice.")
+      raise command.FlagError(f"--tasks names {name!r} twice.")
     if directory:
       try:
         info = dataset_info.load(directory)
       except dataset_info.DatasetInfoError as error:
-        raise config_lib.FlagError(f"--tasks={entry}: {error}") from error
+        raise command.FlagError(f"--tasks={entry}: {error}") from error
       infos[name] = dataclasses.replace(info, name=name)
     elif name in dataset_info.PUBLISHED:
       infos[name] = dataset_info.PUBLISHED[name]
     else:
-      raise config_lib.FlagError(
+      raise command.FlagError(
         f"--tasks: {name!r} is not one of {', '.join(dataset_info.PUBLISHED)}; give "
         f"its converted data as {name}=DIR."
       )
-  files = inference_flags.parse_pairs(values.references, "references")
+  files = command.parse_pairs(values.references, "references")
   for name, file in files.items():
     if name not in infos:
-      raise config_lib.FlagError(f"--references: there is no task {name!r}.")
+      raise command.FlagError(f"--references: there is no task {name!r}.")
     infos[name] = reference_energies.with_references(
       infos[name], reference_energies.load_references(file)
     )

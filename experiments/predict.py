@@ -7,7 +7,6 @@ Reads anything that ASE reads. Energy, forces and stress are stored as the file'
 results, other targets under their names.
 """
 
-from collections.abc import Iterator
 from collections.abc import Sequence
 import pathlib
 from typing import Any
@@ -17,7 +16,6 @@ from absl import flags
 from absl import logging
 
 from experiments.command_line import command
-from experiments.command_line import config as config_lib
 from experiments.command_line import inference_flags
 
 
@@ -33,8 +31,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   string(
     "head",
     "",
-    "Whose targets are predicted; may be left out if there is only one. "
-    "Its dataset decides about cutoff, neighbor caps and units.",
+    "Name of the head whose targets are predicted; may be left out if the model has "
+    "only one. Its dataset decides about cutoff, number of neighbors and units.",
   )
   string(
     "references",
@@ -45,8 +43,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_bool(
     "skip_invalid",
     False,
-    "Leave out structures that cannot be predicted, and name "
-    "them, instead of stopping.",
+    "Leave out structures that cannot be predicted, and name them, instead of "
+    "stopping.",
     flag_values=values,
   )
 
@@ -57,21 +55,15 @@ def run(values: flags.FlagValues) -> None:
   Raises:
     FlagError: flags that cannot be used.
   """
-  inference_flags.require(values, "checkpoint", "input", "output")
+  command.require(values, "checkpoint", "input", "output")
   path = inference_flags.existing_file(values.input, "input")
   output = inference_flags.new_file(values.output, "output", ".extxyz", ".xyz")
   inference_flags.start(values)
   config, _ = inference_flags.read_description(values)
   head = inference_flags.choose_head([t.name for t in config.tasks], values.head)
-  from jmp_hk.inference import predictor as predictor_lib
-
-  structures = list(read_structures(path, values.index))
-  model = predictor_lib.load(
-    values.checkpoint,
-    ema=values.ema,
-    references={head: values.references} if values.references else None,
-    precision=values.precision,
-    batch_edges=values.batch_edges,
+  structures = list(inference_flags.read_structures(path, values.index))
+  model = inference_flags.load_predictor(
+    values, {head: values.references} if values.references else None
   )
   notices = model.notices(head)
   for notice in notices:
@@ -87,28 +79,6 @@ def run(values: flags.FlagValues) -> None:
     f"{output}: {len(done)} of {len(structures)} structures, head {head!r}, "
     f"{model.num_compilations} compilations."
   )
-
-
-def read_structures(path: pathlib.Path, index: str = ":") -> Iterator[Any]:
-  """Yields the structures of a file.
-
-  Raises:
-    FlagError: ASE cannot read it.
-  """
-  import ase.io
-
-  count = 0
-  try:
-    for atoms in ase.io.iread(path, index, do_not_split_by_at_sign=True):
-      yield atoms
-      count += 1
-  except Exception as error:  # ASE's readers raise nearly anything.
-    raise config_lib.FlagError(
-      f"--input={path}: ASE fails after {count} structures: {type(error).__name__}: "
-      f"{error}"
-    ) from error
-  if not count:
-    raise config_lib.FlagError(f"--input={path} holds no structures.")
 
 
 def _predict(model: Any, structures: Sequence[Any], head: str, skip_invalid: bool):

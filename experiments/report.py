@@ -13,7 +13,6 @@ from absl import app
 from absl import flags
 
 from experiments.command_line import command
-from experiments.command_line import config as config_lib
 from experiments.reports import comparison as comparison_lib
 from experiments.reports import plot
 from experiments.reports import table as table_lib
@@ -42,7 +41,7 @@ def run(directories: Sequence[str], output: pathlib.Path) -> str:
     FlagError: no directory is given, or one holds no finished run.
   """
   if not directories:
-    raise config_lib.FlagError(
+    raise command.FlagError(
       "Name the working directories of finished fine-tuning runs, e.g. "
       "`python -m experiments.report runs/qm9_*`."
     )
@@ -51,7 +50,7 @@ def run(directories: Sequence[str], output: pathlib.Path) -> str:
       comparison_lib.load_run(pathlib.Path(directory)) for directory in directories
     ]
   except comparison_lib.UnfinishedRunError as error:
-    raise config_lib.FlagError(str(error)) from error
+    raise command.FlagError(str(error)) from error
   comparisons = comparison_lib.compare(runs)
   published = comparison_lib.load_published()
   output.mkdir(parents=True, exist_ok=True)

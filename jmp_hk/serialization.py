@@ -36,7 +36,7 @@ Json = Any  # None, bool, int, float, str, list or dict with string keys.
 _UNION_ORIGINS = (typing.Union, types.UnionType)
 # Strings in JSON do not span lines, so that this finds lists alone.
 _NUMBER_LIST = re.compile(r"\[\s*([-+.\de]+(?:,\n\s*[-+.\de]+)*)\n\s*\]")
-_TYPE = "type"
+TYPE_KEY = "type"  # Under it the name of a class is stored.
 
 
 class SerializationError(ValueError):
@@ -95,7 +95,8 @@ def to_json(value: Any) -> Json:
     fields = {
       f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
     }
-    return {_TYPE: _stored_type(value)} | fields if _is_polymorphic(value) else fields
+    kind = {TYPE_KEY: _stored_type(value)} if _is_polymorphic(value) else {}
+    return kind | fields
   if isinstance(value, enum.Enum):
     return value.value
   if isinstance(value, Mapping):
@@ -223,7 +224,7 @@ def _stored_type(value: Polymorphic) -> str:
 
 def _chosen_class(cls: type[Any], data: Mapping[str, Json], where: str) -> type[Any]:
   """The class among `cls` and its subclasses that a stored value names."""
-  name = data.get(_TYPE, cls.type_name or cls.default_type)
+  name = data.get(TYPE_KEY, cls.type_name or cls.default_type)
   try:
     chosen = cls.find_class(name)
   except SerializationError as error:
@@ -241,7 +242,7 @@ def _read_dataclass(cls: type[Any], data: Json, where: str) -> Any:
   _expect(isinstance(data, Mapping), data, expected, where)
   if issubclass(cls, Polymorphic):
     cls = _chosen_class(cls, data, where)
-    data = {name: item for name, item in data.items() if name != _TYPE}
+    data = {name: item for name, item in data.items() if name != TYPE_KEY}
   if hasattr(cls, "upgrade_json"):
     data = _with_place(where, cls.upgrade_json, dict(data))
   fields = {field.name: field for field in dataclasses.fields(cls) if field.init}

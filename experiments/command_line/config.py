@@ -1,81 +1,28 @@
-"""The config of a training run: what flags become, and what its directory stores."""
+"""The configuration of a training run: what flags become, and what is stored."""
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import pathlib
+from typing import Any
+
+from absl import flags
+from absl import logging
 
 from data.records import datasets as datasets_lib
-from jmp_hk import serialization
-from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.models import model as model_lib
-from jmp_hk.pipeline import config as stream_config
+from experiments.command_line import command
+from experiments.command_line import conversions as conversions_lib
+from jmp_hk import dataset_info
+from jmp_hk.runtime import processes
 from jmp_hk.training import config as train_config
-from jmp_hk.training import losses
+from jmp_hk.training import run_directory
 
-CONFIG_FILE = "config.json"
-
-# Differences in these do not make another run: they change where things lie, how fast
-# they go and what is reported, but not what is computed.
+# Differences in these do not make another run.
 _FREE = (
   "conversions",
-  "model.backbone.remat",
-  "pipeline.num_workers",
-  "pipeline.prefetch_batches",
-  "validation",
-  "train.log_every",
-  "train.profile_steps",
-  "train.keep_last",
-  "train.keep_best",
+  "validation_splits",
+  "datasets.*.directory",
+  *run_directory.FREE_FIELDS,
 )
-_FREE_DATASET_FIELDS = ("directory",)
-
-
-class FlagError(ValueError):
-  """Flags that cannot be used; the message says what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Conversion:
-  """Raw files that are converted before the run, unless that has been done.
-
-  Attributes:
-    dataset: name of the dataset in the mixture.
-    converter: name of the converter.
-    input: raw file or folder.
-    options: options of `data.convert`: "split", "scales" and those of the converter.
-  """
-
-  dataset: str
-  converter: str
-  input: str
-  options: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidationConfig:
-  """What the weights are validated on.
-
-  Attributes:
-    splits: names of validation splits; the first that a dataset has is used.
-    limit: structures per dataset, taken evenly; 0 takes all.
-  """
-
-  splits: tuple[str, ...] = ("val", "val_id")
-  limit: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class InitialConfig:
-  """The trained model whose backbone a run starts from.
-
-  Attributes:
-    checkpoint: directory of a run, of its checkpoints or of one of them.
-    ema: its averaged weights; else the raw ones.
-  """
-
-  checkpoint: str
-  ema: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,66 +31,74 @@ class RunConfig:
 
   Attributes:
     datasets: the mixture.
+    trainer: model, optimiser, batches.
     conversions: raw files that some of the datasets come from.
-    model: backbone, tasks and precision.
-    loss: averages of the loss.
-    pipeline: how batches are made.
-    budget: how the size of microbatches is chosen.
-    train: optimiser, schedule, intervals.
-    validation: what is validated on.
-    initial: where the backbone comes from; None starts from scratch.
+    validation_splits: names of validation splits; the first that a dataset has is used.
   """
 
   datasets: tuple[datasets_lib.DatasetConfig, ...]
-  conversions: tuple[Conversion, ...]
-  model: model_lib.ModelConfig
-  loss: losses.LossConfig
-  pipeline: stream_config.PipelineConfig
-  budget: budget_lib.BudgetConfig
-  train: train_config.TrainConfig
-  validation: ValidationConfig = ValidationConfig()
-  initial: InitialConfig | None = None
+  trainer: train_config.TrainerConfig
+  conversions: tuple[conversions_lib.Conversion, ...] = ()
+  validation_splits: tuple[str, ...] = ("val", "val_id")
+
+  @property
+  def validation_datasets(self) -> tuple[datasets_lib.DatasetConfig, ...]:
+    """The validation split of every dataset that has one."""
+    result = []
+    for dataset in self.datasets:
+      info = dataset_info.load(dataset.directory)
+      splits = [
+        name for name in self.validation_splits if info.num_structures.get(name)
+      ]
+      if splits:
+        result.append(dataclasses.replace(dataset, split=splits[0]))
+    return tuple(result)
 
 
 def store(config: RunConfig, workdir: pathlib.Path) -> None:
-  """Stores the config in a run's directory, or checks that it is that run's.
+  """Stores the configuration in a run's directory, or checks that it is that run's.
 
   Args:
-    config: the run.
-    workdir: its directory.
+    config: configuration of the run.
+    workdir: directory of the run.
 
   Raises:
     FlagError: the directory holds another run; lists the differences.
   """
-  path = workdir / CONFIG_FILE
-  if path.exists():
-    changes = differences(json.loads(path.read_text(encoding="utf-8")), config)
-    if changes:
-      raise FlagError(
-        f"--workdir={workdir} holds a run with other settings: "
-        f"{'; '.join(changes)}. Use the same flags to continue it, or another "
-        "--workdir to start a new one."
-      )
-  serialization.save(config, path)
+  parts = _parts(config)
+  try:
+    run_directory.check_config(parts, workdir, _FREE)
+  except run_directory.OtherRunError as error:
+    raise command.FlagError(f"--workdir: {error}") from error
+  run_directory.store_config(parts, workdir)
 
 
-def differences(stored: serialization.Json, config: RunConfig) -> list[str]:
-  """Lists settings that differ and that matter, as "key: old → new"."""
-  return serialization.differences(
-    _essential(stored), _essential(serialization.to_json(config))
-  )
+def train(config: RunConfig, workdir: pathlib.Path, values: flags.FlagValues) -> None:
+  """Trains, or continues the run in its directory.
+
+  Args:
+    config: configuration of the run.
+    workdir: directory of the run; the configuration and the flags are stored there.
+    values: parsed flags.
+
+  Raises:
+    FlagError: the directory holds another run.
+  """
+  if processes.is_first():
+    store(config, workdir)
+    command.save_flags(workdir, values)
+  processes.wait_for_all("stored")
+  from jmp_hk.training import trainer  # Slow to import; wrong flags shall fail fast.
+
+  tasks = config.trainer.model.tasks
+  trainer.Trainer(
+    config.trainer,
+    datasets_lib.open_datasets(config.datasets, tasks),
+    datasets_lib.open_datasets(config.validation_datasets, tasks),
+    workdir,
+  ).run()
+  logging.info("Done: %s", workdir)
 
 
-def _essential(data: serialization.Json) -> serialization.Json:
-  """A stored config without what may change from one start to the next."""
-  data = json.loads(json.dumps(data))
-  for name in _FREE:
-    *parents, leaf = name.split(".")
-    node = data
-    for parent in parents:
-      node = node.get(parent, {})
-    node.pop(leaf, None)
-  for dataset in data.get("datasets", []):
-    for name in _FREE_DATASET_FIELDS:
-      dataset.pop(name, None)
-  return data
+def _parts(config: RunConfig) -> Mapping[str, Any]:
+  return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}

@@ -1,47 +1,99 @@
-"""Converts raw files at the start of a run."""
+"""The flag --convert: raw files that are converted at the start of a run."""
 
-from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
 import os
+import pathlib
 
 from data import convert
-from data.conversion import base as converter_base
-from experiments.command_line import config as config_lib
+from data.conversion import base
+from data.conversion import registry
+from experiments.command_line import command
 from jmp_hk import structure as structure_lib
+from jmp_hk.runtime import processes
 
 # What raw files or the options of their conversion may be wrong with.
 ERRORS = (
-  converter_base.PlanError,
-  converter_base.RawDataError,
+  base.PlanError,
+  base.RawDataError,
   structure_lib.InvalidStructureError,
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+  """Raw files that are converted before the run, unless that has been done.
+
+  Attributes:
+    dataset: name of the dataset in the mixture.
+    converter: name of the converter.
+    input: raw file or folder.
+    options: options of `data.convert`: "split", "scales" and those of the converter.
+  """
+
+  dataset: str
+  converter: str
+  input: str
+  options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def parse(entry: str) -> Conversion:
+  """Reads an entry NAME=CONVERTER:INPUT[,OPTION=VALUE]… of the flag.
+
+  Raises:
+    FlagError: it cannot be read, or its converter or input does not exist.
+  """
+  head, *options = entry.split(",")
+  name, _, rest = head.partition("=")
+  converter, _, source = rest.partition(":")
+  if not (name and converter and source) or any("=" not in o for o in options):
+    raise command.FlagError(
+      f"--convert: {entry!r} does not read NAME=CONVERTER:INPUT[,OPTION=VALUE]…"
+    )
+  if converter not in registry.converters():
+    raise command.FlagError(
+      f"--convert: there is no converter {converter!r}; there are "
+      f"{', '.join(registry.converters())}."
+    )
+  if not pathlib.Path(source).exists():
+    raise command.FlagError(
+      f"--convert: the raw data {source} of {name!r} does not exist. Correct the "
+      "path; relative paths start where the program is run."
+    )
+  pairs = (option.partition("=") for option in options)
+  return Conversion(name, converter, source, {key: value for key, _, value in pairs})
+
+
 def run(
-  made: Iterable[config_lib.Conversion], directories: Mapping[str, str], program: str
+  conversions: Sequence[Conversion], directories: Mapping[str, str], program: str
 ) -> None:
-  """Converts raw files; what is done already stays.
+  """Converts raw files in the first process, while the others wait.
+
+  What has been converted already stays.
 
   Args:
-    made: what to convert.
+    conversions: what to convert.
     directories: where each dataset goes, by name.
-    program: its name, for the provenance.
+    program: name of the program, for the provenance.
 
   Raises:
     PlanError: options or input cannot be used.
     RawDataError: a raw file cannot be read.
   """
-  for conversion in made:
-    options = dict(conversion.options)
-    settings = {k: options.pop(k) for k in ("split", "scales") if k in options}
-    convert.run(
-      convert.Config(
-        dataset=conversion.converter,
-        input=conversion.input,
-        output=directories[conversion.dataset],
-        num_workers=os.cpu_count() or 1,
-        options=options,
-        **settings,
-      ),
-      command=f"{program} --convert={conversion.dataset}",
-    )
+  if processes.is_first():
+    for conversion in conversions:
+      options = dict(conversion.options)
+      settings = {k: options.pop(k) for k in ("split", "scales") if k in options}
+      convert.run(
+        convert.Config(
+          dataset=conversion.converter,
+          input=conversion.input,
+          output=directories[conversion.dataset],
+          num_workers=os.cpu_count() or 1,
+          options=options,
+          **settings,
+        ),
+        command=f"{program} --convert={conversion.dataset}",
+      )
+  processes.wait_for_all("converted")

@@ -1,30 +1,24 @@
 """Flags about fine-tuning: task, data, start, schedule in epochs."""
 
+import dataclasses
 import pathlib
 
 from absl import flags
 
-from experiments.command_line import config as config_lib
+from experiments.command_line import command
+from experiments.command_line import conversions
 from experiments.command_line import data_flags
 from experiments.command_line import model_flags
 from experiments.command_line import tasks as declarations
 from experiments.command_line import training_flags
 from jmp_hk import serialization
-from jmp_hk.graphs import pool as pool_lib
-from jmp_hk.models import model as model_lib
-from jmp_hk.models.gemnet_oc import config as gemnet_config
-from jmp_hk.pipeline import config as stream_config
+from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
 from jmp_hk.training import config as train_config
 
 PUBLISHED = "published"
-# Learning-rate factors of the paper by number of blocks: JMP-S and JMP-L.
-_EMBEDDING_FACTOR = 0.3
-_BLOCK_FACTORS = {
-  4: (0.35, 0.40, 0.55, 0.625),
-  6: (0.55, 0.40, 0.30, 0.40, 0.55, 0.625),
-}
+_DATA = "data"  # Name of the dataset until its task has one.
 # Recipe A of the paper, where it differs from pre-training.
 _DEFAULTS = {
   "precision": "float32",
@@ -42,6 +36,24 @@ _DEFAULTS = {
   "keep_last": 1,
   "seed": 42,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """What --data and --convert name.
+
+  Attributes:
+    directory: directory of the converted data.
+    conversion: the raw files that they come from, or None.
+  """
+
+  directory: str
+  conversion: conversions.Conversion | None
+
+  def convert(self) -> None:
+    """Converts raw files; errors as of `conversions.run`."""
+    made = [self.conversion] if self.conversion else []
+    conversions.run(made, {_DATA: self.directory}, "experiments.finetune")
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -65,8 +77,8 @@ def _define_task(values: flags.FlagValues) -> None:
   string(
     "task",
     "",
-    "Task of the paper, e.g. qm9_u0; on the command line it also reads "
-    "the task's flag file. All: " + ", ".join(declarations.TASKS),
+    "Task of the paper, e.g. qm9_u0. On the command line it also reads "
+    "the task's flag file. All tasks: " + ", ".join(declarations.TASKS),
   )
   flags.DEFINE_multi_string(
     "target",
@@ -100,23 +112,23 @@ def _define_task(values: flags.FlagValues) -> None:
     lower_bound=0,
     flag_values=values,
   )
-  string("train_split", "train", "Split to train on.")
+  string("train_split", "train", "Name of the split to train on.")
   string(
     "test_split",
     "test",
-    "Split that the best weights are evaluated on at the end, "
+    "Name of the split that the best weights are evaluated on at the end, "
     "if the data have it; empty evaluates on none.",
   )
   string(
     "checkpoint",
     "",
-    "Trained model to start from: the --workdir of a run, or a "
-    "checkpoint in there. Without it the training starts from scratch.",
+    "Trained model to start from: the --workdir of a run, a checkpoint in it, or a "
+    "PyTorch file of published weights. Without it the training starts from scratch.",
   )
   flags.DEFINE_bool(
     "ema",
     True,
-    "Start from the averaged weights of the checkpoint.",
+    "Start from the averaged weights of --checkpoint, instead of the raw ones.",
     flag_values=values,
   )
 
@@ -125,8 +137,10 @@ def _define_schedule(values: flags.FlagValues) -> None:
   number = lambda name, default, text: flags.DEFINE_float(
     name, default, text, lower_bound=0, flag_values=values
   )
-  number("warmup_epochs", 5, "Warm-up, where --warmup_steps is 0.")
-  number("decay_epochs", 32, "End of the cosine, counted from the start.")
+  number("warmup_epochs", 5, "Epochs of the warm-up, where --warmup_steps is 0.")
+  number(
+    "decay_epochs", 32, "Epochs from the start of the run to the end of the cosine."
+  )
   number(
     "evaluate_every_epochs",
     1,
@@ -135,26 +149,29 @@ def _define_schedule(values: flags.FlagValues) -> None:
   number(
     "plateau_factor",
     0.8,
-    "Multiplies the rate when validation stagnates after "
+    "Factor by which the learning rate is multiplied when validation stagnates after "
     "the cosine; 1 switches that off.",
   )
   flags.DEFINE_integer(
     "plateau_patience",
     3,
-    "Validations without improvement that are tolerated.",
+    "Number of validations without improvement that are tolerated before that.",
     lower_bound=0,
     flag_values=values,
   )
-  number("plateau_threshold", 1e-4, "Relative improvement that counts as one.")
+  number("plateau_threshold", 1e-4, "Relative improvement that counts as one there.")
   flags.DEFINE_integer(
     "early_stopping_patience",
     50,
-    "Validations without improvement after which the run ends; 0 never ends it.",
+    "Number of validations without improvement after which the run ends; 0 never ends "
+    "it.",
     lower_bound=0,
     flag_values=values,
   )
-  number("early_stopping_min_delta", 1e-8, "Improvement that counts as one.")
-  number("min_learning_rate", 1e-8, "The run ends when the rate falls below this.")
+  number(
+    "early_stopping_min_delta", 1e-8, "Absolute improvement that counts as one there."
+  )
+  number("min_learning_rate", 1e-8, "Learning rate below which the run ends.")
 
 
 def directory(values: flags.FlagValues, name: str) -> str:
@@ -162,27 +179,27 @@ def directory(values: flags.FlagValues, name: str) -> str:
   return values[name].value.replace("{fold}", str(values.fold))
 
 
-def conversion(values: flags.FlagValues, dataset: str) -> config_lib.Conversion | None:
-  """Reads --convert; errors as of `data_flags.conversion`."""
-  if not values.convert:
-    return None
-  return data_flags.conversion(f"{dataset}={directory(values, 'convert')}")
+def read_data(values: flags.FlagValues, workdir: pathlib.Path) -> Data:
+  """Reads --data and --convert.
 
-
-def dataset(values: flags.FlagValues, workdir: pathlib.Path) -> str:
-  """Directory of the converted data.
+  Args:
+    values: parsed flags.
+    workdir: directory of the run, where raw files are converted to without --data.
 
   Raises:
-    FlagError: nothing is given.
+    FlagError: nothing is given, or --convert cannot be read.
   """
-  if values.data:
-    return directory(values, "data")
+  conversion = None
   if values.convert:
-    return str(workdir / data_flags.CONVERTED)
-  raise config_lib.FlagError(
-    "No data: name a converted dataset with --data=DIR, or raw files with "
-    "--convert=CONVERTER:INPUT."
-  )
+    conversion = conversions.parse(f"{_DATA}={directory(values, 'convert')}")
+  if values.data:
+    return Data(directory(values, "data"), conversion)
+  if conversion is None:
+    raise command.FlagError(
+      "No data: name a converted dataset with --data=DIR, or raw files with "
+      "--convert=CONVERTER:INPUT."
+    )
+  return Data(str(workdir / data_flags.CONVERTED), conversion)
 
 
 def targets(values: flags.FlagValues) -> tuple[tasks_lib.TargetConfig, ...]:
@@ -192,7 +209,7 @@ def targets(values: flags.FlagValues) -> tuple[tasks_lib.TargetConfig, ...]:
     FlagError: neither or both of --task and --target are given, or one is wrong.
   """
   if bool(values.task) == bool(values.target):
-    raise config_lib.FlagError(
+    raise command.FlagError(
       "Say what to learn: either --task=NAME, a task of the paper, or "
       "--target=NAME=KIND, a label of your own data; not both."
     )
@@ -202,14 +219,17 @@ def targets(values: flags.FlagValues) -> tuple[tasks_lib.TargetConfig, ...]:
 
 
 def backbone(
-  values: flags.FlagValues, trained: gemnet_config.GemNetOCConfig | None, *, edges: bool
-) -> gemnet_config.GemNetOCConfig:
+  values: flags.FlagValues,
+  trained: backbone_lib.BackboneConfig | None,
+  *,
+  edges: bool,
+) -> backbone_lib.BackboneConfig:
   """The backbone: that of the checkpoint, else --model.
 
   Args:
     values: parsed flags.
     trained: backbone of the checkpoint, if there is one.
-    edges: whether a head needs edge embeddings.
+    edges: whether a head needs embeddings of edges.
 
   Raises:
     FlagError: --model or --model_override contradict the checkpoint.
@@ -221,32 +241,23 @@ def backbone(
     "edge_dropout": values.edge_dropout,
     "remat": values.remat,
   }
-  data = serialization.to_json(trained or wanted) | own
+  chosen = dataclasses.replace(trained or wanted, **own)
   if trained and (values["model"].present or values["model_override"].present):
-    changes = serialization.differences(data, serialization.to_json(wanted) | own)
+    changes = serialization.differences(
+      serialization.to_json(chosen),
+      serialization.to_json(dataclasses.replace(wanted, **own)),
+    )
     if changes:
-      raise config_lib.FlagError(
+      raise command.FlagError(
         "--model and --model_override do not fit the backbone of --checkpoint: "
         f"{'; '.join(changes)}. Leave them out, the checkpoint knows its sizes."
       )
-  return serialization.from_json(gemnet_config.GemNetOCConfig, data)
-
-
-def pipeline(values: flags.FlagValues) -> stream_config.PipelineConfig:
-  """Settings of the pipeline."""
-  return stream_config.PipelineConfig(
-    seed=values.seed,
-    num_microbatches=values.num_microbatches,
-    edge_dropout=values.edge_dropout,
-    num_workers=values.num_workers,
-    pool_size=pool_lib.least_size(values.batch_size, values.pool_size),
-    shuffle_buffer=values.shuffle_buffer,
-  )
+  return chosen
 
 
 def train(
   values: flags.FlagValues,
-  model: model_lib.ModelConfig,
+  backbone: backbone_lib.BackboneConfig,
   num_structures: int,
   primary_metric: str,
 ) -> train_config.TrainConfig:
@@ -254,8 +265,8 @@ def train(
 
   Args:
     values: parsed flags.
-    model: of the run.
-    num_structures: of the training split; an epoch of it decides the schedule.
+    backbone: the backbone.
+    num_structures: size of the training split; an epoch of it decides the schedule.
     primary_metric: what validation goes by, unless a flag says otherwise.
 
   Raises:
@@ -265,7 +276,7 @@ def train(
   steps = lambda epochs: round(epochs * epoch)
   warmup = values.warmup_steps or steps(values.warmup_epochs)
   schedule = training_flags.schedule(values, warmup, max(steps(values.decay_epochs), 1))
-  factors = _factors(values, model.backbone.num_blocks)
+  factors = _factors(values, backbone)
   return training_flags.train(
     values,
     values.num_steps or max(1, steps(values.num_epochs)),
@@ -277,32 +288,13 @@ def train(
   )
 
 
-def block_factors(num_blocks: int) -> tuple[tuple[str, float], ...]:
-  """The published layer-wise learning-rate factors as (pattern, factor).
-
-  Args:
-    num_blocks: interaction blocks of the backbone; there are factors for 4 and 6.
-
-  Returns:
-    "Block i" is interaction block i and output block i + 1; block 0 has output block 0
-    too. Empty for other numbers of blocks.
-  """
-  if num_blocks not in _BLOCK_FACTORS:
-    return ()
-  patterns = [("^atom_embedding/", _EMBEDDING_FACTOR)]
-  for i, factor in enumerate(_BLOCK_FACTORS[num_blocks]):
-    outputs = "[01]" if i == 0 else str(i + 1)
-    patterns.append((f"^backbone/(int_blocks_{i}|out_blocks_{outputs})/", factor))
-  return tuple(patterns)
-
-
 def _factors(
-  values: flags.FlagValues, num_blocks: int
+  values: flags.FlagValues, backbone: backbone_lib.BackboneConfig
 ) -> tuple[tuple[str, float], ...]:
   """--learning_rate_factors; the published ones count where weights are loaded."""
   if values.learning_rate_factors != [PUBLISHED]:
     return training_flags.parse_factors(values.learning_rate_factors)
-  return block_factors(num_blocks) if values.checkpoint else ()
+  return backbone.learning_rate_factors if values.checkpoint else ()
 
 
 def _plateau(values: flags.FlagValues, start: int) -> train_config.PlateauConfig | None:

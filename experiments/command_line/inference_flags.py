@@ -1,13 +1,22 @@
 """Flags and checks of the runners that use a trained model."""
 
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from experiments.command_line import config as config_lib
+from experiments.command_line import command
+from jmp_hk import dataset_info
 from jmp_hk.runtime import configuration
+
+if TYPE_CHECKING:
+  import ase
+
+  from jmp_hk.inference import predictor as predictor_lib
+  from jmp_hk.models import model as model_lib
 
 PRECISIONS = ("float32", "float64", "bfloat16")
 
@@ -17,19 +26,27 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string(
     "checkpoint",
     None,
-    "A model directory, the --workdir of a run, or a checkpoint in it.",
+    "A model directory, the --workdir of a run, a checkpoint in it, or a PyTorch file "
+    "of published weights.",
     flag_values=values,
   )
   flags.DEFINE_bool(
-    "ema", True, "The averaged weights; else the raw ones.", flag_values=values
+    "ema",
+    True,
+    "Use the averaged weights, where there are some, instead of the raw ones.",
+    flag_values=values,
   )
   flags.DEFINE_enum(
-    "precision", "float32", PRECISIONS, "Of the computation.", flag_values=values
+    "precision",
+    "float32",
+    PRECISIONS,
+    "What is computed in; with bfloat16 that is dense layers and messages.",
+    flag_values=values,
   )
   flags.DEFINE_integer(
     "batch_edges",
     4096,
-    "Main edges of a batch; more makes better use of a GPU.",
+    "About how many main edges a batch has; more make better use of a GPU.",
     lower_bound=1,
     flag_values=values,
   )
@@ -51,17 +68,6 @@ def start_without_computing() -> None:
   configuration.configure(configuration.RuntimeConfig(freed_memory="return"))
 
 
-def require(values: flags.FlagValues, *names: str) -> None:
-  """Checks that flags are given.
-
-  Raises:
-    FlagError: one is missing.
-  """
-  for name in names:
-    if not values[name].value:
-      raise config_lib.FlagError(f"--{name} is required: {values[name].help}")
-
-
 def new_file(text: str, flag: str, *endings: str) -> pathlib.Path:
   """Checks a file that is to be written.
 
@@ -70,9 +76,9 @@ def new_file(text: str, flag: str, *endings: str) -> pathlib.Path:
   """
   path = pathlib.Path(text)
   if endings and path.suffix not in endings:
-    raise config_lib.FlagError(f"--{flag}={text} must end in {' or '.join(endings)}.")
+    raise command.FlagError(f"--{flag}={text} must end in {' or '.join(endings)}.")
   if not path.absolute().parent.is_dir():
-    raise config_lib.FlagError(f"--{flag}={text}: its folder does not exist.")
+    raise command.FlagError(f"--{flag}={text}: its folder does not exist.")
   return path
 
 
@@ -84,23 +90,75 @@ def existing_file(text: str, flag: str) -> pathlib.Path:
   """
   path = pathlib.Path(text)
   if not path.is_file():
-    raise config_lib.FlagError(f"--{flag}={text} is no file.")
+    raise command.FlagError(f"--{flag}={text} is no file.")
   return path
 
 
-def read_description(values: flags.FlagValues) -> Any:
-  """Configuration and datasets of the model, without its weights.
+def read_description(
+  values: flags.FlagValues,
+) -> tuple["model_lib.ModelConfig", Mapping[str, dataset_info.DatasetInfo]]:
+  """Configuration of the model and constants of its datasets, without the weights.
 
   Raises:
     FlagError: there is no model, or it cannot be understood.
   """
+  from jmp_hk.checkpoints import loading
   from jmp_hk.checkpoints import model_directory
 
   try:
-    path = model_directory.find_checkpoint(values.checkpoint)
-    return model_directory.read_description(path)
+    return loading.read_description(values.checkpoint)
   except model_directory.CheckpointError as error:
-    raise config_lib.FlagError(f"--checkpoint={values.checkpoint}: {error}") from error
+    raise command.FlagError(f"--checkpoint={values.checkpoint}: {error}") from error
+
+
+def load_predictor(
+  values: flags.FlagValues,
+  references: Mapping[str, str] | None = None,
+) -> "predictor_lib.Predictor":
+  """Loads the model that the flags name.
+
+  Args:
+    values: parsed flags.
+    references: files of per-element reference energies by head.
+  """
+  from jmp_hk.inference import predictor as predictor_lib
+
+  return predictor_lib.load(
+    values.checkpoint,
+    ema=values.ema,
+    references=references,
+    precision=values.precision,
+    batch_edges=values.batch_edges,
+  )
+
+
+def read_structures(
+  path: pathlib.Path, index: str = ":", flag: str = "input"
+) -> Iterator["ase.Atoms"]:
+  """Yields the structures of a file.
+
+  Args:
+    path: a file in any format that ASE reads.
+    index: which structures of it, as ASE writes it.
+    flag: flag that names the file, for messages.
+
+  Raises:
+    FlagError: ASE cannot read it, or there are no structures.
+  """
+  import ase.io
+
+  count = 0
+  try:
+    for atoms in ase.io.iread(path, index, do_not_split_by_at_sign=True):
+      yield atoms
+      count += 1
+  except Exception as error:  # ASE's readers raise nearly anything.
+    raise command.FlagError(
+      f"--{flag}={path}: ASE fails after {count} structures: {type(error).__name__}: "
+      f"{error}"
+    ) from error
+  if not count:
+    raise command.FlagError(f"--{flag}={path} holds no structures.")
 
 
 def choose_head(heads: Sequence[str], name: str) -> str:
@@ -112,24 +170,7 @@ def choose_head(heads: Sequence[str], name: str) -> str:
   if not name and len(heads) == 1:
     return heads[0]
   if name not in heads:
-    raise config_lib.FlagError(
+    raise command.FlagError(
       f"--head={name}: name one of the model's heads, {', '.join(heads)}."
     )
   return name
-
-
-def parse_pairs(entries: Sequence[str], flag: str) -> dict[str, str]:
-  """Reads NAME=VALUE entries.
-
-  Raises:
-    FlagError: an entry reads otherwise, or a name occurs twice.
-  """
-  result: dict[str, str] = {}
-  for entry in entries:
-    name, separator, value = entry.partition("=")
-    if not separator or not name or not value or name in result:
-      raise config_lib.FlagError(
-        f"--{flag}: expected NAME=VALUE with different names, found {entry!r}."
-      )
-    result[name] = value
-  return result

@@ -1,40 +1,46 @@
 """Flags about the model and the loss."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 
 from absl import flags
 
-from experiments.command_line import config as config_lib
-from jmp_hk import dataset_info as info_lib
+from experiments.command_line import command
+from jmp_hk import dataset_info
 from jmp_hk import serialization
-from jmp_hk.models.gemnet_oc import config as gemnet_config
+from jmp_hk.models import backbone as backbone_lib
+from jmp_hk.models import model as model_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import losses
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the backbone."""
+  number = lambda name, default, text: flags.DEFINE_float(
+    name, default, text, lower_bound=0, upper_bound=1, flag_values=values
+  )
+  presets = backbone_lib.presets()
   flags.DEFINE_enum(
     "model",
-    "gemnet_oc_small",
-    list(gemnet_config.PRESETS),
-    "Size of the backbone; gemnet_oc_small is JMP-S, gemnet_oc_large JMP-L.",
+    presets[0],
+    presets,
+    "Kind and size of the backbone; gemnet_oc_small is JMP-S, gemnet_oc_large JMP-L.",
     flag_values=values,
   )
   flags.DEFINE_list(
     "model_override",
     [],
-    "Single sizes of the backbone: FIELD=VALUE,…",
+    "FIELD=VALUE,…: single settings of the backbone, nested ones with dots, e.g. "
+    "num_blocks=3,bases.num_radial=64.",
     flag_values=values,
   )
   flags.DEFINE_enum(
     "precision",
     "bfloat16",
-    PRECISIONS,
-    "Of dense layers and messages; parameters, geometry, sums and losses are float32.",
+    model_lib.PRECISIONS,
+    "What dense layers and messages are computed in. Parameters, geometry, sums and "
+    "losses are always float32.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -44,22 +50,8 @@ def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
     "memory, about a third more time, the same numbers.",
     flag_values=values,
   )
-  flags.DEFINE_float(
-    "dropout",
-    0.0,
-    "Dropout after dense layers of blocks.",
-    lower_bound=0,
-    upper_bound=1,
-    flag_values=values,
-  )
-  flags.DEFINE_float(
-    "edge_dropout",
-    0.1,
-    "Rate at which edges are left out in training.",
-    lower_bound=0,
-    upper_bound=1,
-    flag_values=values,
-  )
+  number("dropout", 0.0, "Dropout rate after dense layers of blocks.")
+  number("edge_dropout", 0.1, "Rate at which edges are left out in training.")
 
 
 def define_loss(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -87,8 +79,8 @@ def define_averages(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_bool(
     "structure_wise_loss",
     True,
-    "Average forces over the atoms of a structure "
-    "first, then over structures; false averages over all atoms (naive).",
+    "Average the force loss over the atoms of each structure first, then over "
+    "structures. Otherwise it is averaged over all atoms of a batch at once.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -99,36 +91,30 @@ def define_averages(values: flags.FlagValues = flags.FLAGS) -> None:
   )
 
 
-def backbone(values: flags.FlagValues) -> gemnet_config.GemNetOCConfig:
+def backbone(values: flags.FlagValues) -> backbone_lib.BackboneConfig:
   """The backbone.
 
   Raises:
     FlagError: --model_override cannot be read.
   """
-  data = serialization.to_json(gemnet_config.preset(values.model))
+  data = serialization.to_json(backbone_lib.preset(values.model))
   data |= {
     "dropout": values.dropout,
     "edge_dropout": values.edge_dropout,
     "remat": values.remat,
   }
   for entry in values.model_override:
-    name, _, text = entry.partition("=")
-    if name not in data:
-      raise config_lib.FlagError(
-        f"--model_override: {entry!r} does not read FIELD=VALUE with FIELD one of "
-        f"{', '.join(data)}."
-      )
-    data[name] = _parse(text)
+    _override(data, entry)
   try:
     return serialization.from_json(
-      gemnet_config.GemNetOCConfig, data, "--model_override"
+      backbone_lib.BackboneConfig, data, "--model_override"
     )
   except ValueError as error:
-    raise config_lib.FlagError(str(error)) from error
+    raise command.FlagError(str(error)) from error
 
 
 def loss(values: flags.FlagValues) -> losses.LossConfig:
-  """Averages of the loss."""
+  """What the loss averages over."""
   return losses.LossConfig(
     structure_wise=values.structure_wise_loss,
     free_atoms_only=values.train_on_free_atoms_only,
@@ -137,8 +123,12 @@ def loss(values: flags.FlagValues) -> losses.LossConfig:
 
 def force_coefficients(
   values: flags.FlagValues, names: Sequence[str]
-) -> Mapping[str, float | None]:
-  """Force coefficient of each dataset; None where its `DatasetInfo` decides.
+) -> Mapping[str, float]:
+  """Force coefficients that --force_coefficients gives, by dataset.
+
+  Args:
+    values: parsed flags.
+    names: names of all datasets; those that are not given are left out.
 
   Raises:
     FlagError: --force_coefficients cannot be read or names another dataset.
@@ -146,26 +136,50 @@ def force_coefficients(
   given = _parse_coefficients(values.force_coefficients)
   unknown = sorted(set(given) - {"", *names})
   if unknown:
-    raise config_lib.FlagError(
+    raise command.FlagError(
       f"--force_coefficients names {', '.join(unknown)}, but the datasets are "
       f"{', '.join(names)}."
     )
-  return {name: given.get(name, given.get("")) for name in names}
+  of_all = dict.fromkeys(names, given[""]) if "" in given else {}
+  return of_all | {name: value for name, value in given.items() if name}
 
 
 def make_tasks(
-  values: flags.FlagValues, infos: Mapping[str, info_lib.DatasetInfo]
+  values: flags.FlagValues, infos: Mapping[str, dataset_info.DatasetInfo]
 ) -> tuple[tasks_lib.TaskConfig, ...]:
   """The pre-training task of each dataset, in the order of `infos`."""
-  coefficients = force_coefficients(values, list(infos))
+  given = force_coefficients(values, list(infos))
   tasks = []
   for name, info in infos.items():
-    choices = (coefficients[name], info.force_coefficient, info.average_atoms)
-    force_coefficient = next(value for value in choices if value is not None)
+    published = info.force_coefficient
+    own = info.average_atoms if published is None else published
     tasks.append(
-      tasks_lib.pretraining_task(name, values.energy_coefficient, force_coefficient)
+      tasks_lib.pretraining_task(name, values.energy_coefficient, given.get(name, own))
     )
   return tuple(tasks)
+
+
+def _override(data: serialization.Json, entry: str) -> None:
+  """Sets what a FIELD=VALUE entry says in a stored backbone."""
+  path, equals, text = entry.partition("=")
+  known = dict(_fields(data))
+  if not equals or path not in known:
+    raise command.FlagError(
+      f"--model_override: {entry!r} does not read FIELD=VALUE with FIELD one of "
+      f"{', '.join(known)}."
+    )
+  known[path][path.rpartition(".")[2]] = _parse(text)
+
+
+def _fields(
+  data: serialization.Json, prefix: str = ""
+) -> Iterator[tuple[str, dict[str, serialization.Json]]]:
+  """Dotted paths of all settings, with the mapping that holds each."""
+  for name, value in data.items():
+    if isinstance(value, dict):
+      yield from _fields(value, f"{prefix}{name}.")
+    elif name != serialization.TYPE_KEY:
+      yield f"{prefix}{name}", data
 
 
 def _parse_coefficients(entries: Sequence[str]) -> dict[str, float]:
@@ -178,7 +192,7 @@ def _parse_coefficients(entries: Sequence[str]) -> dict[str, float]:
     except ValueError:
       value = -1.0
     if value < 0 or (equals and not name):
-      raise config_lib.FlagError(
+      raise command.FlagError(
         f"--force_coefficients: {entry!r} is neither VALUE nor NAME=VALUE with a "
         "value of at least 0."
       )

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 
-from experiments.command_line import config as config_lib
-from jmp_hk import dataset_info as info_lib
+from experiments.command_line import command
 from jmp_hk.targets import config as tasks_lib
+from jmp_hk.targets import declare
 from jmp_hk.targets import spec as spec_lib
 
 Reduction = tasks_lib.Reduction
@@ -42,10 +42,8 @@ class FineTuningTask:
 
 def conservative(coefficient: float) -> tuple[Target, ...]:
   """Forces as derivatives of an energy that has no loss and no biases."""
-  return (
-    Target("energy", "energy", loss_coefficient=0.0, head_bias=False),
-    Target("forces", "conservative_forces", loss_coefficient=coefficient),
-  )
+  forces = Target("forces", "conservative_forces", loss_coefficient=coefficient)
+  return declare.with_energy([forces])
 
 
 def direct(coefficient: float) -> tuple[Target, ...]:
@@ -168,7 +166,7 @@ def find(name: str) -> FineTuningTask:
     FlagError: there is none of that name.
   """
   if name not in TASKS:
-    raise config_lib.FlagError(
+    raise command.FlagError(
       f"--task: there is no task {name!r}; there are {', '.join(TASKS)}. For data of "
       "your own use --target=NAME=KIND instead."
     )
@@ -178,8 +176,8 @@ def find(name: str) -> FineTuningTask:
 def parse_targets(entries: Sequence[str]) -> tuple[Target, ...]:
   """Reads NAME=KIND[,OPTION=VALUE]… entries of --target.
 
-  Conservative forces bring the energy that they are the derivative of: without a loss,
-  unless it is a target too.
+  Conservative forces bring the energy that they are the derivative of, see
+  `declare.with_energy`.
 
   Args:
     entries: one per target. The options are reduction, coefficient and classes.
@@ -187,55 +185,12 @@ def parse_targets(entries: Sequence[str]) -> tuple[Target, ...]:
   Raises:
     FlagError: an entry cannot be read.
   """
-  targets = [_parse_target(entry) for entry in entries]
-  names = [target.name for target in targets]
-  if len(set(names)) != len(names):
-    raise config_lib.FlagError(f"--target names a label twice: {', '.join(names)}.")
-  if not any(target.spec.is_derivative for target in targets):
-    return tuple(targets)
-  energy, _ = conservative(1.0)
-  given = {target.name: target for target in targets}
-  if "energy" in given:
-    coefficient = given["energy"].loss_coefficient
-    energy = dataclasses.replace(energy, loss_coefficient=coefficient)
-  return (energy, *(target for target in targets if target.name != "energy"))
-
-
-def with_classes(
-  targets: Sequence[Target], info: info_lib.DatasetInfo
-) -> tuple[Target, ...]:
-  """Takes numbers of classes that were not given from the data.
-
-  Raises:
-    FlagError: a label does not exist, or is of another kind than its target.
-  """
-  return tuple(_checked(target, info) for target in targets)
-
-
-def _checked(target: Target, info: info_lib.DatasetInfo) -> Target:
-  labels = {name for name in ("energy", "forces") if name in info.units}
-  labels |= set(info.targets)
-  if target.is_learned and target.name not in labels:
-    raise config_lib.FlagError(
-      f"--target: the data have no label {target.name!r}, only "
-      f"{', '.join(sorted(labels))}."
-    )
-  if not target.spec.is_class:
-    return target
-  known = info.targets[target.name].num_classes
-  if not known:
-    raise config_lib.FlagError(
-      f"--target: {target.name!r} holds no classes; convert the data with "
-      f"--targets={target.name}:class."
-    )
-  if target.spec.needs_num_classes:
-    given = target.num_classes
-    return dataclasses.replace(target, num_classes=given or max(known, 2))
-  if known > 2:
-    raise config_lib.FlagError(
-      f"--target: {target.name!r} has {known} classes; use the kind multiclass."
-    )
-  return target
+  try:
+    return declare.declare([_parse_target(entry) for entry in entries])
+  except command.FlagError:
+    raise
+  except ValueError as error:
+    raise command.FlagError(f"--target: {error}") from error
 
 
 def _parse_target(entry: str) -> Target:
@@ -247,7 +202,7 @@ def _parse_target(entry: str) -> Target:
   values = {key: value for key, _, value in pairs}
   unknown = set(values) - {"reduction", "coefficient", "classes"}
   if not name or kind not in kinds or unknown:
-    raise config_lib.FlagError(
+    raise command.FlagError(
       f"--target: {entry!r} does not read NAME=KIND[,reduction=sum|mean|max]"
       f"[,coefficient=X][,classes=N] with KIND one of {', '.join(kinds)}."
     )
@@ -260,4 +215,4 @@ def _parse_target(entry: str) -> Target:
       int(values.get("classes", 0)),
     )
   except ValueError as error:
-    raise config_lib.FlagError(f"--target: {entry!r}: {error}") from error
+    raise command.FlagError(f"--target: {entry!r}: {error}") from error

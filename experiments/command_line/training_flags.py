@@ -1,12 +1,17 @@
-"""Flags about optimisation and about the run as such."""
+"""Flags about optimisation, the run as such, and how jax is started."""
 
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 from typing import Any
 
 from absl import flags
 
-from experiments.command_line import config as config_lib
+from experiments.command_line import command
+from experiments.command_line import conversions
 from jmp_hk.runtime import configuration
+from jmp_hk.runtime import processes
 from jmp_hk.training import config as train_config
 
 
@@ -16,18 +21,30 @@ def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
     name, default, text, lower_bound=0, flag_values=values
   )
   define("learning_rate", 3e-4, "Peak of the learning rate.")
-  define("warmup_factor", 0.2, "Fraction of the peak at step 0.")
-  define("final_factor", 0.1, "Fraction of the peak at the end of the cosine.")
+  define("warmup_factor", 0.2, "Fraction of the peak at which the warm-up begins.")
+  define("final_factor", 0.1, "Fraction of the peak at which the cosine ends.")
   define("beta1", 0.9, "Decay of Adam's first moment.")
   define("beta2", 0.95, "Decay of Adam's second moment.")
   define("epsilon", 1e-8, "Adam's epsilon.")
-  define("weight_decay", 0.1, "Decoupled weight decay, on every parameter.")
-  define("clip_threshold", 1.0, "Largest global norm, or absolute value.")
-  define("ema_decay", 0.99, "Decay of the weights' moving average; 0 has none.")
+  define("weight_decay", 0.1, "Decoupled weight decay of every parameter.")
+  define(
+    "clip_threshold",
+    1.0,
+    "Largest global norm, or absolute value, of the gradients; see --clip.",
+  )
+  define("ema_decay", 0.99, "Decay of the weights' moving average; 0 keeps no average.")
+  flags.DEFINE_bool(
+    "ema_warmup",
+    True,
+    "Let the decay of the average grow with the number n of updates up to --ema_decay, "
+    "as (1 + n) / (10 + n), so that the average of a short run forgets the initial "
+    "weights.",
+    flag_values=values,
+  )
   flags.DEFINE_integer(
     "warmup_steps",
     2000,
-    "Steps of the linear warm-up.",
+    "Number of steps of the linear warm-up.",
     lower_bound=0,
     flag_values=values,
   )
@@ -41,8 +58,8 @@ def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_list(
     "learning_rate_factors",
     [],
-    "PATTERN=FACTOR,…: layer-wise rates; the first "
-    "regular expression found in a parameter's path counts.",
+    "PATTERN=FACTOR,…: learning rates by layer. The first regular expression that is "
+    "found in a parameter's path decides.",
     flag_values=values,
   )
   flags.DEFINE_list(
@@ -55,6 +72,9 @@ def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def define_run(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the run."""
+  integer = lambda name, default, least, text: flags.DEFINE_integer(
+    name, default, text, lower_bound=least, flag_values=values
+  )
   flags.DEFINE_string(
     "workdir",
     None,
@@ -62,88 +82,65 @@ def define_run(values: flags.FlagValues = flags.FLAGS) -> None:
     "again with the same directory continues.",
     flag_values=values,
   )
-  flags.DEFINE_integer(
-    "seed", 0, "Of everything random.", lower_bound=0, flag_values=values
-  )
-  flags.DEFINE_integer(
-    "num_steps",
+  integer(
+    "seed",
     0,
-    "Optimiser steps; 0 takes --num_epochs.",
-    lower_bound=0,
-    flag_values=values,
+    0,
+    "Seed of everything random: initial weights, dropout, data order.",
   )
+  integer("num_steps", 0, 0, "Number of optimiser steps; 0 takes --num_epochs.")
   flags.DEFINE_float(
     "num_epochs",
     2.0,
-    "Epochs, where --num_steps is 0. One epoch is the smallest "
+    "Number of epochs, where --num_steps is 0. One epoch is the smallest "
     "number of draws in which no dataset loses samples.",
     lower_bound=0,
     flag_values=values,
   )
-  flags.DEFINE_integer(
+  integer(
     "num_microbatches",
     1,
-    "Microbatches of one step, over all devices and processes. Microbatches "
-    "of one device are worked through one after another.",
-    lower_bound=1,
-    flag_values=values,
+    1,
+    "Number of microbatches of one step, over all devices and processes. Those of one "
+    "device are worked through one after another.",
   )
-  flags.DEFINE_integer(
-    "log_every",
-    50,
-    "Steps between lines of training metrics.",
-    lower_bound=1,
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
+  integer("log_every", 50, 1, "Steps between lines of training metrics.")
+  integer(
     "evaluate_every",
     5000,
+    0,
     "Steps between validations; 0 validates at the end only.",
-    lower_bound=0,
-    flag_values=values,
   )
-  flags.DEFINE_integer(
-    "checkpoint_every",
-    1000,
-    "Steps between checkpoints.",
-    lower_bound=1,
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    "keep_last", 2, "Newest checkpoints to keep.", lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_integer(
-    "keep_best",
-    1,
-    "Best checkpoints to keep besides.",
-    lower_bound=0,
-    flag_values=values,
-  )
+  integer("checkpoint_every", 1000, 1, "Steps between checkpoints.")
+  integer("keep_last", 2, 1, "Number of newest checkpoints to keep.")
+  integer("keep_best", 1, 0, "Number of best checkpoints to keep besides.")
   flags.DEFINE_string(
     "primary_metric",
     "score",
     "Validation metric, lower is better, that picks the best checkpoint.",
     flag_values=values,
   )
-  flags.DEFINE_integer(
+  integer(
     "num_scale_batches",
     8,
-    "Training batches (of one microbatch) on which scale factors "
-    "are fitted before the first step; 0 leaves them out.",
-    lower_bound=0,
-    flag_values=values,
+    0,
+    "Number of training batches (of one microbatch) on which the backbone's scale "
+    "factors are fitted before the first step; 0 leaves them unfitted.",
   )
-  flags.DEFINE_integer(
+  integer(
     "profile_steps",
     0,
-    "Steps to record with jax's profiler, after the first few, in WORKDIR/profile.",
-    lower_bound=0,
-    flag_values=values,
+    0,
+    "Number of steps to record with jax's profiler, after the first few, in "
+    "WORKDIR/profile.",
   )
 
 
 def define_environment(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of how jax is started."""
+  integer = lambda name, default, text: flags.DEFINE_integer(
+    name, default, text, lower_bound=0, flag_values=values
+  )
   flags.DEFINE_string(
     "compilation_cache",
     configuration.default_compilation_cache(),
@@ -156,15 +153,48 @@ def define_environment(values: flags.FlagValues = flags.FLAGS) -> None:
     "host:port of process 0, for runs of several processes.",
     flag_values=values,
   )
-  flags.DEFINE_integer(
+  integer(
     "num_processes",
     1,
-    "Processes of the run; 0 detects them (Slurm, cloud).",
-    lower_bound=0,
-    flag_values=values,
+    "Number of processes of the run; 0 detects it (Slurm, cloud).",
   )
-  flags.DEFINE_integer(
-    "process_id", 0, "Number of this process.", lower_bound=0, flag_values=values
+  integer("process_id", 0, "Number of this process, counted from 0.")
+
+
+@contextlib.contextmanager
+def running(
+  values: flags.FlagValues, errors: Callable[[], tuple[type[Exception], ...]]
+) -> Iterator[None]:
+  """Starts jax and joins the other processes of the run, which end together.
+
+  Args:
+    values: parsed flags.
+    errors: gives errors whose message says enough without a traceback.
+  """
+  config = configuration.RuntimeConfig(
+    compilation_cache=values.compilation_cache,
+    coordinator_address=values.coordinator_address,
+    num_processes=values.num_processes,
+    process_id=values.process_id,
+  )
+  configuration.configure(config)
+  processes.connect(config)
+  with processes.ends_together(errors()):
+    yield
+    processes.wait_for_all("done")
+
+
+def expected_errors() -> tuple[type[Exception], ...]:
+  """Wrong flags and bad data, which give one line without a traceback."""
+  from jmp_hk.checkpoints import model_directory  # Slow to import.
+  from jmp_hk.checkpoints import pretrained
+
+  return (
+    command.FlagError,
+    processes.ConnectionFailedError,
+    model_directory.CheckpointError,
+    pretrained.PretrainedError,
+    *conversions.ERRORS,
   )
 
 
@@ -185,7 +215,7 @@ def schedule(
       final_factor=values.final_factor,
     )
   except ValueError as error:
-    raise config_lib.FlagError(f"--warmup_steps and --num_steps: {error}") from error
+    raise command.FlagError(f"--warmup_steps and --num_steps: {error}") from error
 
 
 def optimizer(
@@ -193,7 +223,7 @@ def optimizer(
   schedule: train_config.ScheduleConfig,
   factors: tuple[tuple[str, float], ...],
 ) -> train_config.OptimizerConfig:
-  """The optimiser with a schedule and layer-wise learning-rate factors."""
+  """The optimiser with a schedule and learning-rate factors by layer."""
   return train_config.OptimizerConfig(
     schedule=schedule,
     b1=values.beta1,
@@ -214,7 +244,7 @@ def train(
 
   Args:
     values: parsed flags.
-    num_steps: optimiser steps.
+    num_steps: number of optimiser steps.
     **settings: fields of `TrainConfig` that count in place of the flags.
 
   Raises:
@@ -230,6 +260,7 @@ def train(
     "num_microbatches",
     "seed",
     "ema_decay",
+    "ema_warmup",
     "primary_metric",
     "log_every",
     "evaluate_every",
@@ -239,23 +270,11 @@ def train(
     "num_scale_batches",
     "profile_steps",
   )
+  from_flags = {name: getattr(values, name) for name in names}
   try:
-    return train_config.TrainConfig(
-      num_steps=num_steps,
-      **({name: getattr(values, name) for name in names} | settings),
-    )
+    return train_config.TrainConfig(num_steps=num_steps, **(from_flags | settings))
   except ValueError as error:
-    raise config_lib.FlagError(str(error)) from error
-
-
-def environment_config(values: flags.FlagValues) -> configuration.RuntimeConfig:
-  """How jax is started."""
-  return configuration.RuntimeConfig(
-    compilation_cache=values.compilation_cache,
-    coordinator_address=values.coordinator_address,
-    num_processes=values.num_processes,
-    process_id=values.process_id,
-  )
+    raise command.FlagError(str(error)) from error
 
 
 def parse_factors(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:
@@ -270,7 +289,7 @@ def parse_factors(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:
     try:
       result.append((pattern, float(text)))
     except ValueError as error:
-      raise config_lib.FlagError(
+      raise command.FlagError(
         f"--learning_rate_factors: {entry!r} does not read PATTERN=FACTOR."
       ) from error
   return tuple(result)

@@ -124,7 +124,7 @@ class Comparison:
     ]
     if not pairs:
       return None
-    scratch, fine_tuned = zip(*pairs)
+    scratch, fine_tuned = zip(*pairs, strict=True)
     reached = None not in fine_tuned
     return statistics.mean(scratch), statistics.mean(fine_tuned) if reached else None
 
@@ -212,5 +212,5 @@ def speed_up(comparisons: Sequence[Comparison]) -> tuple[float, float, int] | No
   reached = [pair for pair in hours if pair is not None and pair[1] is not None]
   if not reached:
     return None
-  scratch, fine_tuned = map(sum, zip(*reached))
+  scratch, fine_tuned = map(sum, zip(*reached, strict=True))
   return scratch, fine_tuned, len(reached)

@@ -31,9 +31,9 @@ def draw(
   figure, axes = pyplot.subplots(
     rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False
   )
-  for axis, comparison in zip(axes.flat, comparisons):
+  for axis, comparison in zip(axes.flat, comparisons, strict=False):
     bars = bars_of(comparison, published)
-    labels, heights, colours = zip(*bars)
+    labels, heights, colours = zip(*bars, strict=True)
     drawn = axis.bar(range(len(bars)), heights, color=colours)
     axis.bar_label(drawn, fmt="%.3g", fontsize=8)
     axis.set_xticks(range(len(bars)), labels, rotation=25, ha="right", fontsize=8)
@@ -61,6 +61,6 @@ def bars_of(
   if task:
     bars += [
       (f"{model}\n(paper)", task.mae[model], colour)
-      for model, colour in zip(published.models, _PUBLISHED_COLOURS)
+      for model, colour in zip(published.models, _PUBLISHED_COLOURS, strict=True)
     ]
   return bars

@@ -1,5 +1,6 @@
 """Writes compared predictions: metrics, table, structures with forces, parity plot."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import csv
 import os
@@ -24,6 +25,7 @@ TABLE_FILE = "predictions.csv"
 STRUCTURES_FILE = "predictions.extxyz"
 PLOT_FILE = "parity.png"
 
+_ACRONYM = 5  # Shorter names of metrics are written in capitals.
 _MOST_POINTS = 20_000  # In a panel of the plot.
 
 
@@ -103,6 +105,21 @@ def write_structures(results: comparison_lib.Results, path: pathlib.Path) -> Non
       atoms.arrays["reference_forces"] = np.asarray(structure.forces)
     frames.append(atoms)
   ase.io.write(path, frames, format="extxyz")
+
+
+def markdown_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+  """Metrics as a Markdown table, one row a target.
+
+  Args:
+    metrics: see `comparison.Results.metrics`.
+  """
+  names = list(dict.fromkeys(k for row in metrics.values() for k in row if k != "unit"))
+  titles = (name.upper() if len(name) < _ACRONYM else name for name in names)
+  rows = [["target", "unit", *titles], ["---"] * (2 + len(names))]
+  for target, row in metrics.items():
+    cells = [f"{row[name]:.5g}" if name in row else "" for name in names]
+    rows.append([target, row["unit"], *cells])
+  return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def to_atoms(structure: structure_lib.Structure) -> ase.Atoms:

@@ -194,10 +194,11 @@ def register_presets(presets: Mapping[str, BackboneConfig]) -> None:
 
 
 def presets() -> tuple[str, ...]:
-  """Names of all known configurations."""
+  """Names of all known configurations, those of the built-in backbones first."""
   for module in _BUILT_IN.values():
     importlib.import_module(module)
-  return tuple(_PRESETS)
+  is_added = lambda name: _PRESETS[name].type_name not in _BUILT_IN
+  return tuple(sorted(_PRESETS, key=is_added))
 
 
 def preset(name: str) -> BackboneConfig:

@@ -15,8 +15,8 @@ RAW = {
 # The smallest model that has every part.
 TINY_FLAGS = (
   "--model=tiny",
-  "--model_override=num_blocks=1,atom_channels=8,edge_channels=10,num_radial=6,"
-  "num_spherical=3",
+  "--model_override=num_blocks=1,atom_channels=8,edge_channels=10,"
+  "bases.num_radial=6,bases.num_spherical=3",
   "--precision=float32",
   "--batch_size=6",
   "--shuffle_buffer=64",

@@ -3,7 +3,6 @@
 import pytest
 
 from experiments.command_line import command
-from experiments.command_line import config as config_lib
 
 
 def _fail(error):
@@ -15,7 +14,7 @@ def _fail(error):
 
 
 def test_wrong_flags_give_one_line(capsys):
-  wrong = _fail(config_lib.FlagError("Something\n is wrong."))
+  wrong = _fail(command.FlagError("Something\n is wrong."))
   assert command.run_main(wrong, ["program"]) == 1
   assert capsys.readouterr().err == "error: Something is wrong.\n"
   assert command.run_main(wrong, ["program", "extra"]) == 1

@@ -1,4 +1,4 @@
-"""Whole fine-tuning runs: from scratch, from a checkpoint, tested, evaluated, reported."""
+"""Whole fine-tuning runs: from scratch and from a checkpoint, tested and reported."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ import pytest
 from experiments import evaluate
 from experiments import finetune
 from experiments import report
-from experiments.command_line import config as config_lib
+from experiments.command_line import command
 from experiments.reports import comparison
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.models import parameters
@@ -166,7 +166,7 @@ def test_classes_and_scalars_are_tested(tuned):
 
 
 def test_other_flags_in_the_same_directory_are_refused(scratch, data):
-  with pytest.raises(config_lib.FlagError, match="learning_rate: 0.001 → 0.002"):
+  with pytest.raises(command.FlagError, match="learning_rate: 0.001 → 0.002"):
     finetune.run(
       finetune_data.parse(
         *_RUN,
@@ -180,7 +180,7 @@ def test_other_flags_in_the_same_directory_are_refused(scratch, data):
 
 def test_a_backbone_that_does_not_fit_is_refused(scratch, data):
   arguments = ("--target=mu=scalar", f"--data={data}", f"--checkpoint={scratch}")
-  with pytest.raises(config_lib.FlagError, match="num_blocks: 1 → 4"):
+  with pytest.raises(command.FlagError, match="num_blocks: 1 → 4"):
     finetune.check_flags(
       finetune_data.parse(*arguments, "--workdir=w", "--model=gemnet_oc_small")
     )
@@ -205,5 +205,5 @@ def test_report_of_both(scratch, tuned, tmp_path):
   ],
 )
 def test_wrong_flags_of_evaluation(arguments, message, scratch, data):
-  with pytest.raises(config_lib.FlagError, match=message):
+  with pytest.raises(command.FlagError, match=message):
     _evaluate(*(a.format(scratch=scratch, data=data) for a in arguments))

@@ -6,7 +6,7 @@ from absl import flags
 import pytest
 
 from experiments import finetune_demo
-from experiments.command_line import config as config_lib
+from experiments.command_line import command
 from experiments.command_line import finetune_flags
 from experiments.command_line import tasks
 from tests.experiments import demo_data
@@ -21,8 +21,8 @@ _FILES = sorted(
 def test_flag_files_name_shipped_data(path, monkeypatch):
   monkeypatch.chdir(demo_data.ROOT)
   values = finetune_data.parse(f"--flagfile={path}", "--workdir=w")
-  made = finetune_flags.conversion(values, "demo")
-  assert pathlib.Path(made.input).exists()
+  data = finetune_flags.read_data(values, pathlib.Path("w"))
+  assert pathlib.Path(data.conversion.input).exists()
   assert finetune_flags.targets(values)
   # Its labels are not the paper's, so neither may its name be.
   assert values.name.startswith("demo_") and values.name not in tasks.TASKS
@@ -48,7 +48,7 @@ def test_both_starts_have_the_same_budget(monkeypatch, tmp_path):
   ],
 )
 def test_wrong_flags_say_what_to_do(arguments, message):
-  with pytest.raises(config_lib.FlagError, match=message):
+  with pytest.raises(command.FlagError, match=message):
     finetune_demo.run(_demo(*arguments))
 
 

@@ -5,15 +5,20 @@ import dataclasses
 import jax
 import pytest
 
-from experiments import feeds
+from data.records import datasets as datasets_lib
 from experiments import finetune
-from experiments.command_line import config as config_lib
+from experiments.command_line import command
 from experiments.command_line import finetune_flags
 from experiments.command_line import tasks
+from jmp_hk import serialization
 from jmp_hk.models import model as model_lib
 from jmp_hk.targets import config as tasks_lib
+from jmp_hk.training import batch_sources
 from jmp_hk.training import config as train_config
+from jmp_hk.training import objective
 from jmp_hk.training import optimizer as optimizer_lib
+from jmp_hk.training import run_directory
+from jmp_hk.training import sharding
 from tests.experiments import finetune_data
 
 _FILES = sorted(finetune.FLAG_FILES.glob("*.flags"))
@@ -26,22 +31,29 @@ def _data(tmp_path_factory):
 
 @pytest.fixture(name="budget", scope="module")
 def _budget(data, tmp_path_factory):
-  """Of the batches that models are built on."""
+  """Sizes of the batches that models are built on."""
   config = _config(data, "--target=energy=energy", *finetune_data.FLAGS)
-  return feeds.open_data(config, (0,), tmp_path_factory.mktemp("budget")).budget
+  directory = tmp_path_factory.mktemp("budget")
+  return _open(config, directory).padding().batch.budget
 
 
-def _config(data, *arguments, workdir="w"):
-  values = finetune_data.parse(f"--workdir={workdir}", *arguments, f"--data={data}")
-  return finetune.make_config(values, finetune.pathlib.Path(workdir))
+def _config(data, *arguments):
+  values = finetune_data.parse("--workdir=w", *arguments, f"--data={data}")
+  return finetune.make_config(values, finetune_flags.read_data(values, "w"))
 
 
-def _shapes(config, budget):
+def _open(config, directory):
+  """Batches of a run."""
+  datasets = datasets_lib.open_datasets(config.datasets, config.trainer.model.tasks)
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  return batch_sources.open_datasets(config.trainer, datasets, (), directory, mesh)
+
+
+def _shapes(config, budget, directory):
   """Shapes of variables and predictions on an example batch."""
-  opened = feeds.datasets_lib.open_datasets(config.datasets, config.model.tasks)
-  data = feeds.Data(opened, (), config.model.tasks, budget, config.pipeline, (0,))
-  batch = feeds.first_microbatch(data.empty_batch().batch)
-  model = model_lib.build_model(config.model)
+  serialization.save(budget, directory / run_directory.BUDGET_FILE)
+  batch = objective.first_microbatch(_open(config, directory).padding().batch)
+  model = model_lib.build_model(config.trainer.model)
   variables = jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
   return variables, jax.eval_shape(model.apply, variables, None, batch)
 
@@ -63,41 +75,45 @@ def test_every_task_has_a_flag_file():
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
-def test_flag_files_build_model_head_and_optimizer(path, data, budget):
+def test_flag_files_build_model_head_and_optimizer(path, data, budget, tmp_path):
   small = (
     "--model=tiny",
     "--model_override=num_blocks=1,atom_channels=8,"
-    "edge_channels=10,num_radial=6,num_spherical=3",
+    "edge_channels=10,bases.num_radial=6,bases.num_spherical=3",
   )
   config = _config(data, f"--task={path.stem}", *small)
   task = tasks.TASKS[path.stem]
-  assert config.model.tasks == (task.config,)
-  variables, predictions = _shapes(config, budget)
-  optimizer = optimizer_lib.make_optimizer(config.train.optimizer, variables.params)
+  model = config.trainer.model
+  assert model.tasks == (task.config,)
+  variables, predictions = _shapes(config, budget, tmp_path)
+  train = config.trainer.train
+  optimizer = optimizer_lib.make_optimizer(train.optimizer, variables.params)
   jax.eval_shape(optimizer.init, variables.params)
   for target in task.targets:
     assert target.name in predictions
   conservative = any(t.kind == "conservative_forces" for t in task.targets)
   # Derivatives need float32, and a conservative head has no biases.
-  assert config.model.precision == "float32" or not conservative
+  assert model.precision == "float32" or not conservative
   assert ("out_energy/linear_0" in variables.params) == conservative
   if conservative:
     assert "b" not in variables.params["out_energy/linear_0"]
-  assert not config.loss.structure_wise
+  assert not config.trainer.loss.structure_wise
 
 
 @pytest.mark.parametrize(
   ("task", "model", "blocks"),
   [("rmd17_aspirin", "gemnet_oc_large", 6), ("matbench_phonons", "gemnet_oc_small", 4)],
 )
-def test_published_sizes_and_rates(task, model, blocks, data, budget):
+def test_published_sizes_and_rates(task, model, blocks, data, budget, tmp_path):
   config = _config(data, f"--task={task}", f"--model={model}")
-  assert config.model.backbone.num_blocks == blocks
-  variables, _ = _shapes(config, budget)
+  backbone = config.trainer.model.backbone
+  assert backbone.num_blocks == blocks
+  variables, _ = _shapes(config, budget, tmp_path)
   # Factors count where a checkpoint is loaded; all their patterns must match.
-  factors = finetune_flags.block_factors(blocks)
-  assert not config.train.optimizer.learning_rate_factors
-  changed = dataclasses.replace(config.train.optimizer, learning_rate_factors=factors)
+  factors = backbone.learning_rate_factors
+  optimizer = config.trainer.train.optimizer
+  assert not optimizer.learning_rate_factors
+  changed = dataclasses.replace(optimizer, learning_rate_factors=factors)
   optimizer_lib.make_optimizer(changed, variables.params)
   of = lambda path: optimizer_lib.group_factor(factors, path)
   assert of("atom_embedding/embeddings") == 0.3
@@ -114,7 +130,8 @@ def test_published_sizes_and_rates(task, model, blocks, data, budget):
 
 def test_recipe_of_the_paper(data):
   config = _config(data, "--task=rmd17_aspirin")
-  train, optimizer = config.train, config.train.optimizer
+  train = config.trainer.train
+  optimizer = train.optimizer
   assert optimizer.schedule.learning_rate == 8e-5
   assert (optimizer.b1, optimizer.b2, optimizer.weight_decay) == (0.9, 0.95, 0.1)
   assert optimizer.clip is train_config.Clip.VALUE and optimizer.clip_threshold == 1.0
@@ -125,18 +142,19 @@ def test_recipe_of_the_paper(data):
   assert train.early_stopping == train_config.EarlyStoppingConfig(1000, 1e-8, 1e-10)
   assert train.evaluate_every == 18
   assert train.primary_metric == "rmd17_aspirin/force_mae_mev_per_angstrom"
-  energy, forces = config.model.tasks[0].targets
+  energy, forces = config.trainer.model.tasks[0].targets
   assert (energy.loss_coefficient, forces.loss_coefficient) == (0.0, 10.0)
-  train = _config(data, "--task=qm9_mu", "--batch_size=4").train
+  train = _config(data, "--task=qm9_mu", "--batch_size=4").trainer.train
   assert train.plateau.patience == 3 and train.early_stopping.patience == 50
   assert train.num_steps == round(500 * 18 / 4)
 
 
 def test_command_line_counts_more_than_the_tasks_file(data):
   arguments = ["--task=qm9_mu", "--batch_size=3"]
-  assert _config(data, *arguments).budget.structures == 3
-  assert _config(data, *reversed(arguments)).budget.structures == 3
-  assert _config(data, "--task=qm9_mu").budget.structures == 48
+  structures = lambda *flags: _config(data, *flags).trainer.budget.structures
+  assert structures(*arguments) == 3
+  assert structures(*reversed(arguments)) == 3
+  assert structures("--task=qm9_mu") == 48
 
 
 def test_folds_are_filled_in():
@@ -158,15 +176,15 @@ def test_targets_of_ones_own(data):
     "--target=forces=conservative_forces,coefficient=10",
     "--name=all",
   )
-  (task,) = config.model.tasks
+  (task,) = config.trainer.model.tasks
   by_name = {target.name: target for target in task.targets}
   assert task.name == "all" and len(by_name) == 5
   assert by_name["mu"].reduction is tasks_lib.Reduction.MEAN
   assert by_name["mu"].loss_coefficient == 2
   assert by_name["kind"].num_classes == 3
   assert not by_name["energy"].head_bias and by_name["energy"].loss_coefficient == 0.5
-  assert config.model.backbone.direct_vectors  # For the vector.
-  assert config.train.primary_metric == "all/score"
+  assert config.trainer.model.backbone.direct_vectors  # For the vector.
+  assert config.trainer.train.primary_metric == "all/score"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +197,7 @@ def test_targets_of_ones_own(data):
     (["--target=mu=scalar,power=2"], "does not read NAME=KIND"),
     (["--target=mu=energy"], "for the label 'energy'"),
     (["--target=mu=scalar,reduction=median"], "median"),
-    (["--target=mu=scalar", "--target=mu=scalar"], "names a label twice"),
+    (["--target=mu=scalar", "--target=mu=scalar"], "named twice"),
     (["--target=dipole=scalar"], "no label 'dipole'"),
     (["--target=mu=multiclass"], "holds no classes"),
     (["--target=kind=binary"], "has 3 classes"),
@@ -187,6 +205,6 @@ def test_targets_of_ones_own(data):
   ],
 )
 def test_wrong_flags_say_what_to_do(arguments, message, data):
-  with pytest.raises(config_lib.FlagError, match=message):
+  with pytest.raises(command.FlagError, match=message):
     values = finetune_data.parse("--workdir=w", f"--data={data}", *arguments)
     finetune.check_flags(values)

@@ -9,9 +9,10 @@ from absl import flags
 import pytest
 
 from experiments import pretrain
+from experiments.command_line import command
 from experiments.command_line import config as config_lib
+from experiments.command_line import data_flags
 from experiments.command_line import model_flags
-from experiments.command_line import workdir as workdir_lib
 from jmp_hk import dataset_info
 from jmp_hk import serialization
 from jmp_hk.training import config as train_config
@@ -34,7 +35,7 @@ def _config(
   datasets, *arguments: str, workdir=pathlib.Path("w")
 ) -> config_lib.RunConfig:
   values = parse(demo_data.dataset_flag(datasets), "--workdir=w", *arguments)
-  return pretrain.make_config(values, workdir)
+  return pretrain.make_config(values, data_flags.read_mixture(values, workdir))
 
 
 @pytest.mark.parametrize("path", _FLAG_FILES, ids=lambda path: path.stem)
@@ -46,13 +47,13 @@ def test_flag_files_describe_a_run(path, datasets):
     if line.startswith("--")
     and not line.startswith(("--datasets", "--convert", "--force_coefficients"))
   ]
-  config = _config(datasets, *arguments, "--num_steps=100000")
+  config = _config(datasets, *arguments, "--num_steps=100000").trainer
   assert config.train.num_steps == 100000
   assert config.model.tasks[0].name == "oc20"
 
 
 def test_published_recipe_is_the_default(datasets):
-  config = _config(datasets, "--num_steps=10000", "--model=gemnet_oc_large")
+  config = _config(datasets, "--num_steps=10000", "--model=gemnet_oc_large").trainer
   optimizer = config.train.optimizer
   assert (optimizer.b1, optimizer.b2, optimizer.weight_decay) == (0.9, 0.95, 0.1)
   assert (optimizer.clip, optimizer.clip_threshold) == (
@@ -65,7 +66,7 @@ def test_published_recipe_is_the_default(datasets):
   assert schedule.decay_steps == 10000
   assert config.train.ema_decay == 0.99
   assert config.pipeline.temperature == 2.0
-  assert config.pipeline.edge_dropout == config.model.backbone.edge_dropout == 0.1
+  assert config.model.backbone.edge_dropout == 0.1
   assert config.model.precision == "bfloat16"
   assert config.loss.structure_wise and not config.loss.free_atoms_only
   coefficients = {t.name: t.targets[1].loss_coefficient for t in config.model.tasks}
@@ -73,7 +74,7 @@ def test_published_recipe_is_the_default(datasets):
 
 
 def test_ablations_arrive(datasets):
-  config = _config(
+  run = _config(
     datasets,
     "--num_steps=5000",
     "--temperature=inf",
@@ -94,6 +95,7 @@ def test_ablations_arrive(datasets):
     "--frozen=atom_embedding",
     "--learning_rate_factors=int_blocks_0=0.5",
   )
+  config = run.trainer
   assert math.isinf(config.pipeline.temperature)
   assert not config.loss.structure_wise and config.loss.free_atoms_only
   assert config.train.optimizer.weight_decay == 0 and config.train.ema_decay == 0
@@ -101,12 +103,11 @@ def test_ablations_arrive(datasets):
   assert config.train.optimizer.frozen == ("atom_embedding",)
   assert config.train.optimizer.learning_rate_factors == (("int_blocks_0", 0.5),)
   assert config.model.backbone.dropout == 0.2
-  assert config.model.backbone.edge_dropout == config.pipeline.edge_dropout == 0
+  assert config.model.backbone.edge_dropout == 0
   assert [t.loss_coefficient for t in config.model.tasks[0].targets] == [0.0, 7.0]
   assert [t.loss_coefficient for t in config.model.tasks[1].targets] == [0.0, 2.0]
   assert config.budget.structures == 3 and config.budget.overrides == {"num_atoms": 512}
-  assert config.train.seed == config.pipeline.seed == 5
-  assert config.train.num_microbatches == config.pipeline.num_microbatches == 4
+  assert config.train.seed == 5 and config.train.num_microbatches == 4
 
 
 def test_steps_follow_from_epochs(datasets):
@@ -118,7 +119,7 @@ def test_steps_follow_from_epochs(datasets):
     json.loads((path / "dataset_info.json").read_text())["num_structures"]["train"]
     for path in datasets.values()
   )
-  assert config.train.num_steps == pytest.approx(3 * total / 10, abs=1)
+  assert config.trainer.train.num_steps == pytest.approx(3 * total / 10, abs=1)
 
 
 def test_config_round_trips_and_guards_its_directory(datasets, tmp_path):
@@ -130,7 +131,7 @@ def test_config_round_trips_and_guards_its_directory(datasets, tmp_path):
     _config(datasets, "--num_steps=3000", "--log_every=7", "--num_workers=2"), tmp_path
   )
   # What is computed may not.
-  with pytest.raises(config_lib.FlagError, match=r"learning_rate: 0.0003 → 0.1"):
+  with pytest.raises(command.FlagError, match=r"learning_rate: 0.0003 → 0.1"):
     config_lib.store(
       _config(datasets, "--num_steps=3000", "--learning_rate=0.1"), tmp_path
     )
@@ -139,16 +140,20 @@ def test_config_round_trips_and_guards_its_directory(datasets, tmp_path):
 def test_saved_flags_give_the_same_config(datasets, tmp_path):
   arguments = [
     "--num_steps=3000",
-    "--model_override=num_blocks=2,num_radial=9",
+    "--model_override=num_blocks=2,bases.num_radial=9",
     "--force_coefficients=ani1x=2,oc20=3",
     "--nostructure_wise_loss",
   ]
   values = parse(demo_data.dataset_flag(datasets), "--workdir=w", *arguments)
-  path = workdir_lib.save_flags(tmp_path, values)
+  path = command.save_flags(tmp_path, values)
   assert "chex" not in path.read_text()  # Flags of libraries are no part of a run.
   again = parse(f"--flagfile={path}")
-  made = [pretrain.make_config(v, pathlib.Path("w")) for v in (values, again)]
-  assert made[0] == made[1]
+  first, second = (
+    pretrain.make_config(v, data_flags.read_mixture(v, pathlib.Path("w")))
+    for v in (values, again)
+  )
+  assert first == second
+  assert first.trainer.model.backbone.bases.num_radial == 9
 
 
 def test_force_coefficients_come_from_the_datasets(datasets):

@@ -20,7 +20,7 @@ from experiments import embed
 from experiments import export_torch
 from experiments import import_torch
 from experiments import predict
-from experiments.command_line import config as config_lib
+from experiments.command_line import command
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import preparation
 from jmp_hk.interop import recognise
@@ -79,9 +79,10 @@ class RunnersTest(parameterized.TestCase):
     _run(predict, **given)
     return ase.io.read(given["output"], ":")
 
-  def test_predict_keeps_order_and_says_what_energies_mean(self):
+  @parameterized.parameters("model", "jmp.pt")
+  def test_predict_keeps_order_and_says_what_energies_mean(self, name):
     structures = ase.io.read(self.directory / "molecules.extxyz", ":")
-    results = self._predict()
+    results = self._predict(checkpoint=self.directory / name)
     expected = predictor_lib.load(self.directory / "model").predict(structures, "ani1x")
     for before, after, value in zip(structures, results, expected, strict=True):
       self.assertEqual(after.info["origin"], before.info["origin"])
@@ -116,7 +117,7 @@ class RunnersTest(parameterized.TestCase):
     ({"checkpoint": "missing"}, "--checkpoint=missing"),
   )
   def test_wrong_flags_say_what_to_do(self, arguments, message):
-    with self.assertRaisesRegex(config_lib.FlagError, message):
+    with self.assertRaisesRegex(command.FlagError, message):
       self._predict(**arguments)
 
   def test_embed(self):
@@ -157,7 +158,7 @@ class RunnersTest(parameterized.TestCase):
   )
   def test_wrong_import_flags(self, arguments, message):
     given = {"input": self.directory / "jmp.pt", "output": self.output / "new"}
-    with self.assertRaisesRegex(config_lib.FlagError, message):
+    with self.assertRaisesRegex(command.FlagError, message):
       _run(import_torch, **{**given, **arguments})
 
   @unittest.skipUnless(os.path.exists("/proc/self/status"), "reads Linux's /proc")

@@ -9,6 +9,7 @@ from absl import flags
 import pytest
 
 from experiments import pretrain
+from experiments.command_line import command
 from experiments.command_line import config as config_lib
 from tests.experiments import demo_data
 
@@ -25,8 +26,9 @@ def _parse(*arguments: str) -> flags.FlagValues:
 def _complaint(*arguments: str) -> str:
   """What the program would say."""
   values = _parse(*arguments)
-  with pytest.raises(config_lib.FlagError) as error:
-    pretrain.make_config(values, pretrain.check_flags(values))
+  with pytest.raises(command.FlagError) as error:
+    _, mixture = pretrain.check_flags(values)
+    pretrain.make_config(values, mixture)
   return str(error.value)
 
 
@@ -79,7 +81,7 @@ def test_other_flags(datasets, tmp_path):
     ("--warmup_steps=100", "shorten the warm-up or train for longer"),
     ("--force_coefficients=oc22=1", "names oc22, but the datasets are oc20, ani1x"),
     ("--force_coefficients=many", "neither VALUE nor NAME=VALUE"),
-    ("--model_override=depth=3", "FIELD one of num_blocks"),
+    ("--model_override=depth=3", "FIELD one of atom_channels"),
     ("--model_override=num_blocks=few", "should be of type int"),
     ("--budget=atoms=3", "FIELD one of num_graphs"),
     ("--learning_rate_factors=head", "PATTERN=FACTOR"),
@@ -120,7 +122,9 @@ def test_directory_of_another_run(datasets, tmp_path):
     *demo_data.TINY_FLAGS,
     "--num_steps=10",
   ]
-  config_lib.store(pretrain.make_config(_parse(*arguments), tmp_path), tmp_path)
+  values = _parse(*arguments)
+  _, mixture = pretrain.check_flags(values)
+  config_lib.store(pretrain.make_config(values, mixture), tmp_path)
   message = _fail(*arguments, "--precision=bfloat16", "--temperature=1")
   assert "precision: 'float32' → 'bfloat16'" in message
-  assert "temperature: 2.0 → 1.0" in message and "another --workdir" in message
+  assert "temperature: 2.0 → 1.0" in message and "another directory" in message

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from experiments import report
-from experiments.command_line import config as config_lib
+from experiments.command_line import command
 from experiments.command_line import tasks
 from experiments.reports import comparison
 from experiments.reports import result as result_lib
@@ -115,9 +115,9 @@ def test_only_scratch_runs_of_a_task_of_ones_own(tmp_path):
 
 
 def test_unfinished_runs_and_no_runs_are_errors(tmp_path):
-  with pytest.raises(config_lib.FlagError, match="no finished fine-tuning run"):
+  with pytest.raises(command.FlagError, match="no finished fine-tuning run"):
     report.run([str(tmp_path)], tmp_path / "report")
-  with pytest.raises(config_lib.FlagError, match="Name the working directories"):
+  with pytest.raises(command.FlagError, match="Name the working directories"):
     report.run([], tmp_path / "report")
 
 

@@ -1,0 +1,86 @@
+"""Batches of a run: the budget follows its settings, and stays."""
+
+import dataclasses
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+import chex
+import jax
+
+from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.models import model as model_lib
+from jmp_hk.pipeline import datasets as datasets_lib
+from jmp_hk.training import batch_sources
+from jmp_hk.training import config as config_lib
+from jmp_hk.training import sharding
+from tests.jmp_hk.training import toy_run
+
+
+def _open(
+  directory: pathlib.Path, edge_dropout: float = 0.0, structures: float = 4
+) -> batch_sources.DatasetBatches:
+  """Batches of molecules in memory."""
+  backbone = dataclasses.replace(toy_run.BACKBONE, edge_dropout=edge_dropout)
+  config = config_lib.TrainerConfig(
+    model=model_lib.ModelConfig(backbone=backbone, tasks=(toy_run.TASK,)),
+    train=config_lib.TrainConfig(num_steps=1, num_microbatches=2),
+    budget=budget_lib.BudgetConfig(structures),
+    validation_limit=3,
+  )
+  found = [toy_run.structure(i, f"toy:{i}") for i in range(40)]
+  info = dataclasses.replace(toy_run.INFO, energy_references={1: 0.0, 6: 0.0})
+  dataset = datasets_lib.Dataset(
+    "toy", "train", len(found), info, 0, datasets_lib.MemorySource(found)
+  )
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  return batch_sources.open_datasets(config, [dataset], [dataset], directory, mesh)
+
+
+def _num_edges(batches: batch_sources.DatasetBatches) -> int:
+  return batches.padding().batch.budget.num_edges
+
+
+def _edges_of_a_structure(batch) -> float:
+  """Mean over the real structures of a batch."""
+  return batch.graphs.graph.n_edge[batch.graph_mask].mean()
+
+
+class BatchSourcesTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+
+  def test_the_budget_is_chosen_with_the_edge_dropout_of_the_training(self):
+    sizes = []
+    for rate in (0.0, 0.5):
+      batches = _open(self.directory / str(rate), rate)
+      sizes.append(_num_edges(batches))
+      batch = next(batches.training(None)).batch
+      chex.assert_shape(batch.graphs.graph.senders, (2, sizes[-1]))
+    self.assertLess(sizes[1], 0.9 * sizes[0])
+
+  def test_a_stored_budget_is_used_again(self):
+    chosen = _num_edges(_open(self.directory))
+    self.assertEqual(_num_edges(_open(self.directory, structures=9)), chosen)
+    self.assertGreater(_num_edges(_open(self.directory / "new", structures=9)), chosen)
+
+  def test_the_sample_has_all_edges_and_the_validation_its_limit(self):
+    batches = _open(self.directory, 0.5)
+    first = next(batches.training(None)).batch
+    whole = [_edges_of_a_structure(batch) for batch in batches.sample(2)]
+    self.assertGreater(min(whole), 1.5 * _edges_of_a_structure(first))
+    validated = sum(item.info.num_structures for item in batches.validation())
+    self.assertEqual(validated, 3)
+
+  def test_ready_batches_name_what_they_cannot_do(self):
+    source = toy_run.source()
+    padding = source.padding().batch
+    self.assertFalse(padding.graph_mask.any() or padding.atom_mask.any())
+    self.assertLen(source.sample(3), 3)
+    with self.assertRaisesRegex(TypeError, "make the trainer from datasets"):
+      source.evaluation([])
+
+
+if __name__ == "__main__":
+  absltest.main()
