@@ -74,7 +74,7 @@ def pack(
     items: structures, placed in `task_order`; none at all gives a batch of padding.
     builder: the builder of their graphs.
     budget: static sizes.
-    dtype: of positions, cells and labels.
+    dtype: data type of positions, cells and labels.
     targets: labels to pack; those that a structure lacks are zero. If None, the
       labels that any of the items has.
 

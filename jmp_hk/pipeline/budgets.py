@@ -22,7 +22,7 @@ class SampleConfig:
 
   Attributes:
     look_at: structures whose size is read.
-    build: of those, structures whose graphs are built: evenly chosen ones, and as many
+    build: how many of those get their graphs built: evenly chosen ones, and as many
       again as `largest`.
     largest: how many of the largest are built too.
   """

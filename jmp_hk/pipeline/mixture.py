@@ -21,7 +21,7 @@ def probabilities(
   """Probability of a draw from each dataset.
 
   Args:
-    datasets: of the mixture.
+    datasets: datasets of the mixture.
     temperature: T in p_i ∝ (n_i/N)^(1/T), used where no weights are given.
 
   Returns:
@@ -58,7 +58,7 @@ class Schedule:
     """Fixes the stream.
 
     Args:
-      seed: of the run.
+      seed: seed of the run.
       chances: [datasets] probabilities.
     """
     self._seed = seed

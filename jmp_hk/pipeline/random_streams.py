@@ -13,7 +13,7 @@ def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
   """Random numbers that depend on nothing but the arguments.
 
   Args:
-    seed: of the run.
+    seed: seed of the run.
     stream: what the numbers are for; streams are independent.
     counter: number of the draw, block or epoch.
   """

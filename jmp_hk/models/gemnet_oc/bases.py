@@ -39,7 +39,7 @@ def radial_basis(
     mask: [e] bool; where false the values are zero.
     num_radial: number of Gaussians; their spacing is also their width.
     cutoff: Å.
-    exponent: of the envelope.
+    exponent: exponent of the envelope.
 
   Returns:
     [e, num_radial].

@@ -35,7 +35,7 @@ def gated_down_projection(
     radial: [e, rbf] radial embedding of the edges that carry the message.
     mask: [e] bool, real edges.
     channels: output width.
-    dense_name: of the first layer.
+    dense_name: name of the first layer.
     dropout: rate.
     gather: from rows to edges, applied after the first layer.
 

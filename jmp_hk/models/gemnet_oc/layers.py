@@ -23,7 +23,7 @@ def standardised_orthogonal(key: jax.Array, shape: tuple[int, ...], dtype) -> ja
   Args:
     key: random key.
     shape: two or three dimensions.
-    dtype: of the result.
+    dtype: data type of the result.
 
   Returns:
     The weight, shape `shape`.
@@ -87,7 +87,7 @@ class Dense(hk.Module):
       activation: apply `scaled_silu`.
       dropout: rate, after the activation. Draws depend on the position of an
         element in the array alone, so padding rows behind it do not change them.
-      name: of the module.
+      name: name of the module.
     """
     super().__init__(name=name)
     self._channels = channels

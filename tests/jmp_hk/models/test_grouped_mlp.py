@@ -166,7 +166,7 @@ class InitialisationTest(parameterized.TestCase):
     for name, layer in params.items():
       for leaf in layer.values():
         self.assertLessEqual(np.abs(leaf).max(), 1 / 16, name)
-      np.testing.assert_allclose(layer["w"].std(), 1 / 16 / 3**0.5, rtol=0.1)
+      chex.assert_trees_all_close(layer["w"].std(), 1 / 16 / 3**0.5, rtol=0.1)
 
 
 if __name__ == "__main__":

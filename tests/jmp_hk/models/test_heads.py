@@ -75,7 +75,7 @@ class ReductionTest(parameterized.TestCase):
     )
     chex.assert_tree_all_finite(gradient)
     chex.assert_trees_all_equal(gradient[12:], jnp.zeros((14, 1)))
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
       gradient.sum(), 12 if reduction is Reduction.SUM else 2, rtol=1e-6
     )
 

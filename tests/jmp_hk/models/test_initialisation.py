@@ -1,10 +1,11 @@
-"""Fresh parameters depend on key, name and shape alone, and have the published spread."""
+"""Fresh parameters depend on key, name and shape alone; their spread is published."""
 
 import dataclasses
 import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import numpy as np
 
@@ -37,9 +38,7 @@ class InitialisationTest(parameterized.TestCase):
     self.assertLen({x.tobytes() for x in leaves}, len(leaves))
 
   def test_other_heads_leave_the_backbone_as_it_is(self):
-    task = tasks_lib.TaskConfig(
-      "x", (tasks_lib.TargetConfig("gap", "scalar"),)
-    )
+    task = tasks_lib.TaskConfig("x", (tasks_lib.TargetConfig("gap", "scalar"),))
     other = _init(tasks=(task,)).params
     shared = [name for name in _init().params if name in other]
     self.assertGreater(len(shared), 50)
@@ -60,7 +59,7 @@ class InitialisationTest(parameterized.TestCase):
       weight = leaves.get("w")
       if module == "atom_embedding":
         self.assertEqual(leaves["embeddings"].shape, (120, 12))
-        np.testing.assert_allclose(leaves["embeddings"].std(), 1, rtol=0.1)
+        chex.assert_trees_all_close(leaves["embeddings"].std(), 1, rtol=0.1)
       elif module.startswith("out_"):  # PyTorch's default, uniform
         self.assertLessEqual(np.abs(weight).max(), weight.shape[1] ** -0.5)
       elif weight.ndim == 3:

@@ -142,7 +142,7 @@ class ForwardParityTest(parameterized.TestCase):
 
   @parameterized.parameters(1, 37)
   def test_a_perfect_crystal_on_its_stored_graphs(self, padding):
-    """Every cap cuts a shell of equal distances, so the graphs are part of the input."""
+    """Every limit cuts a shell of equal distances: graphs are part of the input."""
     golden, _, order, record, outputs = _run(
       "tiny", "bulk_perfect", padding=padding, dtype=np.float64, stored_graphs=True
     )

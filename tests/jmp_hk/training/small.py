@@ -111,7 +111,7 @@ def budget() -> gemnet_graphs.Budget:
 
 
 def batch(seed: int, microbatches: int = 1) -> batch_lib.Batch:
-  """Packed structures [microbatches, …]; microbatches hold different numbers of structures."""
+  """Packed microbatches [microbatches, …] with different numbers of structures."""
   size = budget()
   packed = [
     packing.pack(

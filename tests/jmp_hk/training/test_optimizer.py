@@ -1,5 +1,6 @@
 """The optimiser does what the published recipe says."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,8 +53,8 @@ def test_schedule_of_a_group_ends_at_the_same_absolute_rate():
   config = config_lib.ScheduleConfig(1.0, 10, 0.2, 110, 0.1)
   for factor, end in [(0.3, 0.1), (0.625, 0.1), (0.05, 0.05 * 0.99)]:
     schedule = optimizer_lib.make_schedule(config, factor)
-    np.testing.assert_allclose(schedule(10), factor, rtol=1e-6)
-    np.testing.assert_allclose(schedule(110), end, rtol=1e-6)
+    chex.assert_trees_all_close(schedule(10), factor, rtol=1e-6)
+    chex.assert_trees_all_close(schedule(110), end, rtol=1e-6)
 
 
 def test_schedule_refuses_a_warmup_longer_than_the_run():
@@ -81,7 +82,7 @@ def test_equals_textbook_adamw_with_global_norm_clip():
       m,
       v,
     )
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), got, params)
+  jax.tree.map(lambda a, b: chex.assert_trees_all_close(a, b, rtol=2e-5), got, params)
 
 
 def test_layerwise_rates_scale_the_whole_update():
@@ -97,7 +98,7 @@ def test_layerwise_rates_scale_the_whole_update():
     ("net/block_0/dense", "b", 0.5),  # The first pattern wins.
     ("net/head", "w", 1.0),
   ]:
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
       scaled[module][name] - _PARAMS[module][name],
       factor * (plain[module][name] - _PARAMS[module][name]),
       rtol=1e-4,
@@ -108,7 +109,7 @@ def test_multiplier_scales_every_rate():
   config = config_lib.OptimizerConfig(schedule=_CONSTANT)
   plain, half = _run(config, steps=1), _run(config, steps=1, lr_multiplier=0.5)
   jax.tree.map(
-    lambda a, b, p: np.testing.assert_allclose(b - p, 0.5 * (a - p), rtol=1e-4),
+    lambda a, b, p: chex.assert_trees_all_close(b - p, 0.5 * (a - p), rtol=1e-4),
     plain,
     half,
     _PARAMS,
@@ -133,7 +134,7 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
     grads = {"net/head": _gradients(step)["net/head"]}
     updates, state = alone.update(grads, state, head)
     head = optax.apply_updates(head, updates)
-  np.testing.assert_allclose(frozen["net/head"]["w"], head["net/head"]["w"], rtol=1e-6)
+  chex.assert_trees_all_close(frozen["net/head"]["w"], head["net/head"]["w"], rtol=1e-6)
 
 
 def test_clip_by_value():
@@ -144,7 +145,7 @@ def test_clip_by_value():
   _, state = optimizer.update(_gradients(0), optimizer.init(_PARAMS), _PARAMS)
   # The first moment after one step is a tenth of the clipped gradient.
   jax.tree.map(
-    lambda m, g: np.testing.assert_allclose(m, 0.1 * np.clip(g, -0.5, 0.5), rtol=1e-5),
+    lambda m, g: chex.assert_trees_all_close(m, 0.1 * np.clip(g, -0.5, 0.5), rtol=1e-5),
     state[1].mu,
     _gradients(0),
   )

@@ -189,7 +189,7 @@ def _symmetrize(
     near: directed edges.
     codes: [e] their `offset_codes`; a self edge's code has the sign of its first
       non-zero offset component.
-    bound: of the codes.
+    bound: largest absolute value of sums and differences of codes.
     rule: "published" keeps the forward edges and their reverses; "union" keeps an
       edge if either direction is there.
 

@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import hypothesis
 from hypothesis import strategies as st
 import jax
@@ -17,8 +18,8 @@ class EnvelopeTest(parameterized.TestCase):
     x = np.linspace(0, 1, 11)
     with jax.enable_x64():
       actual = bases.envelope(jnp.asarray(x), 5)
-    np.testing.assert_allclose(
-      actual, 1 - 21 * x**5 + 35 * x**6 - 15 * x**7, atol=1e-14
+    chex.assert_trees_all_close(
+      actual, 1 - 21 * x**5 + 35 * x**6 - 15 * x**7, atol=1e-14, rtol=1e-7
     )
 
   @parameterized.parameters(2, 5, 6)
@@ -44,7 +45,7 @@ class RadialBasisTest(parameterized.TestCase):
       centres = np.arange(16) / 15
       inside = 1 - 21 * x**5 + 35 * x**6 - 15 * x**7
       expected = np.where(x < 1, inside, 0) * np.exp(-0.5 * 15**2 * (x - centres) ** 2)
-    np.testing.assert_allclose(actual, expected, atol=1e-14)
+    chex.assert_trees_all_close(actual, expected, atol=1e-14, rtol=1e-7)
 
   def test_masked_edges_are_zero_with_zero_gradient(self):
     def total(d):
@@ -65,14 +66,14 @@ class AngularTest(parameterized.TestCase):
     expected = np.polynomial.legendre.legvander(x, 6) * np.sqrt(
       (2 * np.arange(7) + 1) / (4 * np.pi)
     )
-    np.testing.assert_allclose(actual, expected, atol=1e-13)
+    chex.assert_trees_all_close(actual, expected, atol=1e-13, rtol=1e-7)
 
   @parameterized.parameters(0, 1, 2, -1)
   def test_legendre_puts_orders_where_asked(self, axis):
     x = jnp.linspace(-1, 1, 6).reshape(2, 3)
     actual = bases.legendre(x, 4, axis)
     expected = jnp.moveaxis(bases.legendre(x, 4, 0), 0, axis)
-    np.testing.assert_array_equal(actual, expected)
+    chex.assert_trees_all_equal(actual, expected)
 
   @parameterized.parameters(1, 2, 5, 7, 9)
   def test_legendre_series_as_cosine_series(self, order):
@@ -82,13 +83,13 @@ class AngularTest(parameterized.TestCase):
     actual = np.cos(np.outer(theta, np.arange(order))) @ matrix.T
     expected = np.polynomial.legendre.legvander(np.cos(theta), order - 1)
     expected *= np.sqrt((2 * np.arange(order) + 1) / (4 * np.pi))
-    np.testing.assert_allclose(actual, expected, atol=1e-13)
+    chex.assert_trees_all_close(actual, expected, atol=1e-13, rtol=1e-7)
 
   @parameterized.parameters(1, 2, 7)
   def test_perpendicular_cosines_are_those_of_a_right_angle(self, order):
     expected = np.cos(np.arange(order) * np.pi / 2)
-    np.testing.assert_allclose(
-      shared_bases.perpendicular_cosines(order), expected, atol=1e-15
+    chex.assert_trees_all_close(
+      shared_bases.perpendicular_cosines(order), expected, atol=1e-15, rtol=1e-7
     )
 
   @parameterized.parameters(
@@ -99,7 +100,7 @@ class AngularTest(parameterized.TestCase):
     (1.0001, 1.0, 0.0),
   )
   def test_clipping_passes_the_full_gradient_at_the_ends(self, x, value, slope):
-    np.testing.assert_allclose(bases.clip_cosine(jnp.float32(x)), value)
+    chex.assert_trees_all_close(bases.clip_cosine(jnp.float32(x)), value, rtol=1e-7)
     self.assertEqual(jax.grad(bases.clip_cosine)(jnp.float32(x)), slope)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import numpy as np
 
 from tests.jmp_hk.graphs import helpers
@@ -88,14 +89,16 @@ class DerivativesTest(parameterized.TestCase):
     self.assertLess(np.abs(predictions["forces"]).max(), 1e-9 * scale)
     # Cubic symmetry leaves pressure alone.
     pressure = predictions["stress"][0].trace() / 3
-    np.testing.assert_allclose(
-      predictions["stress"][0], pressure * np.eye(3), atol=1e-9 * scale
+    chex.assert_trees_all_close(
+      predictions["stress"][0], pressure * np.eye(3), atol=1e-9 * scale, rtol=1e-7
     )
 
   def test_stress_is_the_derivative_with_respect_to_strain(self):
     evaluate, crystal = small_model.conservative(), small_model.crystal()
     stress = evaluate([crystal])["stress"][0]
-    np.testing.assert_allclose(stress, stress.T, atol=1e-12 * np.abs(stress).max())
+    chex.assert_trees_all_close(
+      stress, stress.T, atol=1e-12 * np.abs(stress).max(), rtol=1e-7
+    )
     volume = abs(np.linalg.det(crystal.cell))
     rng = np.random.default_rng(1)
     for _ in range(3):
@@ -117,7 +120,7 @@ class DerivativesTest(parameterized.TestCase):
       self.assertLess(abs((stress * strain).sum() - expected), 1e-6 * scale)
 
   def test_structures_without_volume_have_no_stress(self):
-    np.testing.assert_array_equal(
+    chex.assert_trees_all_equal(
       small_model.conservative()([small_model.molecule()])["stress"], 0
     )
 

@@ -5,6 +5,7 @@ import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -67,10 +68,10 @@ class DropoutTest(parameterized.TestCase):
       return layer.apply({"d": {"w": jnp.ones((4, 5))}}, jax.random.PRNGKey(3), x)
 
     short, long = draw(17), draw(400)
-    np.testing.assert_array_equal(long[:17], short)
+    chex.assert_trees_all_equal(long[:17], short)
     kept = np.asarray(long) > 0
-    np.testing.assert_allclose(kept.mean(), 0.5, atol=0.05)
-    np.testing.assert_allclose(long[kept], 2 * base_layers.scaled_silu(4.0), rtol=1e-6)
+    chex.assert_trees_all_close(kept.mean(), 0.5, atol=0.05, rtol=1e-7)
+    chex.assert_trees_all_close(long[kept], 2 * base_layers.scaled_silu(4.0), rtol=1e-6)
 
   def test_draws_of_a_model_do_not_depend_on_padding(self):
     run = _training_apply(0.3, _EDGE_DROPOUT)
@@ -80,14 +81,16 @@ class DropoutTest(parameterized.TestCase):
     ]
     for name, length in (("energy", 2), ("forces", 12)):
       expected, actual = (result[name][:length] for result in results)
-      np.testing.assert_allclose(actual, expected, atol=1e-11 * np.abs(expected).max())
-      np.testing.assert_array_equal(results[1][name][length:], 0)
+      chex.assert_trees_all_close(
+        actual, expected, atol=1e-11 * np.abs(expected).max(), rtol=1e-7
+      )
+      chex.assert_trees_all_equal(results[1][name][length:], 0)
 
   def test_draws_follow_the_key(self):
     run = _training_apply(0.3, _EDGE_DROPOUT)
     batch = small_model.make_batch(_structures())
     first, again, other = (run(seed, batch)["energy"] for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
+    chex.assert_trees_all_equal(first, again)
     self.assertTrue((first[:2] != other[:2]).all())
 
   def test_evaluation_is_that_of_a_model_without_dropout(self):
@@ -119,10 +122,15 @@ class DropoutTest(parameterized.TestCase):
     actual = _training_apply(0.0, _EDGE_DROPOUT)(0, batch)
     plain = evaluate.apply(batch)
     for name, value in expected.items():
-      np.testing.assert_allclose(actual[name], value, atol=1e-11 * np.abs(value).max())
+      chex.assert_trees_all_close(
+        actual[name], value, atol=1e-11 * np.abs(value).max(), rtol=1e-7
+      )
     self.assertTrue((actual["energy"][:2] != plain["energy"][:2]).all())
-    np.testing.assert_allclose(
-      actual["forces"], plain["forces"], atol=1e-11 * np.abs(plain["forces"]).max()
+    chex.assert_trees_all_close(
+      actual["forces"],
+      plain["forces"],
+      atol=1e-11 * np.abs(plain["forces"]).max(),
+      rtol=1e-7,
     )
 
 

@@ -5,6 +5,7 @@ import dataclasses
 from absl.testing import absltest
 from absl.testing import parameterized
 import ase.build
+import chex
 import jax
 import numpy as np
 
@@ -95,14 +96,14 @@ class EdgeCasesTest(parameterized.TestCase):
     self.assertNotEqual(oxygen["energy"][0], iron["energy"][0])
     for predictions in (oxygen, iron):
       self.assertTrue(np.isfinite(predictions["energy"]).all())
-      np.testing.assert_array_equal(predictions["forces"], 0)
+      chex.assert_trees_all_equal(predictions["forces"], 0)
     # Two of them out of reach of each other have the sum of their energies.
     apart = helpers.make_structure([[0, 0, 0], [0, 9, 0]], np.array([8, 26], np.int32))
     total = evaluate([apart])
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
       total["energy"], oxygen["energy"] + iron["energy"], rtol=1e-12
     )
-    np.testing.assert_array_equal(total["forces"], 0)
+    chex.assert_trees_all_equal(total["forces"], 0)
 
   @parameterized.product(model=("direct", "conservative"))
   def test_a_batch_of_padding_alone(self, model):
@@ -111,7 +112,7 @@ class EdgeCasesTest(parameterized.TestCase):
       packing.pack([], gemnet_graphs.BUILDER, small_model.BUDGET, np.float64)
     )
     for value in predictions.values():
-      np.testing.assert_array_equal(value, 0)
+      chex.assert_trees_all_equal(value, 0)
 
   @parameterized.product(
     crystal=("fcc", "rocksalt", "slab"), settings=("published", "union")
@@ -129,9 +130,11 @@ class EdgeCasesTest(parameterized.TestCase):
     )
     expected = small_model.direct(np.float64)([structure], settings)
     actual = small_model.direct(np.float32)([_in_float32(structure)], settings)
-    np.testing.assert_allclose(actual["energy"], expected["energy"], rtol=1e-4)
+    chex.assert_trees_all_close(actual["energy"], expected["energy"], rtol=1e-4)
     scale = np.abs(expected["energy"]).max()
-    np.testing.assert_allclose(actual["forces"], expected["forces"], atol=1e-4 * scale)
+    chex.assert_trees_all_close(
+      actual["forces"], expected["forces"], atol=1e-4 * scale, rtol=1e-7
+    )
 
   def test_periodicity_belongs_to_a_structure_and_its_directions(self):
     # Mixed in one batch, in any order of calls, each is what it is alone.
@@ -143,8 +146,8 @@ class EdgeCasesTest(parameterized.TestCase):
     first = [evaluate([variant])["energy"][0] for variant in variants]
     self.assertLen({round(energy, 6) for energy in first}, 3)
     again = [evaluate([variant])["energy"][0] for variant in reversed(variants)]
-    np.testing.assert_array_equal(again[::-1], first)
-    np.testing.assert_allclose(evaluate(variants)["energy"], first, rtol=1e-12)
+    chex.assert_trees_all_equal(again[::-1], first)
+    chex.assert_trees_all_close(evaluate(variants)["energy"], first, rtol=1e-12)
 
   def test_a_direction_that_is_not_periodic_may_have_any_lattice_vector(self):
     evaluate, crystal = small_model.direct(), small_model.crystal()
@@ -156,17 +159,18 @@ class EdgeCasesTest(parameterized.TestCase):
     expected = evaluate([slab])
     for cell in (other_cell, no_cell):
       actual = evaluate([dataclasses.replace(slab, cell=cell)])
-      np.testing.assert_allclose(actual["energy"], expected["energy"], rtol=1e-12)
-      np.testing.assert_allclose(
+      chex.assert_trees_all_close(actual["energy"], expected["energy"], rtol=1e-12)
+      chex.assert_trees_all_close(
         actual["forces"],
         expected["forces"],
         atol=1e-10 * np.abs(expected["forces"]).max(),
+        rtol=1e-7,
       )
 
   def test_a_molecule_ignores_its_cell(self):
     evaluate, molecule = small_model.direct(), small_model.molecule()
     boxed = dataclasses.replace(molecule, cell=2.0 * np.eye(3))
-    np.testing.assert_array_equal(
+    chex.assert_trees_all_equal(
       evaluate([boxed])["energy"], evaluate([molecule])["energy"]
     )
 

@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import hypothesis
 from hypothesis import strategies as st
 import jax
@@ -49,7 +50,7 @@ class FrameTest(parameterized.TestCase):
       axis = _unit(direction)
       first, second = _frame(jnp.asarray(axis))
       basis = np.stack([first, second, axis])
-    np.testing.assert_allclose(basis @ basis.T, np.eye(3), atol=1e-12)
+    chex.assert_trees_all_close(basis @ basis.T, np.eye(3), atol=1e-12, rtol=1e-7)
     self.assertAlmostEqual(np.linalg.det(basis), 1, places=10)
 
   @parameterized.parameters(
@@ -82,8 +83,8 @@ class AzimuthTest(parameterized.TestCase):
         )
       )
     k = np.arange(7)
-    np.testing.assert_allclose(cosines[:, 0], np.cos(k * angle), atol=1e-12)
-    np.testing.assert_allclose(sines[:, 0], np.sin(k * angle), atol=1e-12)
+    chex.assert_trees_all_close(cosines[:, 0], np.cos(k * angle), atol=1e-12, rtol=1e-7)
+    chex.assert_trees_all_close(sines[:, 0], np.sin(k * angle), atol=1e-12, rtol=1e-7)
     self.assertEqual(collinear[0], 0)
 
   @parameterized.parameters(0.0, 1e-9, 0.99e-4)
@@ -91,13 +92,13 @@ class AzimuthTest(parameterized.TestCase):
     along, across = jnp.array([sine, sine]), jnp.zeros(2)
     mask = jnp.array([True, False])
     cosines, sines, collinear = _azimuth_powers(along, across, mask, 4)
-    np.testing.assert_array_equal(cosines, 0)
-    np.testing.assert_array_equal(sines, 0)
+    chex.assert_trees_all_equal(cosines, 0)
+    chex.assert_trees_all_equal(sines, 0)
     np.testing.assert_array_equal(collinear, [1, 0])  # masked ones do not count
     gradient = jax.grad(
       lambda x: sum(y.sum() for y in _azimuth_powers(x, across, mask, 4))
     )(along)
-    np.testing.assert_array_equal(gradient, 0)
+    chex.assert_trees_all_equal(gradient, 0)
 
 
 class EdgesTest(parameterized.TestCase):
@@ -114,20 +115,23 @@ class EdgesTest(parameterized.TestCase):
     shift = batch.graphs.main.edges["cell_offsets"][mask] @ crystal.cell
     expected = crystal.positions[receivers] - crystal.positions[senders] - shift
     distances = np.linalg.norm(expected, axis=-1)
-    np.testing.assert_allclose(edges.distances[mask], distances, rtol=1e-12)
-    np.testing.assert_allclose(
-      edges.vectors[mask], expected / distances[:, None], atol=1e-12
+    chex.assert_trees_all_close(edges.distances[mask], distances, rtol=1e-12)
+    chex.assert_trees_all_close(
+      edges.vectors[mask], expected / distances[:, None], atol=1e-12, rtol=1e-7
     )
     self.assertLess(distances.max(), small_model.UNCAPPED.config.cutoff)
-    np.testing.assert_array_equal(edges.distances[~mask], 0)
-    np.testing.assert_array_equal(edges.vectors[~mask], 0)
+    chex.assert_trees_all_equal(edges.distances[~mask], 0)
+    chex.assert_trees_all_equal(edges.vectors[~mask], 0)
 
   def test_reverse_edges_have_opposite_vectors(self):
     batch = small_model.make_batch([small_model.crystal()], small_model.PUBLISHED)
     with jax.enable_x64():
       edges = jax.device_get(jax.jit(edges_lib.compute_edges)(batch, batch.graphs.main))
-    np.testing.assert_allclose(
-      edges.vectors[batch.graphs.reverse_edge], -np.asarray(edges.vectors), atol=1e-12
+    chex.assert_trees_all_close(
+      edges.vectors[batch.graphs.reverse_edge],
+      -np.asarray(edges.vectors),
+      atol=1e-12,
+      rtol=1e-7,
     )
 
   def test_an_edge_does_not_interact_with_itself_but_with_images_of_its_source(self):
@@ -137,13 +141,9 @@ class EdgesTest(parameterized.TestCase):
       result = jax.device_get(compute(batch, 3))
     valid = batch.graphs.main_table >= 0
     pairs = valid.sum(1)
-    np.testing.assert_array_equal(
-      result.edge_edge_mask.sum((1, 2)), pairs * (pairs - 1)
-    )
+    chex.assert_trees_all_equal(result.edge_edge_mask.sum((1, 2)), pairs * (pairs - 1))
     # Here main and a2ee2a edges are the same, so the same count of pairs is left out.
-    np.testing.assert_array_equal(
-      result.edge_atom_mask.sum((1, 2)), pairs * (pairs - 1)
-    )
+    chex.assert_trees_all_equal(result.edge_atom_mask.sum((1, 2)), pairs * (pairs - 1))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,9 @@ class InitialisationTest(parameterized.TestCase):
     )
     w = np.asarray(params["d"]["w"], np.float64)
     self.assertEqual(w.shape, (inputs, outputs))
-    np.testing.assert_allclose(w.mean(0), 0, atol=1e-6)
+    chex.assert_trees_all_close(w.mean(0), 0, atol=1e-6, rtol=1e-7)
     # Variance 1 / fan_in; the 1e-6 under the root is the published recipe's.
-    np.testing.assert_allclose(w.var(0, ddof=1) * inputs, 1, rtol=1e-3)
+    chex.assert_trees_all_close(w.var(0, ddof=1) * inputs, 1, rtol=1e-3)
 
   def test_basis_weights_are_standardised_over_radial_functions_and_orders(self):
     # In the original's layout (num_radial, num_angular, channels): fan-in is the
@@ -42,8 +43,8 @@ class InitialisationTest(parameterized.TestCase):
     w = params["b"]["w"]
     self.assertEqual(w.shape, (radial, channels, angular))
     w = np.asarray(w, np.float64).reshape(radial, angular, channels)
-    np.testing.assert_allclose(w.mean((0, 1)), 0, atol=1e-6)
-    np.testing.assert_allclose(w.var((0, 1), ddof=1) * radial * angular, 1, rtol=1e-3)
+    chex.assert_trees_all_close(w.mean((0, 1)), 0, atol=1e-6, rtol=1e-7)
+    chex.assert_trees_all_close(w.var((0, 1), ddof=1) * radial * angular, 1, rtol=1e-3)
 
   def test_square_weights_are_orthogonal_before_standardisation(self):
     # Standardising subtracts a rank-one part: all singular values but one stay equal.
@@ -55,15 +56,15 @@ class InitialisationTest(parameterized.TestCase):
   def test_variance_is_kept_through_dense_layers(self):
     x = jax.random.normal(jax.random.PRNGKey(2), (4096, 64))
     _, y = _run(lambda x: layers.Dense(64, name="d")(x), x)
-    np.testing.assert_allclose(y.var(), 1, rtol=0.05)
+    chex.assert_trees_all_close(y.var(), 1, rtol=0.05)
     _, y = _run(lambda x: layers.Residual(name="r")(x), x)
-    np.testing.assert_allclose(jnp.square(y).mean(), 1, rtol=0.2)
+    chex.assert_trees_all_close(jnp.square(y).mean(), 1, rtol=0.2)
 
 
 class LayersTest(parameterized.TestCase):
   def test_scaled_silu(self):
     x = np.linspace(-3, 3, 7)
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
       base_layers.scaled_silu(jnp.asarray(x)), x / (1 + np.exp(-x)) / 0.6, rtol=1e-5
     )
 
@@ -73,7 +74,7 @@ class LayersTest(parameterized.TestCase):
     act = base_layers.scaled_silu
     inner = act(x @ params["r/dense_mlp_0"]["w"])
     inner = act(inner @ params["r/dense_mlp_1"]["w"])
-    np.testing.assert_allclose(y, (x + inner) / np.sqrt(2), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(y, (x + inner) / np.sqrt(2), rtol=1e-5, atol=1e-6)
 
   def test_basis_weights_are_read_as_channels_by_orders(self):
     radial = jax.random.normal(jax.random.PRNGKey(0), (7, 4))
@@ -82,7 +83,7 @@ class LayersTest(parameterized.TestCase):
     for channel in range(3):
       for order in range(2):
         expected[:, channel, order] = radial @ params["b"]["w"][:, channel, order]
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(y, expected, rtol=1e-5, atol=1e-6)
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ def _difficult_structures():
 
 def _assert_padding_is_zero(results: Results, batch: batch_lib.Batch):
   atoms, graphs = ~batch.atom_mask, ~batch.graph_mask
-  np.testing.assert_array_equal(results.positions[atoms], 0)
-  np.testing.assert_array_equal(results.cell[graphs], 0)
+  chex.assert_trees_all_equal(results.positions[atoms], 0)
+  chex.assert_trees_all_equal(results.cell[graphs], 0)
   for name, value in results.predictions.items():
     padding = atoms if name == "forces" else graphs
     np.testing.assert_array_equal(value[padding], 0, err_msg=name)
@@ -144,7 +144,7 @@ class PaddingTest(parameterized.TestCase):
       packing.pack([], gemnet_graphs.BUILDER, small_model.BUDGET, dtype)
     )
     for leaf in jax.tree.leaves(results):
-      np.testing.assert_array_equal(leaf, 0)
+      chex.assert_trees_all_equal(leaf, 0)
 
   def test_every_parameter_of_a_used_head_and_of_the_backbone_has_a_gradient(self):
     # What is zero by mistake would pass every comparison above.

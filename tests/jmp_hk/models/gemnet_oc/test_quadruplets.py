@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import hypothesis
 from hypothesis import strategies as st
 import jax
@@ -79,12 +80,12 @@ class QuadrupletsTest(parameterized.TestCase):
     expected, count = explicit_quadruplets.sums(batch, messages, _ORDER)
     self.assertGreaterEqual(count, least)
     scale = max(np.abs(expected).max(), 1.0)
-    np.testing.assert_allclose(actual, expected, atol=1e-9 * scale)
+    chex.assert_trees_all_close(actual, expected, atol=1e-9 * scale, rtol=1e-7)
     # Fitting weighs each message by the number of its quadruplets.
     listed = np.zeros_like(multiplicity)
     for _, q, f in explicit_quadruplets.quadruplets(batch):
       listed[q, batch.graphs.main_slot[f]] += 1
-    np.testing.assert_array_equal(multiplicity, listed)
+    chex.assert_trees_all_equal(multiplicity, listed)
 
   @hypothesis.given(
     st.integers(0, 2**20),

@@ -2,6 +2,7 @@
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import jax
 import numpy as np
 
@@ -79,7 +80,7 @@ class ScaleFittingTest(parameterized.TestCase):
       for f in (np.zeros_like, np.ones_like)
     )
     expected, actual = evaluate.apply(batch, ones), evaluate.apply(batch, zeros)
-    np.testing.assert_array_equal(actual["energy"], expected["energy"])
+    chex.assert_trees_all_equal(actual["energy"], expected["energy"])
 
   def test_needs_data(self):
     with self.assertRaisesRegex(ValueError, "at least one batch"):

@@ -7,6 +7,7 @@ import dataclasses
 
 from absl.testing import absltest
 from absl.testing import parameterized
+import chex
 import numpy as np
 
 from tests.jmp_hk.graphs import helpers
@@ -23,7 +24,7 @@ _TOLERANCE = 1e-10
 
 def _assert_close(actual, expected, tolerance=_TOLERANCE):
   scale = np.abs(expected).max()
-  np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+  chex.assert_trees_all_close(actual, expected, rtol=0, atol=tolerance * scale)
 
 
 def _structures():

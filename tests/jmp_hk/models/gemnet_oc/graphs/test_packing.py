@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -54,13 +55,9 @@ def test_every_structure_is_found_back_in_the_batch():
     item = items[index]
     n = item.graphs.structure.num_atoms
     atoms = slice(first, first + n)
-    np.testing.assert_array_equal(
-      batch.positions[atoms], item.graphs.structure.positions
-    )
+    chex.assert_trees_all_equal(batch.positions[atoms], item.graphs.structure.positions)
     assert (batch.node_graph[atoms] == graph).all() and batch.atom_mask[atoms].all()
-    np.testing.assert_array_equal(
-      batch.targets["forces"][atoms], item.targets["forces"]
-    )
+    chex.assert_trees_all_equal(batch.targets["forces"][atoms], item.targets["forces"])
     assert batch.targets["energy"][graph] == item.targets["energy"]
     for name in ("main", "a2a", "a2ee2a", "qint"):
       edges = helpers.batch_edges(batch, name)
@@ -144,7 +141,7 @@ def test_more_padding_changes_no_real_entry():
   for name in ("main", "a2a", "a2ee2a", "qint"):
     assert helpers.batch_edges(small, name) == helpers.batch_edges(large, name)
   n, main_width, qint_width = small.graphs.quad_exclusion.shape
-  np.testing.assert_array_equal(
+  chex.assert_trees_all_equal(
     small.graphs.quad_exclusion[:-5],
     large.graphs.quad_exclusion[: n - 5, :main_width, :qint_width],
   )
