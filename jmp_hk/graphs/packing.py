@@ -142,7 +142,7 @@ def _pack_target(
   """One label of all structures, zero for padding and where there is none."""
   size = layout.budget.num_atoms if spec.per_atom else layout.budget.num_graphs
   result = np.zeros((size, *spec.shape), np.int32 if spec.integer else dtype)
-  for index, (item, first) in enumerate(zip(items, layout.first_atom)):
+  for index, (item, first) in enumerate(zip(items, layout.first_atom, strict=True)):
     if name not in item.targets:
       continue
     value = np.asarray(item.targets[name])

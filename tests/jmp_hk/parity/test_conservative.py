@@ -1,4 +1,4 @@
-"""Conservative fine-tuning of the original: energies, forces, second-order gradients."""
+"""Conservative fine-tuning of the original: energy, forces, second-order gradients."""
 
 import dataclasses
 
