@@ -25,6 +25,8 @@ _FOREIGN_FLAGS = {
   "num_lanes",  # The changelog says that it was renamed.
   "xla_disable_hlo_passes",
 }
+# Functions whose first argument is the name of a flag.
+_DEFINES = re.compile(r"DEFINE_|^(define|integer|number|string)$")
 # A path in backticks that begins with one of these is a file of the repository.
 _FOLDERS = ("benchmarks", "data", "docs", "experiments", "jmp_hk", "tests", ".ci")
 
@@ -36,7 +38,7 @@ def _defined_flags() -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
       match node:
         case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]):
-          if re.search(r"DEFINE_|^(define|string|number)$", ast.unparse(function)):
+          if _DEFINES.search(ast.unparse(function)):
             names.add(name)
         case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(func=function)):
           if ast.unparse(function).endswith("option"):
