@@ -188,12 +188,8 @@ def summarise(
     task: what is learned.
     graph: cutoff and number of neighbors.
   """
-  kinds = {
-    target.name: "class"
-    if target.spec.is_class
-    else "atoms"
-    if target.spec.per_atom
-    else "structure"
+  declared = {
+    target.name: _declare(target.spec)
     for target in task.learned
     if target.spec.label_name is None
   }
@@ -202,7 +198,7 @@ def summarise(
     graph,
     energy=training[0].energy is not None,
     forces=training[0].forces is not None,
-    targets={name: dataset_summary.Label("", kind) for name, kind in kinds.items()},
+    targets=declared,
   )
   splits = {TRAIN: statistics.of_structures(training)}
   if held_out:
@@ -210,6 +206,13 @@ def summarise(
   return dataset_summary.build_info(
     declaration, splits, provenance={"source": "ase.Atoms in memory"}
   )
+
+
+def _declare(spec: spec_lib.TargetSpec) -> dataset_summary.Label:
+  """What a kind of target says about its label; the unit is not known."""
+  if spec.is_class:
+    return dataset_summary.Label("", "class")
+  return dataset_summary.Label("", "atoms" if spec.per_atom else "structure")
 
 
 def _read(

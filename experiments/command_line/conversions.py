@@ -13,6 +13,8 @@ from experiments.command_line import command
 from jmp_hk import structure as structure_lib
 from jmp_hk.runtime import processes
 
+_PUBLISHED, _FITTED = "published", "fitted"  # Values of the option "scales".
+
 # What raw files or the options of their conversion may be wrong with.
 ERRORS = (
   base.PlanError,
@@ -62,7 +64,13 @@ def parse(entry: str) -> Conversion:
       "path; relative paths start where the program is run."
     )
   pairs = (option.partition("=") for option in options)
-  return Conversion(name, converter, source, {key: value for key, _, value in pairs})
+  given = {key: value for key, _, value in pairs}
+  if given.get("scales", _PUBLISHED) not in (_PUBLISHED, _FITTED):
+    raise command.FlagError(
+      f"--convert: scales={given['scales']} of {name!r} must be {_PUBLISHED} or "
+      f"{_FITTED}."
+    )
+  return Conversion(name, converter, source, given)
 
 
 def run(
@@ -84,15 +92,16 @@ def run(
   if processes.is_first():
     for conversion in conversions:
       options = dict(conversion.options)
-      settings = {k: options.pop(k) for k in ("split", "scales") if k in options}
+      is_fitted = options.pop("scales", _PUBLISHED) == _FITTED
       convert.run(
         convert.Config(
           dataset=conversion.converter,
           input=conversion.input,
           output=directories[conversion.dataset],
+          split=options.pop("split", ""),
           num_workers=os.cpu_count() or 1,
+          scales=_FITTED if is_fitted else _PUBLISHED,
           options=options,
-          **settings,
         ),
         command=f"{program} --convert={conversion.dataset}",
       )

@@ -176,7 +176,7 @@ def _define_schedule(values: flags.FlagValues) -> None:
 
 def directory(values: flags.FlagValues, name: str) -> str:
   """The flag --data, --convert or --workdir with the fold filled in."""
-  return values[name].value.replace("{fold}", str(values.fold))
+  return str(values[name].value).replace("{fold}", str(values.fold))
 
 
 def read_data(values: flags.FlagValues, workdir: pathlib.Path) -> Data:
@@ -241,8 +241,9 @@ def backbone(
     "edge_dropout": values.edge_dropout,
     "remat": values.remat,
   }
-  chosen = dataclasses.replace(trained or wanted, **own)
-  if trained and (values["model"].present or values["model_override"].present):
+  chosen = dataclasses.replace(trained if trained is not None else wanted, **own)
+  is_named = values["model"].present or values["model_override"].present
+  if trained is not None and is_named:
     changes = serialization.differences(
       serialization.to_json(chosen),
       serialization.to_json(dataclasses.replace(wanted, **own)),

@@ -128,8 +128,10 @@ def _hours(comparisons: Sequence[Comparison], published: Published) -> str:
       row.append(f"{comparison_lib.mean_hours(runs):.3g}" if runs else "")
     hours = comparison.hours_to_best
     row.append(f"{hours[0]:.3g}" if hours else "")
-    reached = hours and hours[1] is not None
-    row.append(f"{hours[1]:.3g}" if reached else "not reached" if hours else "")
+    if hours is None:
+      row.append("")
+    else:
+      row.append("not reached" if hours[1] is None else f"{hours[1]:.3g}")
     rows.append(row)
   text = "Training time without compilation and evaluations.\n\n" + _table(head, rows)
   total = comparison_lib.speed_up(comparisons)

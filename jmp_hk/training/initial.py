@@ -6,7 +6,6 @@ import logging
 import pathlib
 from typing import Any
 
-import chex
 import haiku as hk
 import jax
 
@@ -75,7 +74,7 @@ def take_backbone(
 
 
 def draw(
-  model: model_lib.Model, key: chex.PRNGKey, example: batch_lib.Batch
+  model: model_lib.Model, key: jax.Array, example: batch_lib.Batch
 ) -> model_lib.Variables:
   """Draws fresh variables; scale factors are not fitted.
 

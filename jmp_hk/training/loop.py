@@ -199,7 +199,7 @@ class Loop:
     if self._config.early_stopping is None:
       return None
     scale = float(jax.device_get(self.state.plateau.scale))
-    rate = float(self._program.schedule(self._step)) * scale
+    rate = float(np.asarray(self._program.schedule(self._step))) * scale
     return stopping.stop_reason(
       self._config.early_stopping, self.host.early_stopping, rate
     )

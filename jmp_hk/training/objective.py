@@ -4,7 +4,6 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 
-import chex
 import haiku as hk
 import jax
 
@@ -14,8 +13,8 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.training import losses
 from jmp_hk.training import metrics as metrics_lib
 
-Predictions = Mapping[str, chex.Array]
-Terms = Mapping[str, tuple[chex.Array, chex.Array]]
+Predictions = Mapping[str, jax.Array]
+Terms = Mapping[str, tuple[jax.Array, jax.Array]]
 # (params, scales, one microbatch) → "dataset/metric" → (sum, count).
 MicrobatchSums = Callable[[hk.Params, hk.State, batch_lib.Batch], metrics_lib.Sums]
 
@@ -36,7 +35,7 @@ class Objective:
     process_gradients: applied to the summed gradients before clipping.
   """
 
-  predict: Callable[[hk.Params, hk.State, chex.PRNGKey, batch_lib.Batch], Predictions]
+  predict: Callable[[hk.Params, hk.State, jax.Array, batch_lib.Batch], Predictions]
   terms: Callable[[batch_lib.Batch, Predictions], Terms]
   process_gradients: Callable[[hk.MutableParams], hk.MutableParams] = _unchanged
 
@@ -50,7 +49,7 @@ def make_objective(model: model_lib.Model, loss: losses.LossConfig) -> Objective
   """
 
   def predict(
-    params: hk.Params, scales: hk.State, key: chex.PRNGKey, batch: batch_lib.Batch
+    params: hk.Params, scales: hk.State, key: jax.Array, batch: batch_lib.Batch
   ) -> Predictions:
     variables = model_lib.Variables(params, scales)
     return model.apply(variables, key, batch, is_training=True)

@@ -1,6 +1,7 @@
 """AdamW with warm-up and cosine, clipping, layer-wise rates and freezing, in optax."""
 
 from typing import NamedTuple
+from typing import cast
 
 import chex
 import jax
@@ -80,10 +81,10 @@ class GroupScheduleState(NamedTuple):
   """State of `scale_by_group_schedule`.
 
   Attributes:
-    count: [] int32, updates so far.
+    count: [] int32, number of updates so far.
   """
 
-  count: chex.Array
+  count: jax.Array
 
 
 def scale_by_group_schedule(
@@ -99,29 +100,30 @@ def scale_by_group_schedule(
     A transformation that also multiplies by the extra argument `lr_multiplier`.
   """
 
-  def init(params: chex.ArrayTree) -> GroupScheduleState:
+  def init(params: optax.Params) -> GroupScheduleState:
     del params
     return GroupScheduleState(count=jnp.zeros((), jnp.int32))
 
   def update(
-    updates: chex.ArrayTree,
-    state: GroupScheduleState,
-    params: chex.ArrayTree | None = None,
+    updates: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params | None = None,
     *,
-    lr_multiplier: chex.Numeric = 1.0,
+    lr_multiplier: jax.Array | float = 1.0,
     **extra_args: object,
-  ) -> tuple[chex.ArrayTree, GroupScheduleState]:
+  ) -> tuple[optax.Updates, optax.OptState]:
     del params, extra_args
+    count = cast(GroupScheduleState, state).count
     groups = {factor for _, factor in factors} | {1.0}
-    rates = {factor: make_schedule(config, factor)(state.count) for factor in groups}
+    rates = {factor: make_schedule(config, factor)(count) for factor in groups}
 
-    def scale(path: tuple[object, ...], update: chex.Array) -> chex.Array:
+    def scale(path: tuple[object, ...], update: jax.Array) -> jax.Array:
       rate = rates[group_factor(factors, parameters.path_name(path))]
       cast = lambda x: jnp.asarray(x, update.dtype)
       return -cast(rate) * cast(lr_multiplier) * update
 
     scaled = jax.tree_util.tree_map_with_path(scale, updates)
-    return scaled, GroupScheduleState(optax.safe_increment(state.count))
+    return scaled, GroupScheduleState(jnp.asarray(optax.safe_increment(count)))
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -167,7 +169,9 @@ def clip_by_global_norm(threshold: float) -> optax.GradientTransformation:
     threshold: largest global norm.
   """
 
-  def update(updates, state, params=None):
+  def update(
+    updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, optax.OptState]:
     del params
     factor = jnp.minimum(1.0, threshold / (optax.global_norm(updates) + 1e-6))
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 
-import chex
 import jax
+import numpy as np
 
 from jmp_hk import dataset_info
 from jmp_hk.graphs import batch as batch_lib
@@ -73,7 +73,7 @@ class Program:
     self._use_ema = train.ema_decay > 0
 
   def init_state(
-    self, variables: model_lib.Variables, key: chex.PRNGKey
+    self, variables: model_lib.Variables, key: jax.Array | np.ndarray
   ) -> state_lib.TrainState:
     """State at step 0, on the devices.
 

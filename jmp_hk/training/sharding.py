@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import dataclasses
 import json
 from typing import Any
+from typing import TypeVar
 
-import chex
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -14,11 +14,15 @@ import numpy as np
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.runtime import prefetch
 
+TreeT = TypeVar("TreeT")  # A pytree of arrays.
+
 AXIS = "data"
 _AHEAD = 2  # Batches that wait on the devices.
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+def make_mesh(
+  devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+) -> jax.sharding.Mesh:
   """A mesh of one axis over the given devices, by default all of all processes."""
   return jax.sharding.Mesh(np.asarray(devices or jax.devices()), (AXIS,))
 
@@ -68,7 +72,7 @@ def microbatches_per_device(num_microbatches: int, num_devices: int) -> int:
   return num_microbatches // num_devices
 
 
-def put_batch(batch: chex.ArrayTree, mesh: jax.sharding.Mesh) -> chex.ArrayTree:
+def put_batch(batch: TreeT, mesh: jax.sharding.Mesh) -> TreeT:
   """Moves this process's microbatches to its devices, as part of the global batch.
 
   Args:
@@ -105,7 +109,7 @@ def to_devices(
   return prefetch.Prefetcher(batches, _AHEAD, put)
 
 
-def put_replicated(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> chex.ArrayTree:
+def put_replicated(tree: TreeT, mesh: jax.sharding.Mesh) -> TreeT:
   """Copies host values to every device; never an alias, so they may be donated."""
   sharding = replicated(mesh)
   if jax.process_count() == 1:
@@ -115,7 +119,7 @@ def put_replicated(tree: chex.ArrayTree, mesh: jax.sharding.Mesh) -> chex.ArrayT
   )
 
 
-def from_first_process(tree: chex.ArrayTree) -> chex.ArrayTree:
+def from_first_process(tree: TreeT) -> TreeT:
   """The values that process 0 has, in every process."""
   if jax.process_count() == 1:
     return tree

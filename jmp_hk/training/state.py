@@ -4,10 +4,10 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jmp_hk import pytrees
@@ -34,17 +34,17 @@ class TrainState:
       changes.
   """
 
-  step: chex.Array
-  params: hk.MutableParams
-  ema: hk.MutableParams | None
-  scales: hk.MutableState
+  step: jax.Array
+  params: hk.Params
+  ema: hk.Params | None
+  scales: hk.State
   opt_state: optax.OptState
-  key: chex.PRNGKey
+  key: jax.Array
   plateau: stopping.PlateauState
-  halted: chex.Array
+  halted: jax.Array
 
   @property
-  def evaluation_params(self) -> hk.MutableParams:
+  def evaluation_params(self) -> hk.Params:
     """The averaged weights, or the raw ones where there is no average."""
     return self.params if self.ema is None else self.ema
 
@@ -65,10 +65,10 @@ class HostState:
 
 
 def create(
-  params: hk.MutableParams,
-  scales: hk.MutableState,
+  params: hk.Params,
+  scales: hk.State,
   optimizer: optax.GradientTransformation,
-  key: chex.PRNGKey,
+  key: jax.Array,
   *,
   use_ema: bool,
 ) -> TrainState:
@@ -86,10 +86,10 @@ def create(
 
 
 def create_on_mesh(
-  params: hk.MutableParams,
-  scales: hk.MutableState,
+  params: hk.Params,
+  scales: hk.State,
   optimizer: optax.GradientTransformation,
-  key: chex.PRNGKey,
+  key: jax.Array | np.ndarray,
   mesh: jax.sharding.Mesh,
   *,
   use_ema: bool,

@@ -1,10 +1,11 @@
 """The training step: gradients of all microbatches of all devices, then one update."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import TypeVar
 
-import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jmp_hk.training import optimizer as optimizer_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
 
-Metrics = dict[str, chex.Array]
+Metrics = dict[str, jax.Array]
 TreeT = TypeVar("TreeT")  # A pytree of arrays.
 
 
@@ -61,7 +62,7 @@ def make_train_step(
         optimizer_lib.trainable(config.optimizer, state.params),
         gradients,
       )
-    loss = sum(terms.values())
+    loss = _total(terms)
     norm = optax.global_norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     proceed = finite & ~state.halted
@@ -92,7 +93,7 @@ def microbatch_gradients(
   mesh: jax.sharding.Mesh,
   params: hk.Params,
   scales: hk.State,
-  key: chex.PRNGKey,
+  key: jax.Array,
   batch: batch_lib.Batch,
 ) -> tuple[hk.MutableParams, Metrics]:
   """Gradient of the loss of all microbatches, and its terms.
@@ -115,7 +116,7 @@ def microbatch_gradients(
   def local(
     params: hk.Params,
     scales: hk.State,
-    key: chex.PRNGKey,
+    key: jax.Array,
     microbatches: batch_lib.Batch,
   ) -> tuple[hk.MutableParams, Metrics]:
     num_microbatches = jax.tree.leaves(microbatches)[0].shape[0]
@@ -124,14 +125,14 @@ def microbatch_gradients(
     first = jax.lax.axis_index(sharding.AXIS) * num_microbatches
 
     def microbatch_loss(
-      params: hk.Params, microbatch: batch_lib.Batch, number: chex.Array
-    ) -> tuple[chex.Array, Metrics]:
+      params: hk.Params, microbatch: batch_lib.Batch, number: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
       predictions = objective.predict(
         params, scales, jax.random.fold_in(key, number), microbatch
       )
       terms = objective.terms(microbatch, predictions)
       values = {k: s / jnp.maximum(totals[k], 1) for k, (s, _) in terms.items()}
-      return sum(values.values()), values
+      return _total(values), values
 
     gradient = jax.grad(microbatch_loss, has_aux=True)
     sums = _sum_over_microbatches(
@@ -155,7 +156,7 @@ def microbatch_gradients(
 
 
 def _sum_over_microbatches(
-  function: Callable[[batch_lib.Batch, chex.Array], TreeT],
+  function: Callable[[batch_lib.Batch, jax.Array], TreeT],
   microbatches: batch_lib.Batch,
   num_microbatches: int,
   zeros: TreeT,
@@ -168,11 +169,16 @@ def _sum_over_microbatches(
   return jax.lax.fori_loop(0, num_microbatches, body, zeros)
 
 
+def _total(values: Mapping[str, jax.Array]) -> jax.Array:
+  """Sum of the terms, of which there is at least one."""
+  return functools.reduce(jnp.add, values.values())
+
+
 def _counts(
   objective: objective_lib.Objective,
   params: hk.Params,
   scales: hk.State,
-  key: chex.PRNGKey,
+  key: jax.Array,
   microbatches: batch_lib.Batch,
 ) -> tuple[Metrics, Metrics]:
   """Counts of the terms over local microbatches, and a zero for each term.
@@ -187,7 +193,7 @@ def _counts(
   return counts, {name: jnp.zeros((), s.dtype) for name, (s, _) in terms.items()}
 
 
-def average_rate(step: chex.Array, config: config_lib.TrainConfig) -> chex.Numeric:
+def average_rate(step: jax.Array, config: config_lib.TrainConfig) -> jax.Array | float:
   """Share of the new weights in their moving average, that is one minus its decay.
 
   With `ema_warmup` the n-th update has the decay min(ema_decay, (1 + n) / (10 + n)), as
@@ -205,7 +211,7 @@ def _update(
   state: state_lib.TrainState,
   gradients: hk.MutableParams,
   optimizer: optax.GradientTransformationExtraArgs,
-  average: chex.Numeric,
+  average: jax.Array | float,
 ) -> state_lib.TrainState:
   """Optimiser, moving average and step number."""
   updates, opt_state = optimizer.update(

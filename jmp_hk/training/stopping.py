@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ PlateauState = optax.contrib.ReduceLROnPlateauState
 
 def init_plateau() -> PlateauState:
   """State before any evaluation; its `scale` of 1 multiplies the learning rate."""
-  return optax.contrib.reduce_on_plateau().init(jnp.zeros((), jnp.float32))
+  state = optax.contrib.reduce_on_plateau().init(jnp.zeros((), jnp.float32))
+  return cast(PlateauState, state)
 
 
 def update_plateau(

@@ -199,6 +199,7 @@ class Trainer:
       self.config.model,
       self._batches.infos,
       jax.device_get(variables),
+      origin=self._origin,
       precision=self.config.model.precision,
     )
 

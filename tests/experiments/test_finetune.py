@@ -6,6 +6,7 @@ import pathlib
 
 from absl import flags
 import ase.io
+import chex
 import jax
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_sizes_scales_and_frozen_parameters_come_from_the_checkpoint(tuned, scra
   frozen = [path for path in new if "atom_embedding" in path or "scale_factor" in path]
   assert any(name in path for path in frozen) and len(frozen) > 5
   for path in frozen:
-    np.testing.assert_allclose(new[path], old[path], rtol=1e-6)
+    chex.assert_trees_all_close(new[path], old[path], rtol=1e-6)
   assert any(not np.allclose(new[p], old[p]) for p in new if "dense" in p and p in old)
 
 

@@ -14,6 +14,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import ase.build
 import ase.io
+import chex
 import numpy as np
 
 from experiments import embed
@@ -88,9 +89,13 @@ class RunnersTest(parameterized.TestCase):
       self.assertEqual(after.info["origin"], before.info["origin"])
       self.assertTrue(after.info["energy_is_relative_to_references"])
       self.assertEqual(after.info["head"], "ani1x")
-      np.testing.assert_allclose(after.positions, before.positions, atol=1e-8)
+      chex.assert_trees_all_close(
+        after.positions, before.positions, rtol=1e-7, atol=1e-8
+      )
       self.assertAlmostEqual(after.get_potential_energy(), value.energy, places=5)
-      np.testing.assert_allclose(after.get_forces(), value.forces, atol=1e-5)
+      chex.assert_trees_all_close(
+        after.get_forces(), value.forces, rtol=1e-7, atol=1e-5
+      )
 
   def test_references(self):
     relative = self._predict()
@@ -135,7 +140,7 @@ class RunnersTest(parameterized.TestCase):
       self.assertEqual(
         data["dataset"].tolist(), [name for name in names for _ in range(4)]
       )
-      np.testing.assert_allclose(data["nodes"][:4], data["nodes"][4:], rtol=1e-5)
+      chex.assert_trees_all_close(data["nodes"][:4], data["nodes"][4:], rtol=1e-5)
     picture = (self.output / "embedding.png").read_bytes()
     self.assertStartsWith(picture, b"\x89PNG")
 
@@ -147,7 +152,7 @@ class RunnersTest(parameterized.TestCase):
     with torch_file.TorchFile(path) as file:
       self.assertEqual(set(file.root), set(weights))
       for name, tensor in file.root.items():
-        np.testing.assert_allclose(file.read(tensor), weights[name], rtol=1e-6)
+        chex.assert_trees_all_close(file.read(tensor), weights[name], rtol=1e-6)
 
   @parameterized.parameters(
     ({"tasks": "oc20,oc22,ani1x,mine"}, "mine=DIR"),
@@ -167,9 +172,9 @@ class RunnersTest(parameterized.TestCase):
     values = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
     config = golden_case.pretrain_config("base")
     shapes = recognise.weight_shapes(recognise.abstract_variables(config))
-    constants = recognise.radial_constants(config.backbone.bases.num_radial)
+    constants = recognise.radial_constants(config)
     state = {n: np.resize(values, shape).copy() for n, shape in shapes.items()}
-    for name in recognise.redundant_shapes({}, config.backbone.bases.num_radial):
+    for name in recognise.redundant_shapes({}, constants):
       state[name] = constants[".".join(name.split(".")[-2:])].copy()
     torch_save.save({n: torch_save.Tensor(v) for n, v in state.items()}, path)
     program = (

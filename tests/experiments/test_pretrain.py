@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_killed_at_any_moment_it_continues_as_if_nothing_had_happened(
     model_directory.load_model_directory(path, step=12).variables
     for path in (tmp_path, whole[0])
   )
-  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  chex.assert_trees_all_equal(ours, theirs)
 
 
 def test_two_devices_continue_with_the_same_curve(whole, datasets, tmp_path):

@@ -40,9 +40,9 @@ def test_schedule_shape():
     config_lib.ScheduleConfig(1.0, 10, 0.2, 110, 0.1)
   )
   # Warm-up starts at a fifth of the peak and is linear.
-  np.testing.assert_allclose([schedule(0), schedule(5)], [0.2, 0.6], rtol=1e-6)
+  chex.assert_trees_all_close([schedule(0), schedule(5)], [0.2, 0.6], rtol=1e-6)
   # The peak is at its end, half-way down the cosine is the mean, then the floor.
-  np.testing.assert_allclose(
+  chex.assert_trees_all_close(
     [schedule(10), schedule(60), schedule(110), schedule(500)],
     [1.0, 0.55, 0.1, 0.1],
     rtol=1e-6,
@@ -119,11 +119,7 @@ def test_multiplier_scales_every_rate():
 def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
   frozen = _run(config_lib.OptimizerConfig(schedule=_CONSTANT, frozen=("block_0",)))
   # Not even weight decay touches them.
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    frozen["net/block_0/dense"],
-    _PARAMS["net/block_0/dense"],
-  )
+  chex.assert_trees_all_equal(frozen["net/block_0/dense"], _PARAMS["net/block_0/dense"])
   # The rest moves as if they did not exist.
   alone = optimizer_lib.make_optimizer(
     config_lib.OptimizerConfig(schedule=_CONSTANT), _PARAMS

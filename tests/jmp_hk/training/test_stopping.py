@@ -2,7 +2,7 @@
 
 import math
 
-import numpy as np
+import chex
 
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import stopping
@@ -20,9 +20,8 @@ def test_plateau_reduces_after_more_than_patience_bad_evaluations():
   for i, value in enumerate(values):
     state = stopping.update_plateau(config, state, 10 + i, value)
     scales.append(float(state.scale))
-  np.testing.assert_allclose(
-    scales, [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
-  )
+  expected = [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+  chex.assert_trees_all_close(scales, expected, rtol=1e-7)
   # Without a config nothing happens.
   assert stopping.update_plateau(None, state, 99, 5.0) is state
 

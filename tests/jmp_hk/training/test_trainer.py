@@ -99,7 +99,7 @@ class TrainerTest(absltest.TestCase):
       atoms = ase.Atoms(structure.atomic_numbers, structure.positions)
       [prediction] = model.predict([atoms], "first")
       errors.append(abs(prediction.energy - structure.energy))
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
       1000 * np.mean(errors), metrics["first/energy_mae_mev"], rtol=1e-4
     )
 
