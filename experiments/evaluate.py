@@ -22,7 +22,7 @@ from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import data_flags
 from experiments.command_line import inference_flags
-from experiments.command_line import training_flags
+from experiments.command_line import runtime_flags
 from jmp_hk.pipeline import datasets as pipeline_datasets
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _dataset(values: flags.FlagValues, name: str) -> datasets_lib.DatasetConfig:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(run, argv, training_flags.expected_errors)
+  return command.run_main(run, argv, runtime_flags.expected_errors)
 
 
 if __name__ == "__main__":

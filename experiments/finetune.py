@@ -24,8 +24,9 @@ from experiments.command_line import config as config_lib
 from experiments.command_line import data_flags
 from experiments.command_line import finetune_flags
 from experiments.command_line import model_flags
+from experiments.command_line import runtime_flags
+from experiments.command_line import schedule_flags
 from experiments.command_line import tasks as declarations
-from experiments.command_line import training_flags
 from jmp_hk import dataset_info
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
@@ -63,7 +64,7 @@ def run(values: flags.FlagValues) -> None:
   Raises:
     FlagError: flags that cannot be used.
   """
-  with training_flags.running(values, training_flags.expected_errors):
+  with runtime_flags.running(values, runtime_flags.expected_errors):
     workdir, data = check_flags(values)
     data.convert()
     config = make_config(values, data)
@@ -125,7 +126,7 @@ def make_config(
       model=model_lib.ModelConfig(
         backbone, (task,), values.precision, stress=task.is_conservative
       ),
-      train=finetune_flags.train(
+      train=schedule_flags.train(
         values, backbone, opened.num_structures, metrics.primary_metric(task)
       ),
       budget=data_flags.budget(values, backbone),
@@ -188,7 +189,7 @@ def _initial(values: flags.FlagValues) -> train_config.InitialConfig | None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(run, argv, training_flags.expected_errors)
+  return command.run_main(run, argv, runtime_flags.expected_errors)
 
 
 if __name__ == "__main__":

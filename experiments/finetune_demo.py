@@ -20,7 +20,7 @@ from experiments import report
 from experiments.command_line import command
 from experiments.command_line import data_flags
 from experiments.command_line import finetune_flags
-from experiments.command_line import training_flags
+from experiments.command_line import runtime_flags
 
 FLAG_FILES = pathlib.Path(__file__).parent / "flags" / "finetune_demo"
 SCRATCH, FINE_TUNED = "scratch", "fine_tuned"
@@ -104,7 +104,7 @@ def _print_report(values: flags.FlagValues) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(_print_report, argv, training_flags.expected_errors)
+  return command.run_main(_print_report, argv, runtime_flags.expected_errors)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from experiments.command_line import command
 from experiments.command_line import config as config_lib
 from experiments.command_line import data_flags
 from experiments.command_line import model_flags
+from experiments.command_line import runtime_flags
 from experiments.command_line import training_flags
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import mixture as mixture_lib
@@ -28,8 +29,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   model_flags.define_model(values)
   model_flags.define_loss(values)
   training_flags.define_optimizer(values)
+  training_flags.define_schedule(values)
   training_flags.define_run(values)
-  training_flags.define_environment(values)
+  training_flags.define_intervals(values)
+  runtime_flags.define(values)
 
 
 def run(values: flags.FlagValues) -> None:
@@ -39,7 +42,7 @@ def run(values: flags.FlagValues) -> None:
     FlagError: flags that cannot be used.
   """
   workdir, mixture = check_flags(values)
-  with training_flags.running(values, training_flags.expected_errors):
+  with runtime_flags.running(values, runtime_flags.expected_errors):
     mixture.convert("experiments.pretrain")
     config_lib.train(make_config(values, mixture), workdir, values)
 
@@ -110,7 +113,7 @@ def make_config(
 
 def main(argv: Sequence[str]) -> int:
   """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(run, argv, training_flags.expected_errors)
+  return command.run_main(run, argv, runtime_flags.expected_errors)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from experiments.command_line import command
 from experiments.command_line import conversions
 from experiments.command_line import data_flags
 from experiments.command_line import model_flags
+from experiments.command_line import runtime_flags
+from experiments.command_line import schedule_flags
 from experiments.command_line import tasks as declarations
 from experiments.command_line import training_flags
 from jmp_hk import serialization
@@ -17,7 +19,6 @@ from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
 from jmp_hk.training import config as train_config
 
-PUBLISHED = "published"
 _DATA = "data"  # Name of the dataset until its task has one.
 # Recipe A of the paper, where it differs from pre-training.
 _DEFAULTS = {
@@ -28,7 +29,7 @@ _DEFAULTS = {
   "warmup_steps": 0,
   "warmup_factor": 0.1,
   "clip": train_config.Clip.VALUE,
-  "learning_rate_factors": [PUBLISHED],
+  "learning_rate_factors": [schedule_flags.PUBLISHED],
   "num_epochs": 500.0,
   "evaluate_every": 0,
   "checkpoint_every": 10_000,
@@ -62,10 +63,14 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   model_flags.define_model(values)
   model_flags.define_averages(values)
   training_flags.define_optimizer(values)
+  training_flags.define_schedule(values)
   training_flags.define_run(values)
-  training_flags.define_environment(values)
+  training_flags.define_intervals(values)
+  runtime_flags.define(values)
   _define_task(values)
-  _define_schedule(values)
+  _define_data(values)
+  _define_start(values)
+  schedule_flags.define(values)
   for name, default in _DEFAULTS.items():
     values.set_default(name, default)
 
@@ -93,6 +98,12 @@ def _define_task(values: flags.FlagValues) -> None:
     "Name of a task of your own in the model and in reports; by default "
     "that of the data.",
   )
+
+
+def _define_data(values: flags.FlagValues) -> None:
+  string = lambda name, default, text: flags.DEFINE_string(
+    name, default, text, flag_values=values
+  )
   string(
     "data",
     "",
@@ -119,11 +130,15 @@ def _define_task(values: flags.FlagValues) -> None:
     "Name of the split that the best weights are evaluated on at the end, "
     "if the data have it; empty evaluates on none.",
   )
-  string(
+
+
+def _define_start(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
     "checkpoint",
     "",
     "Trained model to start from: the --workdir of a run, a checkpoint in it, or a "
     "PyTorch file of published weights. Without it the training starts from scratch.",
+    flag_values=values,
   )
   flags.DEFINE_bool(
     "ema",
@@ -131,47 +146,6 @@ def _define_task(values: flags.FlagValues) -> None:
     "Start from the averaged weights of --checkpoint, instead of the raw ones.",
     flag_values=values,
   )
-
-
-def _define_schedule(values: flags.FlagValues) -> None:
-  number = lambda name, default, text: flags.DEFINE_float(
-    name, default, text, lower_bound=0, flag_values=values
-  )
-  number("warmup_epochs", 5, "Epochs of the warm-up, where --warmup_steps is 0.")
-  number(
-    "decay_epochs", 32, "Epochs from the start of the run to the end of the cosine."
-  )
-  number(
-    "evaluate_every_epochs",
-    1,
-    "Epochs between validations, where --evaluate_every is 0.",
-  )
-  number(
-    "plateau_factor",
-    0.8,
-    "Factor by which the learning rate is multiplied when validation stagnates after "
-    "the cosine; 1 switches that off.",
-  )
-  flags.DEFINE_integer(
-    "plateau_patience",
-    3,
-    "Number of validations without improvement that are tolerated before that.",
-    lower_bound=0,
-    flag_values=values,
-  )
-  number("plateau_threshold", 1e-4, "Relative improvement that counts as one there.")
-  flags.DEFINE_integer(
-    "early_stopping_patience",
-    50,
-    "Number of validations without improvement after which the run ends; 0 never ends "
-    "it.",
-    lower_bound=0,
-    flag_values=values,
-  )
-  number(
-    "early_stopping_min_delta", 1e-8, "Absolute improvement that counts as one there."
-  )
-  number("min_learning_rate", 1e-8, "Learning rate below which the run ends.")
 
 
 def directory(values: flags.FlagValues, name: str) -> str:
@@ -254,65 +228,3 @@ def backbone(
         f"{'; '.join(changes)}. Leave them out, the checkpoint knows its sizes."
       )
   return chosen
-
-
-def train(
-  values: flags.FlagValues,
-  backbone: backbone_lib.BackboneConfig,
-  num_structures: int,
-  primary_metric: str,
-) -> train_config.TrainConfig:
-  """Optimiser, schedule, plateau and early stopping.
-
-  Args:
-    values: parsed flags.
-    backbone: the backbone.
-    num_structures: size of the training split; an epoch of it decides the schedule.
-    primary_metric: what validation goes by, unless a flag says otherwise.
-
-  Raises:
-    FlagError: values that make no sense.
-  """
-  epoch = max(1.0, num_structures / (values.batch_size * values.num_microbatches))
-  steps = lambda epochs: round(epochs * epoch)
-  warmup = values.warmup_steps or steps(values.warmup_epochs)
-  schedule = training_flags.schedule(values, warmup, max(steps(values.decay_epochs), 1))
-  factors = _factors(values, backbone)
-  return training_flags.train(
-    values,
-    values.num_steps or max(1, steps(values.num_epochs)),
-    optimizer=training_flags.optimizer(values, schedule, factors),
-    plateau=_plateau(values, schedule.decay_steps),
-    early_stopping=_early_stopping(values),
-    primary_metric=values.primary_metric or primary_metric,
-    evaluate_every=values.evaluate_every or max(1, steps(values.evaluate_every_epochs)),
-  )
-
-
-def _factors(
-  values: flags.FlagValues, backbone: backbone_lib.BackboneConfig
-) -> tuple[tuple[str, float], ...]:
-  """--learning_rate_factors; the published ones count where weights are loaded."""
-  if values.learning_rate_factors != [PUBLISHED]:
-    return training_flags.parse_factors(values.learning_rate_factors)
-  return backbone.learning_rate_factors if values.checkpoint else ()
-
-
-def _plateau(values: flags.FlagValues, start: int) -> train_config.PlateauConfig | None:
-  if values.plateau_factor == 1:
-    return None
-  return train_config.PlateauConfig(
-    values.plateau_factor, values.plateau_patience, values.plateau_threshold, start
-  )
-
-
-def _early_stopping(
-  values: flags.FlagValues,
-) -> train_config.EarlyStoppingConfig | None:
-  if not values.early_stopping_patience:
-    return None
-  return train_config.EarlyStoppingConfig(
-    values.early_stopping_patience,
-    values.early_stopping_min_delta,
-    values.min_learning_rate,
-  )

@@ -1,28 +1,19 @@
-"""Flags about optimisation, the run as such, and how jax is started."""
+"""Flags about optimisation and the run as such."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
-import contextlib
 from typing import Any
 
 from absl import flags
 
 from experiments.command_line import command
-from experiments.command_line import conversions
-from jmp_hk.runtime import configuration
-from jmp_hk.runtime import processes
 from jmp_hk.training import config as train_config
 
 
 def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the flags of the optimiser."""
+  """Defines the flags of the optimiser and the moving average."""
   define = lambda name, default, text: flags.DEFINE_float(
     name, default, text, lower_bound=0, flag_values=values
   )
-  define("learning_rate", 3e-4, "Peak of the learning rate.")
-  define("warmup_factor", 0.2, "Fraction of the peak at which the warm-up begins.")
-  define("final_factor", 0.1, "Fraction of the peak at which the cosine ends.")
   define("beta1", 0.9, "Decay of Adam's first moment.")
   define("beta2", 0.95, "Decay of Adam's second moment.")
   define("epsilon", 1e-8, "Adam's epsilon.")
@@ -39,13 +30,6 @@ def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
     "Let the decay of the average grow with the number n of updates up to --ema_decay, "
     "as (1 + n) / (10 + n), so that the average of a short run forgets the initial "
     "weights.",
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    "warmup_steps",
-    2000,
-    "Number of steps of the linear warm-up.",
-    lower_bound=0,
     flag_values=values,
   )
   flags.DEFINE_enum_class(
@@ -66,6 +50,23 @@ def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
     "frozen",
     [],
     "Regular expressions of parameter paths that are not trained.",
+    flag_values=values,
+  )
+
+
+def define_schedule(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the flags of the learning rate."""
+  define = lambda name, default, text: flags.DEFINE_float(
+    name, default, text, lower_bound=0, flag_values=values
+  )
+  define("learning_rate", 3e-4, "Peak of the learning rate.")
+  define("warmup_factor", 0.2, "Fraction of the peak at which the warm-up begins.")
+  define("final_factor", 0.1, "Fraction of the peak at which the cosine ends.")
+  flags.DEFINE_integer(
+    "warmup_steps",
+    2000,
+    "Number of steps of the linear warm-up.",
+    lower_bound=0,
     flag_values=values,
   )
 
@@ -104,6 +105,21 @@ def define_run(values: flags.FlagValues = flags.FLAGS) -> None:
     "Number of microbatches of one step, over all devices and processes. Those of one "
     "device are worked through one after another.",
   )
+
+  integer(
+    "num_scale_batches",
+    8,
+    0,
+    "Number of training batches (of one microbatch) on which the backbone's scale "
+    "factors are fitted before the first step; 0 leaves them unfitted.",
+  )
+
+
+def define_intervals(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the flags of how often what is done, and what is kept."""
+  integer = lambda name, default, least, text: flags.DEFINE_integer(
+    name, default, text, lower_bound=least, flag_values=values
+  )
   integer("log_every", 50, 1, "Steps between lines of training metrics.")
   integer(
     "evaluate_every",
@@ -121,80 +137,11 @@ def define_run(values: flags.FlagValues = flags.FLAGS) -> None:
     flag_values=values,
   )
   integer(
-    "num_scale_batches",
-    8,
-    0,
-    "Number of training batches (of one microbatch) on which the backbone's scale "
-    "factors are fitted before the first step; 0 leaves them unfitted.",
-  )
-  integer(
     "profile_steps",
     0,
     0,
     "Number of steps to record with jax's profiler, after the first few, in "
     "WORKDIR/profile.",
-  )
-
-
-def define_environment(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines the flags of how jax is started."""
-  integer = lambda name, default, text: flags.DEFINE_integer(
-    name, default, text, lower_bound=0, flag_values=values
-  )
-  flags.DEFINE_string(
-    "compilation_cache",
-    configuration.default_compilation_cache(),
-    "Directory where compiled programs are kept between runs; empty keeps none.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "coordinator_address",
-    "",
-    "host:port of process 0, for runs of several processes.",
-    flag_values=values,
-  )
-  integer(
-    "num_processes",
-    1,
-    "Number of processes of the run; 0 detects it (Slurm, cloud).",
-  )
-  integer("process_id", 0, "Number of this process, counted from 0.")
-
-
-@contextlib.contextmanager
-def running(
-  values: flags.FlagValues, errors: Callable[[], tuple[type[Exception], ...]]
-) -> Iterator[None]:
-  """Starts jax and joins the other processes of the run, which end together.
-
-  Args:
-    values: parsed flags.
-    errors: gives errors whose message says enough without a traceback.
-  """
-  config = configuration.RuntimeConfig(
-    compilation_cache=values.compilation_cache,
-    coordinator_address=values.coordinator_address,
-    num_processes=values.num_processes,
-    process_id=values.process_id,
-  )
-  configuration.configure(config)
-  processes.connect(config)
-  with processes.ends_together(errors()):
-    yield
-    processes.wait_for_all("done")
-
-
-def expected_errors() -> tuple[type[Exception], ...]:
-  """Wrong flags and bad data, which give one line without a traceback."""
-  from jmp_hk.checkpoints import model_directory  # Slow to import.
-  from jmp_hk.checkpoints import pretrained
-
-  return (
-    command.FlagError,
-    processes.ConnectionFailedError,
-    model_directory.CheckpointError,
-    pretrained.PretrainedError,
-    *conversions.ERRORS,
   )
 
 

@@ -56,12 +56,7 @@ def make_train_step(
       objective, mesh, state.params, state.scales, key, batch
     )
     gradients = objective.process_gradients(gradients)
-    if config.optimizer.frozen:
-      gradients = jax.tree.map(
-        lambda keep, g: g if keep else jnp.zeros_like(g),
-        optimizer_lib.trainable(config.optimizer, state.params),
-        gradients,
-      )
+    gradients = _trained_only(gradients, config.optimizer)
     loss = _total(terms)
     norm = optax.global_norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -112,47 +107,49 @@ def microbatch_gradients(
   Returns:
     Gradients like `params`, and the value of each term of the loss.
   """
-
-  def local(
-    params: hk.Params,
-    scales: hk.State,
-    key: jax.Array,
-    microbatches: batch_lib.Batch,
-  ) -> tuple[hk.MutableParams, Metrics]:
-    num_microbatches = jax.tree.leaves(microbatches)[0].shape[0]
-    counts, no_terms = _counts(objective, params, scales, key, microbatches)
-    totals = jax.lax.psum(counts, sharding.AXIS)
-    first = jax.lax.axis_index(sharding.AXIS) * num_microbatches
-
-    def microbatch_loss(
-      params: hk.Params, microbatch: batch_lib.Batch, number: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
-      predictions = objective.predict(
-        params, scales, jax.random.fold_in(key, number), microbatch
-      )
-      terms = objective.terms(microbatch, predictions)
-      values = {k: s / jnp.maximum(totals[k], 1) for k, (s, _) in terms.items()}
-      return _total(values), values
-
-    gradient = jax.grad(microbatch_loss, has_aux=True)
-    sums = _sum_over_microbatches(
-      lambda microbatch, i: gradient(params, microbatch, first + i),
-      microbatches,
-      num_microbatches,
-      (jax.tree.map(jnp.zeros_like, params), no_terms),
-    )
-    return jax.lax.psum(sums, sharding.AXIS)
-
   microbatch = jax.sharding.PartitionSpec(sharding.AXIS)
   everywhere = jax.sharding.PartitionSpec()
   # check_vma would sum gradients of replicated parameters a second time.
   return jax.shard_map(
-    local,
+    functools.partial(_local_gradients, objective),
     mesh=mesh,
     in_specs=(everywhere, everywhere, everywhere, microbatch),
     out_specs=everywhere,
     check_vma=False,
   )(params, scales, key, batch)
+
+
+def _local_gradients(
+  objective: objective_lib.Objective,
+  params: hk.Params,
+  scales: hk.State,
+  key: jax.Array,
+  microbatches: batch_lib.Batch,
+) -> tuple[hk.MutableParams, Metrics]:
+  """What one device computes of `microbatch_gradients`, summed over the devices."""
+  num_microbatches = jax.tree.leaves(microbatches)[0].shape[0]
+  counts, no_terms = _counts(objective, params, scales, key, microbatches)
+  totals = jax.lax.psum(counts, sharding.AXIS)
+  first = jax.lax.axis_index(sharding.AXIS) * num_microbatches
+
+  def microbatch_loss(
+    params: hk.Params, microbatch: batch_lib.Batch, number: jax.Array
+  ) -> tuple[jax.Array, Metrics]:
+    predictions = objective.predict(
+      params, scales, jax.random.fold_in(key, number), microbatch
+    )
+    terms = objective.terms(microbatch, predictions)
+    values = {k: s / jnp.maximum(totals[k], 1) for k, (s, _) in terms.items()}
+    return _total(values), values
+
+  gradient = jax.grad(microbatch_loss, has_aux=True)
+  sums = _sum_over_microbatches(
+    lambda microbatch, i: gradient(params, microbatch, first + i),
+    microbatches,
+    num_microbatches,
+    (jax.tree.map(jnp.zeros_like, params), no_terms),
+  )
+  return jax.lax.psum(sums, sharding.AXIS)
 
 
 def _sum_over_microbatches(
@@ -167,6 +164,19 @@ def _sum_over_microbatches(
     return function(pick(0), jnp.zeros((), jnp.int32))
   body = lambda i, total: jax.tree.map(jnp.add, total, function(pick(i), i))
   return jax.lax.fori_loop(0, num_microbatches, body, zeros)
+
+
+def _trained_only(
+  gradients: hk.MutableParams, config: config_lib.OptimizerConfig
+) -> hk.MutableParams:
+  """The gradients, zero for frozen parameters."""
+  if not config.frozen:
+    return gradients
+  return jax.tree.map(
+    lambda keep, g: g if keep else jnp.zeros_like(g),
+    optimizer_lib.trainable(config, gradients),
+    gradients,
+  )
 
 
 def _total(values: Mapping[str, jax.Array]) -> jax.Array:

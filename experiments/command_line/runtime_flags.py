@@ -1,0 +1,74 @@
+"""Flags about how jax is started, and which process of a run this is."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+
+from absl import flags
+
+from experiments.command_line import command
+from experiments.command_line import conversions
+from jmp_hk.runtime import configuration
+from jmp_hk.runtime import processes
+
+
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the flags of how jax is started."""
+  integer = lambda name, default, text: flags.DEFINE_integer(
+    name, default, text, lower_bound=0, flag_values=values
+  )
+  flags.DEFINE_string(
+    "compilation_cache",
+    configuration.default_compilation_cache(),
+    "Directory where compiled programs are kept between runs; empty keeps none.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "coordinator_address",
+    "",
+    "host:port of process 0, for runs of several processes.",
+    flag_values=values,
+  )
+  integer(
+    "num_processes",
+    1,
+    "Number of processes of the run; 0 detects it (Slurm, cloud).",
+  )
+  integer("process_id", 0, "Number of this process, counted from 0.")
+
+
+@contextlib.contextmanager
+def running(
+  values: flags.FlagValues, errors: Callable[[], tuple[type[Exception], ...]]
+) -> Iterator[None]:
+  """Starts jax and joins the other processes of the run, which end together.
+
+  Args:
+    values: parsed flags.
+    errors: gives errors whose message says enough without a traceback.
+  """
+  config = configuration.RuntimeConfig(
+    compilation_cache=values.compilation_cache,
+    coordinator_address=values.coordinator_address,
+    num_processes=values.num_processes,
+    process_id=values.process_id,
+  )
+  configuration.configure(config)
+  processes.connect(config)
+  with processes.ends_together(errors()):
+    yield
+    processes.wait_for_all("done")
+
+
+def expected_errors() -> tuple[type[Exception], ...]:
+  """Wrong flags and bad data, which give one line without a traceback."""
+  from jmp_hk.checkpoints import model_directory  # Slow to import.
+  from jmp_hk.checkpoints import pretrained
+
+  return (
+    command.FlagError,
+    processes.ConnectionFailedError,
+    model_directory.CheckpointError,
+    pretrained.PretrainedError,
+    *conversions.ERRORS,
+  )
