@@ -133,5 +133,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  define_flags()
+  command.define(define_flags)
   app.run(main)

@@ -24,7 +24,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flag_values=values,
   )
   flags.DEFINE_bool(
-    "ema", True, "The averaged weights; else the raw ones.", flag_values=values
+    "ema",
+    True,
+    "Export the averaged weights, where there are some, instead of the raw ones.",
+    flag_values=values,
   )
   flags.DEFINE_string("output", None, "File to write, e.g. jmp.pt.", flag_values=values)
 
@@ -39,10 +42,10 @@ def run(values: flags.FlagValues) -> None:
   path = inference_flags.new_file(values.output, "output", ".pt", ".pth", ".ckpt")
   inference_flags.start_without_computing()
   inference_flags.read_description(values)
-  from jmp_hk.checkpoints import model_directory
+  from jmp_hk.checkpoints import loading
   from jmp_hk.interop import export_checkpoint
 
-  loaded = model_directory.load_model_directory(values.checkpoint, ema=values.ema)
+  loaded = loading.load_model(values.checkpoint, ema=values.ema)
   names = export_checkpoint.export_checkpoint(loaded.config, loaded.variables, path)
   print(
     f"{path}: {len(names)} tensors; heads in this order: "
@@ -62,5 +65,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  define_flags()
+  command.define(define_flags)
   app.run(main)

@@ -193,5 +193,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  finetune_flags.define()
+  command.define(finetune_flags.define)
   app.run(main, flags_parser=parse_flags)

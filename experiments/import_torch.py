@@ -25,7 +25,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_bool(
     "ema",
     None,
-    "The moving average of the weights (--ema) or the weights themselves "
+    "Import the moving average of the weights (--ema), or the weights themselves "
     "(--noema). By default the average where the file has one.",
     flag_values=values,
   )
@@ -140,5 +140,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  define_flags()
+  command.define(define_flags)
   app.run(main)

@@ -26,6 +26,18 @@ class FlagError(ValueError):
   """Flags that cannot be used; the message says what to do."""
 
 
+def define(define_flags: Callable[[], None]) -> None:
+  """Defines the flags of a program so that its `--help` shows them.
+
+  Args:
+    define_flags: defines them in `flags.FLAGS`.
+  """
+  before = set(flags.FLAGS)
+  define_flags()
+  for name in set(flags.FLAGS) - before:
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
 def run_main(
   run: Callable[[flags.FlagValues], object],
   argv: Sequence[str],

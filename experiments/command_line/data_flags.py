@@ -192,7 +192,7 @@ def pipeline(
 
   Args:
     values: parsed flags.
-    temperature: of the mixture, where there is one.
+    temperature: temperature of the mixture, where there is one.
   """
   return pipeline_config.PipelineConfig(
     temperature=temperature,

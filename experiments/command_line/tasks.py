@@ -24,8 +24,8 @@ class FineTuningTask:
     name: its name, also that of its flag file and of the model's task.
     dataset: the dataset that results are averaged by.
     targets: what is learned.
-    unit: of the published error.
-    factor: published error over error in the unit of the label.
+    unit: unit of the published error.
+    factor: factor that turns errors in the unit of the label into that unit.
   """
 
   name: str

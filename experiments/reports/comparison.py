@@ -26,9 +26,9 @@ class PublishedTask:
   """Published test errors of one task.
 
   Attributes:
-    unit: of the errors.
-    mae: by model; of MatBench for fold 0.
-    mae_mean_of_5_folds: of MatBench, where published.
+    unit: unit of the errors.
+    mae: mean absolute error by model; that of MatBench is for fold 0.
+    mae_mean_of_5_folds: the same averaged over MatBench's folds, where published.
   """
 
   unit: str
@@ -44,7 +44,7 @@ class Published:
     source: where they are from.
     models: their columns.
     overall_relative_improvement_percent: means over the tasks, as stated.
-    device_hours: as stated.
+    device_hours: training times as stated.
     tasks: errors by task.
   """
 
@@ -88,8 +88,8 @@ class Comparison:
 
   Attributes:
     task: its name.
-    dataset: what it is averaged by.
-    unit: of the errors.
+    dataset: dataset that results are averaged by.
+    unit: unit of the errors.
     scratch: runs from scratch, e.g. of several folds or seeds.
     fine_tuned: runs from a checkpoint.
   """
@@ -203,7 +203,8 @@ def speed_up(comparisons: Sequence[Comparison]) -> tuple[float, float, int] | No
   """Total device-hours to the scratch runs' best validation metric.
 
   Args:
-    comparisons: of all tasks; those where fine-tuning never got there are left out.
+    comparisons: comparisons of all tasks; those in which fine-tuning never got there
+      are left out.
 
   Returns:
     Those of scratch runs, those of fine-tuned runs, and over how many tasks.

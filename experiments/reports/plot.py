@@ -19,7 +19,7 @@ def draw(
   Args:
     comparisons: one per task.
     published: the published errors.
-    path: of the PNG.
+    path: PNG file to write.
   """
   import matplotlib  # Slow to import.
 

@@ -17,7 +17,7 @@ def project(embeddings: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
   Args:
     embeddings: [structures, channels].
     perplexity: lowered where there are too few structures for it.
-    seed: of the optimisation.
+    seed: seed of the optimisation.
 
   Returns:
     [structures, 2].
@@ -43,9 +43,9 @@ def plot(
   Args:
     embeddings: [structures, channels] by kind, "nodes" or "edges".
     dataset: [structures] names.
-    path: of the PNG.
-    perplexity: of t-SNE.
-    seed: of t-SNE.
+    path: PNG file to write.
+    perplexity: perplexity of t-SNE.
+    seed: seed of t-SNE.
   """
   names = list(dict.fromkeys(dataset.tolist()))
   canvas = figure.Figure(figsize=(5 * len(embeddings), 5), layout="constrained")

@@ -73,7 +73,7 @@ def evaluate(
   """Metrics over all batches, in physical units.
 
   Args:
-    eval_step: from `make_eval_step`.
+    eval_step: evaluation step from `make_eval_step`.
     variables: weights, usually the averaged ones, and scale factors.
     batches: this process's microbatches, with every structure once.
     mesh: the devices.

@@ -21,8 +21,8 @@ def make_schedule(
 
   Args:
     config: peak, lengths and fractions.
-    factor: of a parameter group; scales the peak and raises the final fraction so
-      that every group ends at the same absolute rate.
+    factor: rate factor of a parameter group; it scales the peak and raises the final
+      fraction so that every group ends at the same absolute rate.
 
   Returns:
     A function from the step (0 for the first update) to the rate.

@@ -26,7 +26,7 @@ def plot_run(workdir: pathlib.Path) -> pathlib.Path | None:
   """Draws losses and validation metrics of a run.
 
   Args:
-    workdir: of the run; its metrics file is read.
+    workdir: directory of the run; its metrics file is read.
 
   Returns:
     The picture, or None where there are no metrics yet.

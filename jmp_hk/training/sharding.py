@@ -62,7 +62,7 @@ def microbatches_per_device(num_microbatches: int, num_devices: int) -> int:
   """Shares microbatches out evenly.
 
   Raises:
-    ValueError: that is impossible.
+    ValueError: they cannot be shared out evenly.
   """
   if num_microbatches % num_devices:
     raise ValueError(

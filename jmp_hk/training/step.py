@@ -37,7 +37,7 @@ def make_train_step(
 
   Args:
     objective: what is minimised.
-    optimizer: from `optimizer.make_optimizer`.
+    optimizer: optimiser from `optimizer.make_optimizer`.
     config: the run; schedule, frozen parameters and moving average are read.
     mesh: the devices.
 

@@ -1,8 +1,12 @@
 """Wrong command lines give one line and an exit code; our own mistakes a traceback."""
 
+import subprocess
+import sys
+
 import pytest
 
 from experiments.command_line import command
+from tests.experiments import demo_data
 
 
 def _fail(error):
@@ -28,3 +32,13 @@ def test_other_errors_are_the_users_only_where_they_are_named(capsys):
   assert "mine" in capsys.readouterr().err
   with pytest.raises(KeyError):
     command.run_main(missing, ["program"])
+
+
+def test_help_shows_the_flags_of_the_program():
+  process = subprocess.run(
+    [sys.executable, "-m", "experiments.report", "--help"],
+    cwd=demo_data.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert "--output: Directory of the report." in process.stdout
