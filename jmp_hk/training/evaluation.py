@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import dataclasses
 
+import chex
 import haiku as hk
 import jax
 from jax.experimental import multihost_utils
@@ -37,6 +38,7 @@ def make_eval_step(
   def local(
     params: hk.Params, scales: hk.State, microbatches: batch_lib.Batch
   ) -> metrics_lib.Sums:
+    chex.assert_equal_shape_prefix(jax.tree.leaves(microbatches), 1)
     num_microbatches = jax.tree.leaves(microbatches)[0].shape[0]
     if num_microbatches == 1:
       sums = microbatch_sums(params, scales, jax.tree.map(lambda x: x[0], microbatches))

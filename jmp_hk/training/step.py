@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from typing import TypeVar
 
+import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,7 @@ def microbatch_gradients(
   Returns:
     Gradients like `params`, and the value of each term of the loss.
   """
+  chex.assert_equal_shape_prefix(jax.tree.leaves(batch), 1)
   microbatch = jax.sharding.PartitionSpec(sharding.AXIS)
   everywhere = jax.sharding.PartitionSpec()
   # check_vma would sum gradients of replicated parameters a second time.
