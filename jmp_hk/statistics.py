@@ -179,7 +179,7 @@ def fit_references(statistics: Statistics, moments: Moments) -> LinearFit:
 
   Args:
     statistics: holds the element counts of the same structures as `moments`.
-    moments: of a label with one value per structure.
+    moments: sums over a label that has one value per structure.
   """
   elements = sorted(statistics.atoms_by_element)
   if not elements or not moments.count:

@@ -66,7 +66,7 @@ class Results:
     task: task of the head that predicted.
     structures: structures with their labels.
     predictions: as many predictions.
-    comparisons: of every learned target that has labels.
+    comparisons: labels beside predictions of every learned target that has labels.
   """
 
   task: tasks_lib.TaskConfig

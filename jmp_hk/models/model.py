@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
@@ -222,8 +221,3 @@ def _precision(config: ModelConfig) -> Iterator[None]:
     for module in modules:  # A policy does not hold for subclasses.
       stack.enter_context(hk.mixed_precision.push_policy(module, policy))
     yield
-
-
-def num_parameters(params: Mapping) -> int:
-  """Number of learned scalars in a Haiku tree."""
-  return sum(x.size for x in jax.tree.leaves(params))

@@ -11,6 +11,7 @@ import numpy as np
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.interop import torch_names
 from jmp_hk.models import model as model_lib
+from jmp_hk.models import parameters
 from tests import shared_files
 from tests.jmp_hk.parity import golden_case
 
@@ -40,9 +41,9 @@ class TorchNamesTest(parameterized.TestCase):
       if name.startswith("backbone")
     }
     expected = counts[kind]
-    self.assertEqual(model_lib.num_parameters(backbone), expected["backbone"])
+    self.assertEqual(parameters.count(backbone), expected["backbone"])
     self.assertEqual(
-      model_lib.num_parameters(abstract.params), expected["total_pretrain_4_tasks"]
+      parameters.count(abstract.params), expected["total_pretrain_4_tasks"]
     )
     self.assertLen(jax.tree.leaves(abstract.scales), expected["n_scale_factors"])
 
