@@ -9,8 +9,10 @@ from absl.testing import absltest
 import ase
 import chex
 import numpy as np
+import pytest
 
 from jmp_hk import dataset_info
+from jmp_hk import training
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
@@ -62,6 +64,12 @@ def _lines(workdir: pathlib.Path) -> list[dict]:
   """Metrics without what depends on the clock."""
   lines = writers.read_metrics(workdir / writers.METRICS_FILE)
   return [{k: v for k, v in line.items() if k not in _TIMING} for line in lines]
+
+
+def test_the_class_is_found_by_the_name_of_its_package():
+  assert training.Trainer is trainer_lib.Trainer
+  with pytest.raises(AttributeError, match="Coach"):
+    _ = training.Coach
 
 
 class TrainerTest(absltest.TestCase):
