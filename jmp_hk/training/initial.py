@@ -6,13 +6,11 @@ import logging
 import pathlib
 from typing import Any
 
-import haiku as hk
 import jax
 
 from jmp_hk.checkpoints import loading
 from jmp_hk.checkpoints import pretrained
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import processes
 from jmp_hk.training import batch_sources
@@ -102,22 +100,8 @@ def fit_scales(
   """
   if not num_batches:
     return variables
-
-  def embed(
-    backbone: backbone_lib.BackboneConfig,
-    params: hk.Params,
-    state: hk.State,
-    batch: batch_lib.Batch,
-  ) -> backbone_lib.Embeddings:
-    changed = dataclasses.replace(model.config, backbone=backbone)
-    variables = model_lib.Variables(params, state)
-    return model_lib.build_model(changed).embed(variables, batch)
-
-  scales = model.config.backbone.fit_state(
-    embed,
-    variables.params,
-    variables.scales,
+  return model.fit_state(
+    variables,
     batches.sample(num_batches),
     lambda name, value: logger.info("Fitted %s = %.4g.", name, value),
   )
-  return variables._replace(scales=scales)
