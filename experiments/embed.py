@@ -144,15 +144,15 @@ def _read(
       f"settings are to be used, one of {', '.join(infos)}."
     )
   from jmp_hk import from_ase
+  from jmp_hk.pipeline import datasets as datasets_lib
 
   found = list(
     inference_flags.read_structures(pathlib.Path(path), flag=f"datasets={name}")
   )
-  stride = max(1, len(found) // values.limit)
   try:
     structures = [
-      from_ase.from_atoms(atoms, infos[name], f"{pathlib.Path(path).name}:{i * stride}")
-      for i, atoms in enumerate(found[::stride][: values.limit])
+      from_ase.from_atoms(found[i], infos[name], f"{pathlib.Path(path).name}:{i}")
+      for i in datasets_lib.evenly_spaced(len(found), values.limit)
     ]
   except structure_lib.InvalidStructureError as error:
     raise command.FlagError(f"--datasets: {error}") from error
@@ -166,18 +166,18 @@ def _read_converted(
   infos: Mapping[str, dataset_info.DatasetInfo],
 ) -> Corpus:
   """Reads a converted dataset; imports TensorFlow."""
-  from data.records import datasets as datasets_lib
-  from data.records import shards
+  from data.records import datasets as converted
+  from data.records import shards as shards_lib
+  from jmp_hk.pipeline import datasets as datasets_lib
 
   try:
     info = dataset_info.load(path)
-    shards = shards.list_shards(pathlib.Path(path), values.split)
-  except (dataset_info.DatasetInfoError, shards.RecordFileError) as error:
+    shards = shards_lib.list_shards(pathlib.Path(path), values.split)
+  except (dataset_info.DatasetInfoError, shards_lib.RecordFileError) as error:
     raise command.FlagError(f"--datasets: {error}") from error
   num_structures = info.num_structures[values.split]
-  source = datasets_lib.ShardSource(name, values.split, tuple(shards), num_structures)
-  stride = max(1, num_structures // values.limit)
-  structures = list(source.ordered(stride))[: values.limit]
+  source = converted.ShardSource(name, values.split, tuple(shards), num_structures)
+  structures = list(datasets_lib.evenly(source, num_structures, values.limit))
   return Corpus(name, structures, infos.get(name, info))
 
 

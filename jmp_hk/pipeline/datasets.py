@@ -68,8 +68,21 @@ class Dataset:
 
   def evenly(self, limit: int = 0) -> Iterator[structure_lib.Structure]:
     """Structures from all over the split, in order: `limit` of them, 0 for all."""
-    stride = max(1, self.num_structures // limit) if limit else 1
-    return itertools.islice(self.source.ordered(stride), limit or None)
+    return evenly(self.source, self.num_structures, limit)
+
+
+def evenly_spaced(count: int, limit: int = 0) -> range:
+  """Indices from all over `count` items, in order: `limit` of them, 0 for all."""
+  stride = max(1, count // limit) if limit else 1
+  return range(0, count, stride)[: limit or None]
+
+
+def evenly(
+  source: Source, count: int, limit: int = 0
+) -> Iterator[structure_lib.Structure]:
+  """The structures of a source, which has `count`, at `evenly_spaced` indices."""
+  chosen = evenly_spaced(count, limit)
+  return itertools.islice(source.ordered(chosen.step), len(chosen))
 
 
 class MemorySource:

@@ -50,9 +50,8 @@ class EvaluationStream:
       range(spec.num_microbatches) if local_microbatches is None else local_microbatches
     )
     self._with_labels = with_labels
-    self._stride = max(1, dataset.num_structures // limit) if limit else 1
-    every = -(-dataset.num_structures // self._stride)
-    self.num_structures = min(every, limit) if limit else every
+    self._limit = limit
+    self.num_structures = len(datasets_lib.evenly_spaced(dataset.num_structures, limit))
 
   def empty(self) -> batches_lib.PipelineBatch:
     """A batch of padding alone."""
@@ -105,10 +104,7 @@ class EvaluationStream:
   def _examples(self) -> Iterator[microbatches_lib.Example]:
     """The structures of the split; the microbatches of a step take turns."""
     dataset = self._dataset
-    structures = dataset.source.ordered(self._stride)
-    for position, structure in enumerate(structures):
-      if position >= self.num_structures:
-        return
+    for position, structure in enumerate(dataset.evenly(self._limit)):
       targets = {}
       if self._with_labels:
         targets = labels.normalise_labels(
