@@ -76,6 +76,26 @@ class Polymorphic:
     return cls.registry[name]
 
 
+def add_class(
+  registry: dict[str, type[T]], name: str, cls: type[T], family: str
+) -> None:
+  """Adds a class to a registry. A module that is executed again replaces its own.
+
+  Args:
+    registry: classes by name.
+    name: name of the class.
+    cls: the class.
+    family: what such a class is, for the message.
+
+  Raises:
+    ValueError: the name is taken by another class.
+  """
+  known = registry.get(name, cls)
+  if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+    raise ValueError(f"There is already a {family} {name!r}: {known.__qualname__}.")
+  registry[name] = cls
+
+
 def to_json(value: Any) -> Json:
   """Turns nested dataclasses into values that `json` writes without loss.
 

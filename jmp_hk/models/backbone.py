@@ -175,10 +175,7 @@ def register(name: str) -> Callable[[ConfigT], ConfigT]:
   """
 
   def decorate(cls: ConfigT) -> ConfigT:
-    known = BackboneConfig.registry.setdefault(name, cls)
-    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-      raise ValueError(f"There is already a backbone {name!r}: {known.__qualname__}.")
-    BackboneConfig.registry[name] = cls
+    serialization.add_class(BackboneConfig.registry, name, cls, "backbone")
     cls.type_name = name
     return cls
 

@@ -27,6 +27,25 @@ def masked_sum(values: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array
   return total, rows.sum().astype(total.dtype) * math.prod(values.shape[1:])
 
 
+def error_sums(
+  name: str, prediction: jax.Array, label: jax.Array, rows: jax.Array, std: float
+) -> spec.Sums:
+  """Absolute and squared errors of what was divided by a standard deviation.
+
+  Args:
+    name: name of the target.
+    prediction: [rows, …] normalised predictions.
+    label: [rows, …] normalised labels.
+    rows: [rows] bool, the rows that count.
+    std: the standard deviation, in the unit of the label.
+  """
+  error = prediction - label
+  return {
+    f"{name}_mae": masked_sum(std * jnp.abs(error), rows),
+    f"{name}{ROOT}": masked_sum((std * error) ** 2, rows),
+  }
+
+
 def sum_of_references(
   references: Mapping[int, float], structure: structure_lib.Structure, name: str
 ) -> float:

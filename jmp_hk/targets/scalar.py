@@ -40,14 +40,8 @@ class Scalar(spec.TargetSpec):
     constants: spec.TaskConstants,
   ) -> spec.Sums:
     """Errors in the unit of the label."""
-    scale = constants.statistics[self.name].std
-    error = prediction - label
-    return {
-      f"{self.name}_mae": arithmetic.masked_sum(scale * jnp.abs(error), rows),
-      f"{self.name}{arithmetic.ROOT}": arithmetic.masked_sum(
-        (scale * error) ** 2, rows
-      ),
-    }
+    std = constants.statistics[self.name].std
+    return arithmetic.error_sums(self.name, prediction, label, rows, std)
 
   def normalise(
     self,

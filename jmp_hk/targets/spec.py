@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmp_hk import dataset_info
+from jmp_hk import serialization
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 
@@ -279,10 +280,7 @@ def register(kind: str) -> Callable[[SpecT], SpecT]:
   """
 
   def decorate(cls: SpecT) -> SpecT:
-    known = _REGISTRY.get(kind, cls)
-    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-      raise ValueError(f"There is already a kind {kind!r}: {known.__qualname__}.")
-    _REGISTRY[kind] = cls
+    serialization.add_class(_REGISTRY, kind, cls, "kind")
     cls.kind = kind
     return cls
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -47,14 +46,8 @@ class Vector(spec.TargetSpec):
     constants: spec.TaskConstants,
   ) -> spec.Sums:
     """Errors of components in the unit of the label."""
-    scale = constants.statistics[self.name].std
-    error = prediction - label
-    return {
-      f"{self.name}_mae": arithmetic.masked_sum(scale * jnp.abs(error), rows),
-      f"{self.name}{arithmetic.ROOT}": arithmetic.masked_sum(
-        (scale * error) ** 2, rows
-      ),
-    }
+    std = constants.statistics[self.name].std
+    return arithmetic.error_sums(self.name, prediction, label, rows, std)
 
   def normalise(
     self,
