@@ -84,8 +84,9 @@ def _sample(
 ) -> tuple[list[budget_lib.Budget], list[budget_lib.Budget]]:
   """Sizes of typical structures and of the largest ones of a dataset."""
   structures = list(dataset.source.spread(config.look_at))
-  stride = max(1, len(structures) // config.build)
-  typical = structures[::stride][: config.build]
+  typical = [
+    structures[i] for i in datasets_lib.evenly_spaced(len(structures), config.build)
+  ]
   by_size = sorted(structures, key=lambda structure: structure.num_atoms)
   largest = by_size[-config.largest :]
   graph = dataset.info.graph
