@@ -90,7 +90,7 @@ class EvaluationStream:
       )
       for index in self._local
     ]
-    ahead = 1 + -(-2 * self._config.num_workers // len(streams))
+    ahead = workers.chunks_ahead(len(streams))
     nothing = self._spec.pack([])
     while True:
       found = [stream.next_batch(ahead) for stream in streams]

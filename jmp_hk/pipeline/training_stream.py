@@ -114,7 +114,7 @@ class TrainingStream:
       )
       for index, state in states.items()
     }
-    ahead = 1 + -(-2 * self._config.num_workers // len(streams))
+    ahead = self._workers.chunks_ahead(len(streams))
     while True:
       found = [stream.next_batch(ahead) for stream in streams.values()]
       after = {index: stream.state for index, stream in streams.items()}
