@@ -21,16 +21,12 @@ def draw(
     published: the published errors.
     path: PNG file to write.
   """
-  import matplotlib  # Slow to import.
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
+  from matplotlib import figure as figure_lib  # Slow to import.
 
   columns = min(4, len(comparisons))
   rows = -(-len(comparisons) // columns)
-  figure, axes = pyplot.subplots(
-    rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False
-  )
+  figure = figure_lib.Figure(figsize=(4.2 * columns, 3.2 * rows))
+  axes = figure.subplots(rows, columns, squeeze=False)
   for axis, comparison in zip(axes.flat, comparisons, strict=False):
     bars = bars_of(comparison, published)
     labels, heights, colours = zip(*bars, strict=True)
@@ -44,7 +40,6 @@ def draw(
     axis.set_visible(False)
   figure.tight_layout()
   figure.savefig(path, dpi=120)
-  pyplot.close(figure)
 
 
 def bars_of(

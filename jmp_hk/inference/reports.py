@@ -137,19 +137,15 @@ def plot(comparisons: Sequence[comparison_lib.Comparison], path: pathlib.Path) -
   """Draws predictions over labels, one panel a target."""
   if not comparisons:
     return
-  import matplotlib  # Slow to import.
+  from matplotlib import figure as figure_lib  # Slow to import.
 
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
-  figure, axes = pyplot.subplots(
-    1, len(comparisons), figsize=(5 * len(comparisons), 4.6), squeeze=False
-  )
+  # Without pyplot, which would change the backend of the caller's notebook.
+  figure = figure_lib.Figure(figsize=(5 * len(comparisons), 4.6))
+  axes = figure.subplots(1, len(comparisons), squeeze=False)
   for axis, comparison in zip(axes.flat, comparisons, strict=True):
     (_draw_classes if comparison.is_class else _draw_values)(axis, comparison)
   figure.tight_layout()
   figure.savefig(path, dpi=120)
-  pyplot.close(figure)
 
 
 def _draw_values(axis: "axes_lib.Axes", comparison: comparison_lib.Comparison) -> None:

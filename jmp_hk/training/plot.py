@@ -36,16 +36,13 @@ def plot_run(workdir: pathlib.Path) -> pathlib.Path | None:
   panels = {title: series for title, series in panels.items() if series}
   if not panels:
     return None
-  import matplotlib  # Slow to import.
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
+  from matplotlib import figure as figure_lib  # Slow to import.
 
   columns = min(_COLUMNS, len(panels))
   rows = -(-len(panels) // columns)
-  figure, axes = pyplot.subplots(
-    rows, columns, figsize=(5 * columns, 3.6 * rows), squeeze=False
-  )
+  # Without pyplot, which would change the backend of the caller's notebook.
+  figure = figure_lib.Figure(figsize=(5 * columns, 3.6 * rows))
+  axes = figure.subplots(rows, columns, squeeze=False)
   for axis, (title, series) in zip(axes.flat, panels.items(), strict=False):
     _draw(axis, title, series)
   for axis in axes.flat[len(panels) :]:
@@ -53,7 +50,6 @@ def plot_run(workdir: pathlib.Path) -> pathlib.Path | None:
   figure.tight_layout()
   path = workdir / PLOT_FILE
   figure.savefig(path, dpi=110)
-  pyplot.close(figure)
   return path
 
 
