@@ -6,7 +6,6 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -29,14 +28,6 @@ _KEYS = {
   "compile_s",
   "peak_memory_mib",
 }
-
-
-@pytest.fixture(autouse=True)
-def _compile_fast():
-  """Without most optimisations: nothing is said about speed here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize(

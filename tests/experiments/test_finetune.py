@@ -7,7 +7,6 @@ import pathlib
 from absl import flags
 import ase.io
 import chex
-import jax
 import numpy as np
 import pytest
 
@@ -31,14 +30,6 @@ _RUN = (
   "--ema_decay=0.5",
 )
 _TARGET = "--target=forces=conservative_forces,coefficient=10"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _compile_fast():
-  """Compilation is what takes time here."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(name="data", scope="module")

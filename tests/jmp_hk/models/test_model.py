@@ -188,9 +188,7 @@ class CollinearNoiseTest(parameterized.TestCase):
         batch = golden_case.make_batch(
           structures, [0] * len(structures), settings, dtype=dtype
         )
-        run = small_model.fast_compiling_jit(
-          lambda variables, batch: model.apply(variables, None, batch)
-        )
+        run = jax.jit(lambda variables, batch: model.apply(variables, None, batch))
         results.append(
           jax.device_get(run(golden_case.variables("tinyd", dtype), batch))
         )

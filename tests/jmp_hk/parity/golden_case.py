@@ -191,31 +191,36 @@ def make_batch(
   rmd17: bool = False,
 ) -> batch_lib.Batch:
   """Packs structures with `padding` spare entries in every field of the budget."""
-  packed = []
-  for i, structure in enumerate(items):
-    config = settings or graph_settings(structure, rmd17=rmd17)
-    packed.append(
-      packing.PackItem(
-        graphs=gemnet_graphs.BUILDER.build(structure, config),
-        task=int(task[i]),
-        targets={} if targets is None else targets[i],
-      )
+  packed = pack_items(items, task, settings, targets=targets, rmd17=rmd17)
+  return packing.pack(packed, gemnet_graphs.BUILDER, budget(packed, padding), dtype)
+
+
+def pack_items(
+  items, task, settings=None, *, targets=None, rmd17: bool = False
+) -> list[packing.PackItem]:
+  """Graphs of structures, with the published settings unless others are given."""
+  return [
+    packing.PackItem(
+      graphs=gemnet_graphs.BUILDER.build(
+        structure, settings or graph_settings(structure, rmd17=rmd17)
+      ),
+      task=int(task[i]),
+      targets={} if targets is None else targets[i],
     )
-  return pack_with_padding(packed, padding, dtype)
+    for i, structure in enumerate(items)
+  ]
 
 
-def pack_with_padding(packed, padding: int, dtype) -> batch_lib.Batch:
-  """Packs into the smallest budget plus `padding` in every field."""
+def budget(packed, padding: int) -> gemnet_graphs.Budget:
+  """The smallest budget that holds all items, plus `padding` in every field."""
   sizes = [gemnet_graphs.BUILDER.sizes(item.graphs) for item in packed]
   width = {"main_width", "a2a_width", "a2ee2a_width", "qint_width"}
-  budget = {}
+  needs = {}
   for field in dataclasses.fields(gemnet_graphs.Budget):
     values = [getattr(s, field.name) for s in sizes]
     used = max(values) if field.name in width else sum(values)
-    budget[field.name] = used + padding
-  return packing.pack(
-    packed, gemnet_graphs.BUILDER, gemnet_graphs.Budget(**budget), dtype
-  )
+    needs[field.name] = used + padding
+  return gemnet_graphs.Budget(**needs)
 
 
 def stored_graphs(golden) -> gemnet_build.GemNetOCStructureGraphs:

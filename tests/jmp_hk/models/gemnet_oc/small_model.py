@@ -53,10 +53,13 @@ BACKBONE = gemnet_oc.GemNetOCConfig(
   ),
 )
 
-# These tests compile large functions and run them on tiny inputs: without LLVM's
-# optimisations they compile in less than half the time.
-fast_compiling_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+# Compiles as a run does; tests otherwise do without LLVM's optimisations.
+optimising_jit = functools.partial(
+  jax.jit,
+  compiler_options={
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+  },
 )
 
 
@@ -189,7 +192,7 @@ class Evaluator:
       self.variables = variables(
         self.model, make_batch([molecule()], dtype=dtype), seed, dtype
       )
-    self._apply = fast_compiling_jit(
+    self._apply = jax.jit(
       lambda variables, batch: self.model.apply(variables, None, batch)
     )
 

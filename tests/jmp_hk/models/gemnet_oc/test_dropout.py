@@ -45,7 +45,7 @@ def _structures():
 def _training_apply(dropout: float, edge_dropout: float):
   model = _model(dropout=dropout, edge_dropout=edge_dropout)
 
-  @small_model.fast_compiling_jit
+  @jax.jit
   def run(variables, key, batch):
     return model.apply(variables, key, batch, is_training=True)
 

@@ -49,7 +49,7 @@ def _gradients(kind: str, precision: str):
     total = sum((1e-3 * value**2).sum() for value in predictions.values())
     return total, predictions
 
-  @small_model.fast_compiling_jit
+  @jax.jit
   def run(batch):
     gradients, predictions = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(
       variables.params, batch.positions, batch.cell, batch

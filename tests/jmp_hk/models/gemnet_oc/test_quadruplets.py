@@ -39,7 +39,7 @@ _SETTINGS = {
 }
 
 
-@small_model.fast_compiling_jit
+@jax.jit
 def _factorised(batch, messages):
   """[E, L (l2), L (l1), c] and the [Q, K] multiplicity of messages."""
   geometry = geometry_lib.compute_geometry(batch, _ORDER)

@@ -50,9 +50,7 @@ def test_gradients_are_equal(make_config):
   batch, variables = _inputs(config)
   with jax.enable_x64(True):
     gradients = [
-      small_model.fast_compiling_jit(_gradient(c, variables.scales))(
-        variables.params, batch
-      )
+      jax.jit(_gradient(c, variables.scales))(variables.params, batch)
       for c in (config, _without(config))
     ]
   # Dropout draws the same numbers; the rest differs by rounding alone.

@@ -32,7 +32,7 @@ class ScaleFittingTest(parameterized.TestCase):
     self.assertEqual(fitted, scale_factor.fitting_order(list(variables.scales)))
     self.assertLen(fitted, 11 + 2 * 2)
 
-    @small_model.fast_compiling_jit
+    @jax.jit
     def observe(variables, batch):
       with scale_factor.observe() as observations:
         model.apply(variables, None, batch)
