@@ -42,7 +42,9 @@ def test_loss_gradient_and_update_equal_a_plain_loop_over_microbatches():
   params, scales = jax.tree.map(np.array, (state.params, state.scales))
   batch = toy.batch(1, _LANES)
   key = jax.random.fold_in(jax.random.PRNGKey(7), 0)
-  loss, gradient = jax.value_and_grad(_reference_loss)(params, scales, key, batch)
+  loss, gradient = jax.jit(jax.value_and_grad(_reference_loss))(
+    params, scales, key, batch
+  )
   updates, _ = optimizer.update(
     gradient, optimizer.init(params), params, lr_multiplier=1.0
   )
