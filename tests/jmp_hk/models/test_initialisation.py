@@ -18,7 +18,7 @@ from tests.jmp_hk.models.gemnet_oc import small_model
 def _init(seed: int = 0, **changes) -> model_lib.Variables:
   model = model_lib.build_model(small_model.direct_config(**changes))
   batch = small_model.make_batch([small_model.molecule()], dtype=np.float32)
-  return jax.device_get(jax.jit(model.init)(jax.random.PRNGKey(seed), batch))
+  return jax.device_get(model.init(jax.random.PRNGKey(seed), batch))
 
 
 class InitialisationTest(parameterized.TestCase):
@@ -28,7 +28,7 @@ class InitialisationTest(parameterized.TestCase):
     batch = small_model.make_batch(
       [small_model.crystal()], budget=budget, dtype=np.float32
     )
-    again = jax.device_get(jax.jit(model.init)(jax.random.PRNGKey(0), batch))
+    again = jax.device_get(model.init(jax.random.PRNGKey(0), batch))
     jax.tree.map(np.testing.assert_array_equal, again, _init())
 
   def test_every_weight_is_drawn_by_itself(self):
