@@ -3,16 +3,15 @@
 import os
 import pathlib
 
+from tests import compiling
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Compilation takes most of the suite's time, and half as long without LLVM's
-# optimisations, here and in the programs that tests start. What is compared with the
-# published numbers in float32 asks for them, see `small_model.optimising_jit`.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+compiling.compile_fast()
 
-import jax
+import jax  # noqa: E402
 
-from jmp_hk.runtime import configuration
+from jmp_hk.runtime import configuration  # noqa: E402
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 jax.config.update("jax_compilation_cache_dir", str(_ROOT / ".jax_cache"))

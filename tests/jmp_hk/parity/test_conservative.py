@@ -11,7 +11,7 @@ from jmp_hk.interop import torch_names
 from jmp_hk.models import model as model_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import losses
-from tests.jmp_hk.models.gemnet_oc import small_model
+from tests import compiling
 from tests.jmp_hk.parity import golden_case
 
 _TASK = tasks_lib.TaskConfig(
@@ -122,7 +122,7 @@ class ConservativeParityTest(parameterized.TestCase):
   def test_energy_and_forces_in_float32(self, kind):
     golden = golden_case.load(f"{kind}_conservative_rmd17")
     batch = _batch(golden, 5, np.float32)
-    predictions = small_model.optimising_jit(_model(kind).apply)(
+    predictions = compiling.optimising_jit(_model(kind).apply)(
       _variables(kind, golden, np.float32), None, batch
     )
     atoms = len(golden["out/F"])

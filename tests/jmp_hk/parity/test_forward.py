@@ -10,8 +10,8 @@ import numpy as np
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import packing
 from jmp_hk.models import model as model_lib
+from tests import compiling
 from tests import gemnet_graphs
-from tests.jmp_hk.models.gemnet_oc import small_model
 from tests.jmp_hk.parity import golden_case
 
 # The padded runs of a kind share one budget, and so one compiled program.
@@ -53,7 +53,7 @@ def _program(kind, dtype):
       predictions = model.apply(variables, None, batch)
     return predictions, record
 
-  return (jax.jit if dtype == np.float64 else small_model.optimising_jit)(run)
+  return (jax.jit if dtype == np.float64 else compiling.optimising_jit)(run)
 
 
 def _items(golden, case, task):

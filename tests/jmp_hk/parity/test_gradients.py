@@ -16,8 +16,8 @@ from jmp_hk.models.gemnet_oc import scale_factor
 from jmp_hk.training import config as training_config
 from jmp_hk.training import losses
 from jmp_hk.training import optimizer as optimizer_lib
+from tests import compiling
 from tests import shared_files
-from tests.jmp_hk.models.gemnet_oc import small_model
 from tests.jmp_hk.parity import golden_case
 
 _ADAMW = training_config.OptimizerConfig(
@@ -114,7 +114,7 @@ class GradientParityTest(parameterized.TestCase):
     _, loss = _loss_function(kind)
     batch = _loss_batch(golden, 7, np.float32)
     params, scales = golden_case.variables(kind, np.float32)
-    value, _ = small_model.optimising_jit(loss)(params, scales, batch)
+    value, _ = compiling.optimising_jit(loss)(params, scales, batch)
     _assert_close(value, golden["loss"], 1e-4)
 
   def test_five_adamw_steps(self):
@@ -136,7 +136,7 @@ class GradientParityTest(parameterized.TestCase):
       }
       first, _ = torch_names.import_state_dict(first)
 
-      @small_model.optimising_jit
+      @compiling.optimising_jit
       def step(params, state, batch, reference, use_reference):
         (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(
           params, scales, batch

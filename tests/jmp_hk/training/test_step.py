@@ -18,6 +18,7 @@ from jmp_hk.training import config as config_lib
 from jmp_hk.training import objective as objective_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import step as step_lib
+from tests import compiling
 from tests.jmp_hk.training import toy
 
 _LANES = 4
@@ -87,6 +88,7 @@ _CURVE = """
 import json, sys
 import jax
 from jmp_hk.training import sharding
+from tests import compiling
 from tests.jmp_hk.training import toy
 curves = []
 for devices in (1, 2, 4):
@@ -104,7 +106,7 @@ print(json.dumps(curves))
 
 def test_one_two_and_four_devices_give_the_same_curve():
   environment = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    "XLA_FLAGS": compiling.with_flag("--xla_force_host_platform_device_count=4"),
     "JAX_PLATFORMS": "cpu",
   }
   output = subprocess.run(

@@ -53,15 +53,6 @@ BACKBONE = gemnet_oc.GemNetOCConfig(
   ),
 )
 
-# Compiles as a run does; tests otherwise do without LLVM's optimisations.
-optimising_jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    "xla_backend_optimization_level": 3,
-    "xla_llvm_disable_expensive_passes": False,
-  },
-)
-
 
 class GraphSettings(NamedTuple):
   """How the graphs of a structure are built."""
