@@ -113,6 +113,7 @@ def bar(
     unit_scale=True,
     dynamic_ncols=True,
     disable=not progress,
+    delay=0.5,  # Nothing is shown of what is done at once.
     mininterval=0.2 if sys.stderr.isatty() else 60.0,
   )
 

@@ -12,7 +12,6 @@ import io
 import re
 import socket
 import ssl
-from typing import BinaryIO
 from typing import NoReturn
 import urllib.error
 import urllib.parse
@@ -35,6 +34,10 @@ class DownloadError(RuntimeError):
 
 class RefusedError(DownloadError):
   """An address does not give the file; another one may."""
+
+
+class UnknownHostError(RefusedError):
+  """The name of a host leads nowhere, as on machines without a connection."""
 
 
 class BrokenError(DownloadError):
@@ -61,7 +64,7 @@ class Reply:
     last_modified: when the file changed, as the server puts it, or "".
   """
 
-  stream: BinaryIO
+  stream: io.BufferedIOBase
   start: int
   size: int | None
   etag: str = ""
@@ -140,13 +143,13 @@ def _opener() -> urllib.request.OpenerDirector:
     urllib.request.HTTPSHandler(),
     urllib.request.HTTPErrorProcessor(),
     urllib.request.HTTPDefaultErrorHandler(),
-    _SafeRedirects(),
+    SafeRedirects(),
   ):
     opener.add_handler(handler)
   return opener
 
 
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+class SafeRedirects(urllib.request.HTTPRedirectHandler):
   """Follows redirects as browsers do, which refuse to leave https."""
 
   def redirect_request(self, req, fp, code, msg, headers, newurl):
@@ -220,9 +223,8 @@ def _raise_connection(address: str, error: Exception) -> NoReturn:
       f"The certificate of {host} could not be verified: {reason.verify_message}."
     ) from error
   if isinstance(reason, socket.gaierror) and reason.errno != socket.EAI_AGAIN:
-    raise RefusedError(
-      f"{host} cannot be found from this machine ({reason.strerror}). Compute nodes "
-      "often have no connection to the internet; login nodes do."
+    raise UnknownHostError(
+      f"The host {host} is unknown here ({reason.strerror})."
     ) from error
   text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
   raise BrokenError(f"No connection to {host}: {text}") from error

@@ -6,11 +6,11 @@ import contextlib
 import dataclasses
 import errno
 import http.client
+import io
 import logging
 import pathlib
 import shutil
 import time
-from typing import BinaryIO
 
 import tqdm
 
@@ -104,20 +104,26 @@ def _from_any(
   Raises:
     DownloadError: none does.
   """
-  reasons = []
+  errors: list[http_lib.RefusedError] = []
   for number, address in enumerate(addresses, 1):
     try:
       _from_one(address, part, expected, options)
       return
     except http_lib.RefusedError as error:
-      reasons.append(str(error))
+      errors.append(error)
       if number < len(addresses):
         options.say(f"{error} Trying {addresses[number]}.")
-  kept = f"{part.name} keeps what has arrived. " if part.size else ""
+  reasons = " ".join(map(str, errors))
+  if all(isinstance(error, http_lib.UnknownHostError) for error in errors):
+    reasons += (
+      " Compute nodes often have no connection to the internet; login nodes do."
+    )
+  if part.size:
+    reasons += f" {part.name} keeps what has arrived."
   raise http_lib.DownloadError(
-    f"{part.path.name} could not be fetched. {' '.join(reasons)} {kept}Run the command "
-    "again later, name a copy with --mirror, or fetch the file with a browser, put it "
-    f"at {part.path}, and run the command again to check it."
+    f"{part.path.name} could not be fetched. {reasons} Run the command again later, "
+    "name a copy with --mirror, or fetch the file with a browser, put it at "
+    f"{part.path}, and run the command again to check it."
   )
 
 
@@ -187,9 +193,10 @@ def _receive(
     )
 
 
-def _read(address: str, stream: BinaryIO) -> bytes:
+def _read(address: str, stream: io.BufferedIOBase) -> bytes:
+  """What has arrived, at least one byte; nothing at the end."""
   try:
-    return stream.read(_CHUNK_BYTES)
+    return stream.read1(_CHUNK_BYTES)
   except (OSError, http.client.HTTPException) as error:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     raise http_lib.BrokenError(f"The connection to {address} broke ({text})") from error
