@@ -5,6 +5,7 @@ import hashlib
 import pathlib
 import sys
 from typing import Literal
+from typing import NoReturn
 
 import tqdm
 
@@ -71,15 +72,17 @@ def compare(
   if expected.size is not None and size != expected.size:
     return Comparison(f"expected {expected.size} bytes, found {size}")
   agrees = [] if expected.size is None else ["size"]
-  for kind in dict.fromkeys(checksum.kind for checksum in expected.checksums):
+  for kind, label in _LABELS.items():
     wanted = [c.value for c in expected.checksums if c.kind == kind]
+    if not wanted:
+      continue
     found = digest(path, kind, progress)
     if found not in wanted:
       return Comparison(
-        f"expected the {_LABELS[kind]} {' or '.join(wanted)}, found {found}"
+        f"expected the {label} {' or '.join(wanted)}, found {found}"
       )
     # Which one it is matters where a source names several.
-    agrees.append(_LABELS[kind] + (f" {found}" if len(wanted) > 1 else ""))
+    agrees.append(label + (f" {found}" if len(wanted) > 1 else ""))
   return Comparison(agrees=" and ".join(agrees))
 
 
@@ -103,7 +106,7 @@ def digest(path: pathlib.Path, kind: Kind, progress: bool = False) -> str:
 
 def bar(
   description: str, size: int | None, progress: bool, initial: int = 0
-) -> "tqdm.tqdm[None]":
+) -> "tqdm.tqdm[NoReturn]":
   """A bar of bytes in a terminal; where nobody watches, a line a minute."""
   return tqdm.tqdm(
     desc=description,

@@ -7,6 +7,7 @@ request (`BrokenError`), or try another address (`RefusedError`).
 
 import contextlib
 import dataclasses
+import email.message
 import http.client
 import io
 import re
@@ -153,6 +154,7 @@ class SafeRedirects(urllib.request.HTTPRedirectHandler):
   """Follows redirects as browsers do, which refuse to leave https."""
 
   def redirect_request(self, req, fp, code, msg, headers, newurl):
+    """The request that follows a redirect."""
     old, new = (urllib.parse.urlsplit(url) for url in (req.full_url, newurl))
     allowed = _SCHEMES if old.scheme == "http" else ("https",)
     if new.scheme not in allowed:
@@ -194,7 +196,7 @@ def _reply(address: str, response: http.client.HTTPResponse, start: int) -> Repl
   return Reply(response, start, size, *versions)
 
 
-def _nothing_left(headers: http.client.HTTPMessage, start: int) -> Reply:
+def _nothing_left(headers: email.message.Message, start: int) -> Reply:
   """The answer to a request that begins at or behind the end of the file."""
   match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
   size = int(match[3]) if match and match[3] != "*" else 0

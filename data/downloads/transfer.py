@@ -11,6 +11,7 @@ import logging
 import pathlib
 import shutil
 import time
+from typing import NoReturn
 
 import tqdm
 
@@ -162,7 +163,7 @@ def _receive(
   address: str,
   part: part_file.PartFile,
   expected: checks.Expected,
-  bar: "tqdm.tqdm[None]",
+  bar: "tqdm.tqdm[NoReturn]",
 ) -> None:
   """One request: appends to the part what is missing.
 
