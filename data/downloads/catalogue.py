@@ -47,7 +47,7 @@ TERMS = {
     "10.1088/2632-2153/abba6f",
   ),
   "md22": entry.Terms(
-    "not stated",
+    "not known",
     "Chmiela et al., Sci. Adv. 9, eadf0873 (2023)",
     "10.1126/sciadv.adf0873",
   ),

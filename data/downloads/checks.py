@@ -78,9 +78,7 @@ def compare(
       continue
     found = digest(path, kind, progress)
     if found not in wanted:
-      return Comparison(
-        f"expected the {label} {' or '.join(wanted)}, found {found}"
-      )
+      return Comparison(f"expected the {label} {' or '.join(wanted)}, found {found}")
     # Which one it is matters where a source names several.
     agrees.append(label + (f" {found}" if len(wanted) > 1 else ""))
   return Comparison(agrees=" and ".join(agrees))

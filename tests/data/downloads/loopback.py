@@ -37,10 +37,10 @@ class File:
     size = len(self.content) if self.length is None else self.length
     wanted = request.headers.get("Range", "")
     version = request.headers.get("If-Range", "")
+    is_mine = not version or version == self.etag or not self.knows_if_range
     start = 0
-    if self.knows_ranges and wanted:
-      if not version or version == self.etag or not self.knows_if_range:
-        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+    if self.knows_ranges and wanted and is_mine:
+      start = int(wanted.removeprefix("bytes=").removesuffix("-"))
     if start and start >= size:
       request.send_response(416)
       request.send_header("Content-Range", f"bytes */{size}")
