@@ -138,7 +138,7 @@ def test_fetched_as_published_and_converted_by_the_next_command(
   assert "Licence: CC0. Cite Ramakrishnan et al." in printed
   (command,) = [line for line in printed.splitlines() if "data.convert" in line]
   _convert(command)
-  assert "16 train, 1 val, 1 test" in capsys.readouterr().out
+  assert "1 test, 16 train, 1 val" in capsys.readouterr().out
 
 
 def test_oc20_as_it_comes(server, tmp_path, monkeypatch, capsys):
@@ -173,7 +173,7 @@ def test_rmd17_as_it_comes(server, tmp_path, monkeypatch, capsys):
   printed = capsys.readouterr().out
   (command,) = [line for line in printed.splitlines() if "data.convert" in line]
   _convert(command)
-  assert "950 train, 50 val, 100 test" in capsys.readouterr().out
+  assert "100 test, 950 train, 50 val" in capsys.readouterr().out
 
 
 def test_a_mirror_must_hold_the_published_file(server, tmp_path):
