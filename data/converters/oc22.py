@@ -48,7 +48,8 @@ class OC22(base.Converter):
       )
     if unlabelled:
       _LOG.warning(
-        "%s without energies and forces, left out.", " and ".join(unlabelled)
+        "The records of %s have neither energies nor forces and are left out.",
+        " and ".join(unlabelled),
       )
     return [
       unit

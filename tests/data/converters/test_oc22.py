@@ -58,7 +58,10 @@ def _release(folder):
 def test_the_test_split_without_labels_is_left_out_and_said(convert, tmp_path, caplog):
   found, _ = convert("oc22", _release(tmp_path / "oc22"))
   assert {k: len(v) for k, v in found.items()} == {"train": 3, "val_id": 2}
-  assert "test_id without energies and forces, left out." in caplog.text
+  assert (
+    "The records of test_id have neither energies nor forces and are left out."
+    in caplog.text
+  )
 
 
 @pytest.mark.parametrize("source", ["oc22", "oc22/s2ef-total/test_id"])
