@@ -152,6 +152,20 @@ class Converter(abc.ABC):
     """A path as `Unit.files` and record ids give it."""
     return pathlib.Path(path).relative_to(self.root).as_posix()
 
+  def prepare(self, output: pathlib.Path, progress: bool = True) -> "Converter":
+    """The converter that reads this one's source, unpacked where it has to be.
+
+    Args:
+      output: directory of the converted dataset; what is unpacked lies beside it.
+      progress: whether to show a progress bar.
+
+    Raises:
+      PlanError: the source or the options make no sense, or the disk is too small.
+      RawDataError: an archive cannot be read.
+    """
+    del output, progress
+    return self
+
   @abc.abstractmethod
   def declare(self) -> dataset_summary.Declaration:
     """Says what is known before any record is read: labels, units, settings."""
@@ -207,12 +221,14 @@ def split_by_folder(
   """Splits of a source whose files are in one split each.
 
   Folders below `source` that are called like splits (train, val_id, s2ef_train_2M, …)
-  are splits; without any, all files are the one split that `--split` names.
+  are splits; without any, all files are the one split that `--split` names, or else
+  the name of `source`.
 
   Args:
-    source: `--input`.
+    source: `--input`, a folder, or a file that is one split.
     split: `--split`.
-    files: raw files, at or below `source`.
+    files: raw files at or below `source`; for an archive, its members as if it were a
+      folder.
 
   Raises:
     PlanError: nothing says which split the files are, or folders contradict `--split`.
@@ -220,21 +236,32 @@ def split_by_folder(
   splits: dict[str, list[pathlib.Path]] = {}
   for path in files:
     folders = path.relative_to(source).parts[:-1]
-    named = [m for m in map(_SPLIT_FOLDER.fullmatch, folders) if m]
-    # Training sets of several sizes (s2ef_train_2M) are all the training split.
-    name = TRAIN if named and named[0]["train"] else named[0]["held"] if named else ""
-    splits.setdefault(name, []).append(path)
+    named = [name for name in map(split_of, folders) if name]
+    splits.setdefault(named[0] if named else "", []).append(path)
+  if list(splits) == [""] and (name := split or split_of(source.name.split(".")[0])):
+    return {name: list(files)}
   if "" in splits:
-    if len(splits) == 1 and split:
-      return {split: list(files)}
     raise PlanError(
       f"--input={source} does not say for every file which split it is: name one "
       "split, for example --split=train, or sort the files into folders train, val "
       "and test."
     )
   if split and split not in splits:
+    if source.is_file() and len(splits) == 1:
+      return {split: list(files)}
     raise PlanError(
       f"--input={source} has no split {split!r}; it has {', '.join(splits)}. To give "
       "a folder another name, point --input at the folder itself."
     )
   return splits
+
+
+def split_of(folder: str) -> str:
+  """The split that a folder's name stands for, or "".
+
+  Training sets of several sizes (s2ef_train_2M) are all the split `train`.
+  """
+  match = _SPLIT_FOLDER.fullmatch(folder)
+  if not match:
+    return ""
+  return TRAIN if match["train"] else match["held"]

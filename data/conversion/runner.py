@@ -73,6 +73,7 @@ def convert(
     PlanError: the input makes no sense, or `output` holds something else.
     RawDataError, InvalidStructureError: bad input, naming file and record.
   """
+  converter = converter.prepare(output, progress)
   declaration = converter.declare()
   by_split = plans.select(converter.units(), converter.split, converter.source)
   state = output / plans.STATE

@@ -1,27 +1,51 @@
 """OC20 S2EF from its release: numbered pairs `N.extxyz.xz` and `N.txt.xz`.
 
-A folder such as `s2ef_train_2M` is one split, which `--split` names; a folder of such
-folders is several. Energies are the raw total energies (RPBE, eV), as the published
-model was trained on; the reference energies of the txt files are not needed. Forces
-are those of VASP, also on fixed atoms. Each pair becomes one shard.
+The pairs are read inside the released archives (`s2ef_train_200K.tar`), which need not
+be unpacked, or as files, also decompressed ones (`N.extxyz` and `N.txt`). An archive or
+folder such as `s2ef_train_2M` is one split, which `--split` can give another name; a
+folder of such archives or folders is several. Energies are the raw total energies
+(RPBE, eV), as the published model was trained on; the reference energies of the txt
+files are not needed. Forces are those of VASP, also on fixed atoms. Each pair becomes
+one shard.
 """
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
+import dataclasses
 import io
 import lzma
 import pathlib
+from typing import IO
 
 import numpy as np
 
 from data.conversion import base
+from data.formats import archives
 from data.formats import extxyz
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 
-_FRAMES = ".extxyz.xz"
-_IDS = ".txt.xz"
+_FRAMES = (".extxyz.xz", ".extxyz")
+_IDS = {".extxyz.xz": ".txt.xz", ".extxyz": ".txt"}
 _BUFFER = 1 << 18
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+  """Where a raw file is: on disk, or inside a tar file.
+
+  Attributes:
+    path: its path; for a member of a tar file, as if that were a folder.
+    tar: the tar file, or None.
+    offset: where its bytes begin in the tar file.
+    size: how many they are.
+  """
+
+  path: pathlib.Path
+  tar: pathlib.Path | None = None
+  offset: int = 0
+  size: int = 0
 
 
 class OC20(base.Converter):
@@ -36,37 +60,60 @@ class OC20(base.Converter):
     )
 
   def units(self) -> Sequence[base.Unit]:
-    paths = base.find_files(self.source, f"*{_FRAMES}")
-    splits = base.split_by_folder(self.source, self.split, paths)
+    places = {place.path: place for place in self._places()}
+    frames = [path for path in places if path.name.endswith(_FRAMES)]
+    if not frames:
+      raise base.PlanError(f"--input={self.source} holds no {' or '.join(_FRAMES)}.")
+    _check_unique(frames)
+    splits = base.split_by_folder(self.source, self.split, frames)
     return [
-      self._unit(split, path)
-      for split, files in splits.items()
-      for path in sorted(files, key=_natural_order)
+      self._unit(split, places[path], places.get(_ids_path(path)))
+      for split, paths in splits.items()
+      for path in sorted(paths, key=_natural_order)
     ]
 
-  def _unit(self, split: str, path: pathlib.Path) -> base.Unit:
-    if not path.name.endswith(_FRAMES):
-      raise base.PlanError(f"{path} is not called *{_FRAMES}.")
-    files = (self.relative(path),)
-    ids = _ids_path(path)
-    if ids.exists():
-      files += (self.relative(ids),)
-    return base.Unit(split, files[0], files)
+  def _places(self) -> list[_Place]:
+    """All raw files, in tar files where there are such."""
+    if self.source.is_file():
+      if self.source.suffix == ".tar":
+        return _members(self.source, self.source)
+      pair = [self.source, _ids_path(self.source)]
+      return [_Place(path) for path in pair if path.exists()]
+    patterns = [f"*{suffix}" for pair in _IDS.items() for suffix in pair]
+    found = base.find_files(self.source, *patterns, "*.tar")
+    tars = [path for path in found if path.suffix == ".tar"]
+    others = [path for path in found if path.suffix != ".tar"]
+    if tars and others:
+      raise base.PlanError(
+        f"--input={self.source} holds archives ({tars[0].name}, …) and unpacked files "
+        f"({others[0].relative_to(self.source)}, …), which may be the same: name one "
+        "of them, or keep them in folders of their own."
+      )
+    members = [m for tar in tars for m in _members(tar, tar.with_suffix(""))]
+    return [*members, *map(_Place, others)]
+
+  def _unit(self, split: str, frames: _Place, ids: _Place | None) -> base.Unit:
+    pair = [frames] if ids is None else [frames, ids]
+    if frames.tar is None:
+      files = tuple(self.relative(place.path) for place in pair)
+      return base.Unit(split, files[0], files)
+    name = frames.path.relative_to(self.source).as_posix()
+    parts = [[place.path.name, place.offset, place.size] for place in pair]
+    return base.Unit(split, name, (self.relative(frames.tar),), parts)
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
-    path = self.root / unit.files[0]
-    ids_file = unit.files[1] if len(unit.files) == 2 else None
-    ids = None if ids_file is None else _read_ids(self.root / ids_file)
+    path = self.root / unit.name
+    frames, *rest = self._opened(unit)
+    ids = _read_ids(*rest[0]) if rest else None
     index = -1
     try:
-      with lzma.open(path) as raw:
-        frames = extxyz.read_frames(io.BufferedReader(raw, _BUFFER))
-        for index, frame in enumerate(frames):
+      with _decompressed(*frames) as file:
+        for index, frame in enumerate(extxyz.read_frames(file)):
           record_id = f"{unit.name}:{index}"
           if ids is not None:
             if index >= len(ids):
               raise base.RawDataError(
-                f"{path}: expected {len(ids)} frames as in {ids_file}, found more"
+                f"{path}: expected {len(ids)} frames as in {rest[0][0]}, found more"
               )
             record_id += f":{ids[index]}"
           yield _item(frame, record_id)
@@ -74,8 +121,50 @@ class OC20(base.Converter):
       raise base.RawDataError(f"{path}: after {index + 1} frames: {error}.") from error
     if ids is not None and index + 1 != len(ids):
       raise base.RawDataError(
-        f"{path}: expected {len(ids)} frames as in {ids_file}, found {index + 1}."
+        f"{path}: expected {len(ids)} frames as in {rest[0][0]}, found {index + 1}."
       )
+
+  def _opened(self, unit: base.Unit) -> list[tuple[str, IO[bytes]]]:
+    """Name and content of the file of frames, and of that of ids where there is one."""
+    try:
+      if unit.payload is None:
+        return [(name, open(self.root / name, "rb")) for name in unit.files]
+      tar = self.root / unit.files[0]
+      return [
+        (name, archives.open_member(tar, offset, size))
+        for name, offset, size in unit.payload
+      ]
+    except OSError as error:
+      raise base.RawDataError(f"{unit.name} cannot be read: {error}.") from error
+
+
+def _members(tar: pathlib.Path, folder: pathlib.Path) -> list[_Place]:
+  """The files of a tar file as if it were a folder."""
+  return [
+    _Place(folder / member.name, tar, member.offset, member.size)
+    for member in archives.members(tar)
+  ]
+
+
+def _check_unique(frames: Sequence[pathlib.Path]) -> None:
+  """Checks that no file is there both compressed and decompressed."""
+  both = {path.with_suffix("") for path in frames if path.suffix == ".xz"} & set(frames)
+  if both:
+    path = min(both)
+    raise base.PlanError(
+      f"{path} and {path}.xz would be converted twice: keep one of the two."
+    )
+
+
+@contextlib.contextmanager
+def _decompressed(name: str, file: IO[bytes]) -> Iterator[io.BufferedReader]:
+  """The content of a file that may be compressed; closes it."""
+  with file:
+    if not name.endswith(".xz"):
+      yield io.BufferedReader(file, _BUFFER)  # pyright: ignore[reportArgumentType]
+      return
+    with lzma.open(file) as raw:
+      yield io.BufferedReader(raw, _BUFFER)
 
 
 def _item(frame: extxyz.Frame | extxyz.FrameError, record_id: str) -> base.Item:
@@ -105,23 +194,30 @@ def _pbc(frame: extxyz.Frame) -> np.ndarray:
   return np.array([value == "T" for value in values])
 
 
+def _suffix(path: pathlib.Path) -> str:
+  return next((suffix for suffix in _FRAMES if path.name.endswith(suffix)), "")
+
+
 def _ids_path(path: pathlib.Path) -> pathlib.Path:
-  return path.with_name(path.name.removesuffix(_FRAMES) + _IDS)
+  """Where the ids of a file of frames are; the file itself where it is none."""
+  suffix = _suffix(path)
+  return path.with_name(path.name.removesuffix(suffix) + _IDS.get(suffix, ""))
 
 
 def _natural_order(path: pathlib.Path) -> tuple[str, int, str]:
   """2.extxyz.xz comes before 10.extxyz.xz."""
-  stem = path.name.removesuffix(_FRAMES)
+  stem = path.name.removesuffix(_suffix(path))
   return str(path.parent), int(stem) if stem.isdigit() else -1, stem
 
 
-def _read_ids(path: pathlib.Path) -> list[str]:
+def _read_ids(name: str, file: IO[bytes]) -> list[str]:
   """`random<sid>,frame<fid>` of every frame; the reference energy is dropped."""
   try:
-    with lzma.open(path, "rt", encoding="utf-8") as file:
-      return [line.strip().rpartition(",")[0] for line in file if line.strip()]
+    with _decompressed(name, file) as content:
+      lines = content.read().decode("utf-8").splitlines()
   except (lzma.LZMAError, EOFError, OSError, UnicodeDecodeError) as error:
-    raise base.RawDataError(f"{path} cannot be read: {error}.") from error
+    raise base.RawDataError(f"{name} cannot be read: {error}.") from error
+  return [line.strip().rpartition(",")[0] for line in lines if line.strip()]
 
 
 CONVERTER = OC20

@@ -1,7 +1,8 @@
 """QMOF: PBE band gaps of metal–organic frameworks.
 
-Reads the unpacked `qmof_database` folder of the figshare release: labels from
-`qmof.json`, structures from `qmof_structure_data.json` (3.2 GB, read as a stream).
+Reads `qmof_database.zip` of the figshare release as it is, or the folder that it holds:
+labels from `qmof.json`, structures from `qmof_structure_data.json` (3.2 GB, read as a
+stream).
 All entries are shuffled with seed 42 and split as JMP does: the first 80 % for
 training, then validation, the last 10 % for testing. Rosen et al., Matter 4, 1578.
 """
@@ -15,6 +16,7 @@ import numpy as np
 
 from data.conversion import base
 from data.conversion import splits
+from data.formats import archives
 from data.formats import crystal_json
 from data.formats import json_stream
 from jmp_hk import dataset_summary
@@ -31,8 +33,11 @@ class Qmof(base.Converter):
   name = "qmof"
 
   @property
-  def folder(self) -> pathlib.Path:
-    """Folder with both files."""
+  def files(self) -> tuple[pathlib.Path, ...]:
+    """The raw files: both, or the archive that holds both."""
+    archive = archives.find(self.source, STRUCTURES)
+    if archive:
+      return (archive,)
     found = base.find_files(
       self.source if self.source.is_dir() else self.source.parent, STRUCTURES
     )
@@ -40,9 +45,15 @@ class Qmof(base.Converter):
     if len(found) > 1 or not (folder / LABELS).is_file():
       raise base.PlanError(
         f"--input={self.source} must hold {LABELS} and {STRUCTURES}, once, in one "
-        "folder."
+        "folder or one zip file."
       )
-    return folder
+    return folder / LABELS, folder / STRUCTURES
+
+  def _items(self, name: str, prefix: str) -> Iterator[Any]:
+    """Streams items of one of the two files."""
+    if len(self.files) == 1:
+      return json_stream.items(self.files[0], prefix, name)
+    return json_stream.items(self.files[0].with_name(name), prefix)
 
   def declare(self) -> dataset_summary.Declaration:
     return dataset_summary.Declaration(
@@ -57,13 +68,13 @@ class Qmof(base.Converter):
     )
 
   def units(self) -> list[base.Unit]:
-    count = sum(1 for _ in json_stream.items(self.folder / LABELS, "item.qmof_id"))
-    files = tuple(self.relative(self.folder / name) for name in (LABELS, STRUCTURES))
+    count = sum(1 for _ in self._items(LABELS, "item.qmof_id"))
+    files = tuple(map(self.relative, self.files))
     return splits.units(splits.eighty_ten_ten(count), files, _UNIT_SIZE, "qmof")
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
-    labels = json_stream.items(self.folder / LABELS, "item")
-    structures = json_stream.items(self.folder / STRUCTURES, "item")
+    labels = self._items(LABELS, "item")
+    structures = self._items(STRUCTURES, "item")
     wanted = set(unit.payload)
     for index, (label, entry) in enumerate(itertools.zip_longest(labels, structures)):
       if not wanted:
@@ -71,14 +82,14 @@ class Qmof(base.Converter):
       ids = [x.get("qmof_id") if isinstance(x, dict) else None for x in (label, entry)]
       if ids[0] != ids[1] or ids[0] is None:
         raise base.RawDataError(
-          f"{self.folder}: entry {index} is {ids[0]} in {LABELS} but {ids[1]} in "
+          f"{self.source}: entry {index} is {ids[0]} in {LABELS} but {ids[1]} in "
           f"{STRUCTURES}; take both files from one release."
         )
       if index in wanted:
         yield _item(label, entry, f"{ids[0]}")
         wanted.remove(index)
     if wanted:
-      raise base.RawDataError(f"{self.folder}: entry {min(wanted)} is missing.")
+      raise base.RawDataError(f"{self.source}: entry {min(wanted)} is missing.")
 
 
 def _item(label: dict[str, Any], entry: dict[str, Any], record_id: str) -> base.Item:

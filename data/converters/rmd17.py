@@ -1,10 +1,12 @@
 """rMD17: molecular dynamics of one of ten small molecules (PBE/def2-SVP).
 
 Reads `rmd17_<molecule>.npz` of the figshare release (Christensen and von Lilienfeld,
-2020). By default it is split as JMP does: all frames shuffled with seed 42, the first
-950 for training, the next 50 for validation, the rest for testing. The five official
-splits are `--splits=official:01` … `official:05`: their 1,000 test frames, and their
-1,000 training frames shuffled with seed 42, of which the last 50 are for validation.
+2020), or the release itself, `rmd17.tar.bz2`, which is unpacked beside the output once
+for all molecules. By default it is split as JMP does: all frames shuffled with seed 42,
+the first 950 for training, the next 50 for validation, the rest for testing. The five
+official splits are `--splits=official:01` … `official:05`: their 1,000 test frames, and
+their 1,000 training frames shuffled with seed 42, of which the last 50 are for
+validation.
 """
 
 from collections.abc import Iterator
@@ -16,15 +18,28 @@ import numpy as np
 
 from data.conversion import base
 from data.conversion import splits
+from data.formats import archives
 from data.formats import npz_frames
+from data.formats import unpacking
 from jmp_hk import dataset_summary
 from jmp_hk.graphs import config as graph_config
 
 TRAIN_SIZE = 950
 VAL_SIZE = 50
 KEYS = npz_frames.Keys("nuclear_charges", "coords", "energies", "forces")
+MOLECULES = (
+  "aspirin",
+  "azobenzene",
+  "benzene",
+  "ethanol",
+  "malonaldehyde",
+  "naphthalene",
+  "paracetamol",
+  "salicylic",
+  "toluene",
+  "uracil",
+)
 _UNIT_SIZE = 16_384
-
 
 # JMP was fine-tuned on rMD17 with these settings.
 GRAPH = graph_config.GraphConfig(cutoff=7.0, max_neighbors=100)
@@ -100,6 +115,18 @@ class Rmd17(base.Converter):
 
   name = "rmd17"
   options_type = Rmd17Options
+
+  def prepare(self, output: pathlib.Path, progress: bool = True) -> base.Converter:
+    archive = archives.find(self.source, "rmd17_*.npz")
+    if archive is None:
+      return self
+    if not self.options.molecule:
+      raise base.PlanError(
+        f"--input={self.source} holds several molecules: {', '.join(MOLECULES)}; "
+        "choose one with --molecule."
+      )
+    folder = unpacking.unpacked(archive, output, _is_needed, progress)
+    return dataclasses.replace(self, source=folder)
 
   @property
   def path(self) -> pathlib.Path:
@@ -183,6 +210,12 @@ class Rmd17(base.Converter):
       f"Found no {name} in {' or '.join(map(str, folders))}; name the folder with "
       "--splits_dir."
     )
+
+
+def _is_needed(member: str) -> bool:
+  """Whether a member of the release is one of the data files or of the splits."""
+  name = pathlib.PurePosixPath(member).name
+  return bool(re.fullmatch(r"rmd17_.*\.npz|index_(train|test)_\d\d\.csv", name))
 
 
 CONVERTER = Rmd17

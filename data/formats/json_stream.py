@@ -1,16 +1,19 @@
 """Items of arrays inside large JSON files, one at a time, plain or gzipped."""
 
 from collections.abc import Iterator
+import contextlib
 import gzip
-import io
 import pathlib
 import re
+from typing import IO
 from typing import Any
+import zipfile
 import zlib
 
 import ijson
 
 from data.conversion import base
+from data.formats import archives
 
 _CHUNK_BYTES = 1 << 20
 # What Python's json writes for missing numbers, which is not JSON.
@@ -18,10 +21,19 @@ _NOT_JSON = re.compile(rb"(?<=[:,\[\s])(?:NaN|-?Infinity)(?=\s*[,\]}])")
 _LONGEST = len(b"-Infinity") + 64  # with white space around it
 
 
+_UNREADABLE = (
+  ijson.JSONError,
+  EOFError,
+  zlib.error,
+  zipfile.BadZipFile,
+  OSError,
+)
+
+
 class _StrictJson:
   """Replaces NaN and ±Infinity, which Python's json writes, by null."""
 
-  def __init__(self, file: io.BufferedReader | gzip.GzipFile):
+  def __init__(self, file: IO[bytes] | gzip.GzipFile):
     self._file = file
     self._held = b""
 
@@ -43,7 +55,7 @@ class _StrictJson:
         return ready
 
 
-def items(path: pathlib.Path, prefix: str) -> Iterator[Any]:
+def items(path: pathlib.Path, prefix: str, member: str = "") -> Iterator[Any]:
   """Yields what lies at `prefix` ("data.item", "item", … as in ijson).
 
   Numbers are floats or ints; NaN and infinities become None.
@@ -51,23 +63,33 @@ def items(path: pathlib.Path, prefix: str) -> Iterator[Any]:
   Args:
     path: a file; gzipped where its name ends in ".gz".
     prefix: place of the items.
+    member: name of the file inside the zip file `path`.
 
   Raises:
     RawDataError: the file is truncated or not JSON; says after how many items.
   """
   index = 0
   try:
-    with open(path, "rb") as raw:
-      file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+    with _open(path, member) as file:
       for item in ijson.items(_StrictJson(file), prefix, use_float=True):
         yield item
         index += 1
-  except (ijson.JSONError, EOFError, zlib.error, OSError) as error:
+  except _UNREADABLE as error:
     raise base.RawDataError(
-      f"{path} cannot be read as JSON after {index} items at {prefix!r}: "
+      f"{path / member} cannot be read as JSON after {index} items at {prefix!r}: "
       f"{str(error).strip() or type(error).__name__}. It may be truncated; download "
       "it again."
     ) from error
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path, member: str) -> Iterator[IO[bytes] | gzip.GzipFile]:
+  if member:
+    with archives.open_in_zip(path, member) as file:
+      yield file
+    return
+  with open(path, "rb") as raw:
+    yield gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
 
 
 def first(path: pathlib.Path, prefix: str) -> Any:

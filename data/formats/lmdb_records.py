@@ -15,6 +15,8 @@ from data.formats import pickled
 from jmp_hk import structure as structure_lib
 
 RECORDS_PER_UNIT = 5000
+_ENERGY_KEYS = ("y", "energy")
+_FORCES_KEYS = ("force", "forces")
 
 
 @contextlib.contextmanager
@@ -59,6 +61,22 @@ def count_records(path: pathlib.Path) -> int:
     if not isinstance(count, (int, np.integer)) or count < 0:
       raise base.RawDataError(f"{path}: expected a count in 'length', found {count!r}.")
     return int(count)
+
+
+def has_labels(path: pathlib.Path) -> bool:
+  """Whether the first record has energy and forces, or cannot be read."""
+  with open_lmdb(path) as transaction:
+    value = transaction.get(b"0")
+    if value is None:
+      return True
+    try:
+      record = pickled.load_record(bytes(value))
+    except (pickled.PickleError, KeyError, ValueError, TypeError):
+      return True
+  return all(
+    any(record.get(name) is not None for name in names)
+    for names in (_ENERGY_KEYS, _FORCES_KEYS)
+  )
 
 
 def units(
@@ -106,7 +124,7 @@ def to_structure(record: Mapping[str, Any], record_id: str) -> structure_lib.Str
   rounded = np.rint(numbers)
   if not np.array_equal(numbers, rounded):
     raise ValueError("expected whole atomic numbers, found fractions")
-  energy = _get(record, "y", "energy").reshape(-1)
+  energy = _get(record, *_ENERGY_KEYS).reshape(-1)
   cell = _get(record, "cell")
   if energy.size != 1 or cell.size != 9:
     raise ValueError(
@@ -122,7 +140,7 @@ def to_structure(record: Mapping[str, Any], record_id: str) -> structure_lib.Str
     tags=_get(record, "tags").astype(np.int32),
     fixed=_get(record, "fixed").astype(bool),
     energy=float(energy[0]),
-    forces=_get(record, "force", "forces"),
+    forces=_get(record, *_FORCES_KEYS),
     record_id=record_id + known,
   )
 

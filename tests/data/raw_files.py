@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import struct
 import sys
+import tarfile
 import types
 
 import h5py
@@ -62,6 +63,15 @@ def oc20_folder(folder: pathlib.Path, files: int = 3, frames: int = 4) -> pathli
     folder,
     {k: [oc20_frame(100 * k + i, 3 + i) for i in range(frames)] for k in range(files)},
   )
+
+
+def write_tar(
+  path: pathlib.Path, folder: pathlib.Path, mode: str = "w"
+) -> pathlib.Path:
+  """Packs a folder, as `tar` does: under the folder's own name."""
+  with tarfile.open(path, mode) as tar:  # pyright: ignore[reportCallIssue]
+    tar.add(folder, folder.name)
+  return path
 
 
 def write_ani1x(

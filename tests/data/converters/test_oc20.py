@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import shutil
 
 from ase import constraints
 import ase.io
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from data.conversion import base
+from data.formats import archives
 from data.formats import extxyz
 from tests import shared_files
 from tests.data import raw_files
@@ -75,6 +77,103 @@ def test_release_folders_name_the_splits(convert, tmp_path):
   assert {k: len(v) for k, v in found.items()} == {"train": 8, "val_id": 4}
   with pytest.raises(base.PlanError, match="no split 'test'; it has train, val_id"):
     convert("oc20", tmp_path / "raw", "test")
+
+
+def _ids(structures):
+  return [structure.record_id for structure in structures]
+
+
+def _archive(tmp_path, name="s2ef_train_200K", **kwargs):
+  """A release archive: NAME.tar with NAME/NAME/N.extxyz.xz, … and a README."""
+  outer = tmp_path / "packed" / name
+  raw_files.oc20_folder(outer / name, **kwargs)
+  (outer / "README").write_text("Not a pair.")
+  return raw_files.write_tar(tmp_path / f"{name}.tar", outer)
+
+
+def test_the_release_archive_gives_what_its_folder_gives(convert, tmp_path):
+  archive = _archive(tmp_path, files=12)
+  folder = tmp_path / "packed" / "s2ef_train_200K"
+  found, info = convert("oc20", archive)
+  shutil.rmtree(tmp_path / "converted")
+  expected, _ = convert("oc20", folder, "train")
+  assert _ids(found["train"]) == [
+    f"s2ef_train_200K/{i}" for i in _ids(expected["train"])
+  ]
+  for structure, other in zip(found["train"], expected["train"], strict=True):
+    chex.assert_trees_all_equal(structure.positions, other.positions)
+    chex.assert_trees_all_equal(structure.forces, other.forces)
+    assert structure.energy == other.energy
+  (source,) = info.provenance["splits"]["train"]["sources"]
+  assert source["name"] == "s2ef_train_200K.tar"
+
+
+def test_the_release_archive_can_be_called_another_split(convert, tmp_path):
+  found, _ = convert("oc20", _archive(tmp_path, "s2ef_val_id", files=1), "val")
+  assert {k: len(v) for k, v in found.items()} == {"val": 4}
+
+
+def test_a_folder_of_archives_holds_several_splits(convert, tmp_path):
+  (tmp_path / "raw").mkdir()
+  for name, files in (("s2ef_train_2M", 2), ("s2ef_val_id", 1)):
+    _archive(tmp_path, name, files=files).rename(tmp_path / "raw" / f"{name}.tar")
+  found, _ = convert("oc20", tmp_path / "raw")
+  assert {k: len(v) for k, v in found.items()} == {"train": 8, "val_id": 4}
+
+
+def test_an_archive_and_its_folder_are_not_converted_both(convert, tmp_path):
+  (tmp_path / "packed").mkdir()
+  archive = _archive(tmp_path)
+  archive.rename(tmp_path / "packed" / archive.name)
+  with pytest.raises(base.PlanError, match="archives.*and unpacked files"):
+    convert("oc20", tmp_path / "packed")
+
+
+def test_the_name_of_the_folder_tells_the_split(convert, tmp_path):
+  found, _ = convert("oc20", raw_files.oc20_folder(tmp_path / "s2ef_train_200K"))
+  assert list(found) == ["train"]
+
+
+def test_decompressed_pairs(convert, tmp_path):
+  # As fairchem's uncompress script leaves them.
+  source = raw_files.oc20_folder(tmp_path / "raw", files=2)
+  compressed, _ = convert("oc20", source, "train")
+  for path in list(source.iterdir()):
+    path.with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
+  with pytest.raises(base.PlanError, match="0.extxyz.xz would be converted twice"):
+    convert("oc20", source, "train")
+  for path in source.glob("*.xz"):
+    path.unlink()
+  shutil.rmtree(tmp_path / "converted")
+  found, _ = convert("oc20", source, "train")
+  plain = [i.replace(".extxyz.xz", ".extxyz") for i in _ids(compressed["train"])]
+  assert _ids(found["train"]) == plain
+  for structure, other in zip(found["train"], compressed["train"], strict=True):
+    chex.assert_trees_all_equal(structure.forces, other.forces)
+
+
+def test_a_truncated_archive_is_named(convert, tmp_path):
+  archive = _archive(tmp_path)
+  archive.write_bytes(archive.read_bytes()[:5000])
+  with pytest.raises(base.RawDataError, match="s2ef_train_200K.tar cannot be read"):
+    convert("oc20", archive)
+
+
+def test_a_damaged_member_is_named(convert, tmp_path):
+  archive = _archive(tmp_path, files=1)
+  (frames,) = [m for m in archives.members(archive) if m.name.endswith("0.extxyz.xz")]
+  content = bytearray(archive.read_bytes())
+  content[frames.offset + 100 : frames.offset + 110] = bytes(10)
+  archive.write_bytes(content)
+  with pytest.raises(base.RawDataError, match="s2ef_train_200K/0.extxyz.xz: after"):
+    convert("oc20", archive)
+
+
+def test_an_archive_without_pairs(convert, tmp_path):
+  (tmp_path / "folder").mkdir()
+  archive = raw_files.write_tar(tmp_path / "s2ef_train_2M.tar", tmp_path / "folder")
+  with pytest.raises(base.PlanError, match="holds no .extxyz.xz"):
+    convert("oc20", archive)
 
 
 def test_column_order_comes_from_properties():

@@ -41,6 +41,54 @@ def test_self_made_release(convert, tmp_path):
   assert info.energy_scale == 25.229595396538468 and info.evaluate_free_atoms_only
 
 
+def _release(folder):
+  """s2ef-total with labelled splits and a test split without labels."""
+  for split, seeds in {"train": range(3), "val_id": range(3, 5)}.items():
+    raw_files.write_oc22(
+      folder / "s2ef-total" / split / "data.0000.lmdb",
+      [raw_files.oc22_record(k) for k in seeds],
+    )
+  without = [
+    {k: v for k, v in raw_files.oc22_record(9).items() if k not in ("y", "force")}
+  ]
+  raw_files.write_oc22(folder / "s2ef-total" / "test_id" / "data.0000.lmdb", without)
+  return folder
+
+
+def test_the_test_split_without_labels_is_left_out_and_said(convert, tmp_path, caplog):
+  found, _ = convert("oc22", _release(tmp_path / "oc22"))
+  assert {k: len(v) for k, v in found.items()} == {"train": 3, "val_id": 2}
+  assert (
+    "The records of test_id have neither energies nor forces and are left out."
+    in caplog.text
+  )
+
+
+@pytest.mark.parametrize("source", ["oc22", "oc22/s2ef-total/test_id"])
+def test_a_split_without_labels_that_is_asked_for(convert, tmp_path, source):
+  _release(tmp_path / "oc22")
+  with pytest.raises(base.PlanError, match="test_id have neither energies nor forces"):
+    convert("oc22", tmp_path / source, "test_id")
+
+
+def test_the_release_archive_is_unpacked_without_its_test_split(convert, tmp_path):
+  (tmp_path / "raw").mkdir()
+  archive = raw_files.write_tar(
+    tmp_path / "raw" / "s2ef_total_train_val_test_lmdbs.tar.gz",
+    _release(tmp_path / "data"),
+    "w:gz",
+  )
+  found, info = convert("oc22", archive)
+  assert {k: len(v) for k, v in found.items()} == {"train": 3, "val_id": 2}
+  for structure, seed in zip(found["train"], range(3), strict=True):
+    _assert_equals(structure, raw_files.oc22_record(seed))
+  folder = tmp_path / f"{archive.name}.unpacked"
+  assert [p.parent.name for p in sorted(folder.rglob("*.lmdb"))] == ["train", "val_id"]
+  # The folder that holds the archive alone will do, and nothing is unpacked again.
+  again, _ = convert("oc22", archive.parent)
+  assert again.keys() == found.keys()
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_sample_equals_the_pickled_list(convert, split):
   source = shared_files.shared_file("samples", "oc22", "lmdb_records", f"{split}.lmdb")

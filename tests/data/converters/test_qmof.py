@@ -1,6 +1,7 @@
 """QMOF: two parallel files, published split, elements, damaged input."""
 
 import json
+import zipfile
 
 import chex
 import numpy as np
@@ -102,6 +103,37 @@ def test_either_file_may_be_named(release):
   folder = release / "qmof_database"
   for source in (folder, folder / qmof.LABELS, folder / qmof.STRUCTURES):
     assert set(converted.plan("qmof", source)) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_release_archive_is_read_as_it_is(release, tmp_path, nested):
+  archive = tmp_path / "qmof_database.zip"
+  with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+    for path in (release / "qmof_database").iterdir():
+      file.write(path, f"qmof_database/{path.name}")
+  if nested:  # As Figshare packs all files of an article.
+    with zipfile.ZipFile(tmp_path / "13147324.zip", "w") as file:
+      file.write(archive, archive.name)
+    archive = tmp_path / "13147324.zip"
+  expected, _ = converted.convert("qmof", release, tmp_path / "expected")
+  info, splits = converted.convert("qmof", archive, tmp_path / "out")
+  assert info.targets == expected.targets
+  assert info.num_structures == expected.num_structures
+  (source,) = info.provenance["splits"]["train"]["sources"]
+  assert source["name"] == archive.name
+  assert not list(tmp_path.glob("*.unpacked"))
+  assert splits["test"][0].record_id.startswith("qmof-")
+
+
+def test_a_damaged_archive_is_named(release, tmp_path):
+  archive = tmp_path / "qmof_database.zip"
+  with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+    for path in (release / "qmof_database").iterdir():
+      file.write(path, path.name)
+  content = archive.read_bytes()
+  archive.write_bytes(content[:-100])
+  with pytest.raises(base.RawDataError, match="qmof_database.zip/qmof.json cannot be"):
+    converted.plan("qmof", archive)
 
 
 def test_missing_file(release):

@@ -11,6 +11,7 @@ from data.conversion import base
 from data.conversion import splits as splits_lib
 from data.converters import rmd17
 from tests import shared_files
+from tests.data import raw_files
 from tests.data.converters import converted
 
 KCAL = 23.061
@@ -121,6 +122,45 @@ def test_official_split(release, tmp_path):
   np.random.RandomState(42).shuffle(order)
   assert sorted(_frames(splits["train"])) == sorted(train[order[:950]])
   assert sorted(_frames(splits["val"])) == sorted(train[order[950:]])
+
+
+@pytest.mark.parametrize("packed", ["rmd17.tar.bz2", "12672038.zip"])
+def test_the_release_archive_is_unpacked_once_for_all(release, tmp_path, packed):
+  folder = release.parent.parent
+  (release.parent / "rmd17_other.npz").write_bytes(release.read_bytes())
+  archive = raw_files.write_tar(tmp_path / "rmd17.tar.bz2", folder, "w:bz2")
+  if packed.endswith(".zip"):  # As Figshare packs all files of an article.
+    archive = tmp_path / packed
+    with zipfile.ZipFile(archive, "w") as file:
+      file.write(tmp_path / "rmd17.tar.bz2", "rmd17.tar.bz2")
+  expected, _ = converted.convert("rmd17", release, tmp_path / "expected")
+  found, splits = converted.convert(
+    "rmd17", archive, tmp_path / "out" / "oxide", molecule="oxide"
+  )
+  assert found.num_structures == expected.num_structures
+  assert found.energy_scale == expected.energy_scale
+  assert splits["train"][0].record_id.startswith("rmd17/npz_data/rmd17_oxide.npz:")
+  archive_folder = tmp_path / "out" / f"{packed}.unpacked"
+  inode = (archive_folder / "rmd17/npz_data/rmd17_other.npz").stat().st_ino
+  _, splits = converted.convert(
+    "rmd17",
+    archive,
+    tmp_path / "out" / "other",
+    molecule="other",
+    splits="official:02",
+  )
+  assert len(splits["test"]) == 200
+  assert (archive_folder / "rmd17/npz_data/rmd17_other.npz").stat().st_ino == inode
+
+
+def test_the_release_archive_needs_a_molecule(release, tmp_path):
+  archive = raw_files.write_tar(
+    tmp_path / "rmd17.tar.bz2", release.parent.parent, "w:bz2"
+  )
+  with pytest.raises(base.PlanError, match="aspirin, azobenzene.*with --molecule"):
+    converted.convert("rmd17", archive, tmp_path / "out" / "any")
+  with pytest.raises(base.PlanError, match="no file called rmd17_aspirin.npz"):
+    converted.convert("rmd17", archive, tmp_path / "out" / "any", molecule="aspirin")
 
 
 def test_split_files_are_sources(release, tmp_path):
