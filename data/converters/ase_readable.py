@@ -42,35 +42,45 @@ _LENGTH_UNITS = {"Ang": 1.0, "Bohr": ase_units.Bohr}
 class AseOptions(base.Options):
   """Options of `--dataset=ase`."""
 
-  name: str = base.option("ase", "Name of the dataset.")
-  pattern: str = base.option("*", "Files to read below a folder, e.g. *.traj.")
-  energy_key: str = base.option("energy", "Energy label, or none.")
-  forces_key: str = base.option("forces", "Force label, or none.")
-  energy_unit: str = base.option("eV", f"One of {', '.join(_ENERGY_UNITS)}.")
+  name: str = base.option("ase", "NAME: Name of the dataset in models and reports.")
+  pattern: str = base.option(
+    "*", "PATTERN: Files to read where --input is a folder, e.g. *.traj."
+  )
+  energy_key: str = base.option(
+    "energy", "KEY: Name of the energy label in the file; none reads no energies."
+  )
+  forces_key: str = base.option(
+    "forces", "KEY: Name of the force label in the file; none reads no forces."
+  )
+  energy_unit: str = base.option(
+    "eV", f"UNIT: Unit of the energies: {', '.join(_ENERGY_UNITS)}."
+  )
   forces_unit: str = base.option(
-    "eV/Ang", "An energy unit, a slash, and Ang or Bohr, e.g. kcal/mol/Ang."
+    "eV/Ang",
+    "UNIT: Unit of the forces: that of an energy, a slash, and Ang or Bohr, e.g. "
+    "kcal/mol/Ang.",
   )
   targets: str = base.option(
     "",
-    "Further labels: NAME[:KIND[:UNIT]], comma separated; the kinds are "
-    "structure, class and atoms.",
+    "NAME[:KIND[:UNIT]],…: Further labels. The kinds are structure (the default), "
+    "class and atoms.",
   )
   tags_key: str = base.option(
     "none",
-    "Array with tags (0 sub-surface, 1 surface, 2 adsorbate); none gives all "
+    "KEY: Array with tags (0 sub-surface, 1 surface, 2 adsorbate); none gives all "
     "atoms tag 2; oc20_rule derives them: fixed 0, free slab 1, and 2 for the free "
     "H, C, N, O atoms at the end.",
   )
   split_fractions: str = base.option(
-    "", "Shares of train, val and test, e.g. 0.8,0.1,0.1, drawn at random."
+    "", "A,B,C: Shares of train, val and test, e.g. 0.8,0.1,0.1, drawn at random."
   )
   split_by: str = base.option(
     "frame",
-    "What the fractions divide: frame, or file, so that frames of one file "
-    "stay together.",
+    "frame|file: What --split_fractions divides; with file, frames of one file stay "
+    "together.",
   )
-  split_seed: int = base.option(0, "Seed of the random split.")
-  cutoff: float = base.option(12.0, "Cutoff of the neighbor graphs, Å.")
+  split_seed: int = base.option(0, "Seed of the random split into train, val and test.")
+  cutoff: float = base.option(12.0, "Cutoff of the neighbor graphs, in Å.")
   max_neighbors: int = base.option(
     30, "Largest number of neighbors of an atom in the main graph."
   )
