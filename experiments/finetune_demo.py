@@ -14,6 +14,7 @@ from absl import flags
 from absl import logging
 
 from data.command_line import flag_help
+from data.command_line import mistakes
 from data.command_line import program as program_lib
 from experiments import finetune
 from experiments import report
@@ -100,7 +101,10 @@ def _flags(
   path = FLAG_FILES / f"{task}.flags"
   if not path.is_file():
     known = sorted(p.stem for p in FLAG_FILES.glob("*.flags") if p.stem != "common")
-    raise command.FlagError(f"--tasks: there is no {task!r} among {', '.join(known)}.")
+    raise command.FlagError(
+      f"--tasks: there is no {task!r} among {', '.join(known)}."
+      f"{mistakes.did_you_mean(task, known)}"
+    )
   arguments = [
     f"--flagfile={path}",
     f"--workdir={directory}",

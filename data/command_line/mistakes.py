@@ -47,7 +47,7 @@ _ALWAYS = ("flagfile", "help", "helpfull")
 _FLAG_FILE = re.compile(r"--?flagfile(?:=(?P<path>.*))?$")
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _DASHES = "‐‑‒–—―−"  # What word processors and web pages make of hyphens.
-_SEPARATED = re.compile(r"[+-]?\d{1,3}(?:[,' \u00a0\u202f]\d{3})+(?:\.\d+)?")
+_SEPARATED = re.compile(r"[+-]?[1-9]\d{0,2}(?:[,' \u00a0\u202f]\d{3})+(?:\.\d+)?")
 _WITH_UNIT = re.compile(
   r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<unit>[^\d\s,.].*)"
 )
@@ -238,7 +238,7 @@ def _about_stray(text: str, values: flags.FlagValues) -> str:
   bare = text.lstrip(_DASHES + "-")
   name, equals, value = bare.partition("=")
   if text[0] in _DASHES:
-    return f"{found} Flags begin with two plain hyphens: --{bare}"
+    return f"{found} Flags begin with two plain hyphens, as in --{bare}."
   if equals and _look_up(name, values)[0] is not None:
     return f"{found} Did you mean --{name}={value}?"
   return f"{found} Flags are written --name=value."
@@ -300,13 +300,13 @@ def _numbers(text: str) -> Iterator[tuple[str, str]]:
     yield "Leave out the separators", re.sub(r"[^\d.+-]", "", text)
   if re.fullmatch(r"[+-]?\d+,\d+", text):
     yield "Write a decimal point", text.replace(",", ".")
+  yield "Write a whole number", text
   match = _WITH_UNIT.fullmatch(text)
   if match and match["unit"] in ("k", "K", "M"):
     factor = 1e6 if match["unit"] == "M" else 1e3
     yield "Write the number in full", f"{float(match['number']) * factor:.15g}"
   elif match:
     yield "Write the number without its unit", match["number"]
-  yield "Write a whole number", text
 
 
 def _whole(text: str) -> str:

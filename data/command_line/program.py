@@ -129,7 +129,12 @@ class Program:
     try:
       self.run(values, *([others] if self.takes_arguments else []))
     except Exception as error:
-      if not isinstance(error, (FlagError, *self.errors())):
+      if _is_lack_of_memory(error):
+        error = MemoryError(
+          f"the memory of the device does not suffice ({str(error).splitlines()[0]}). "
+          "Make the batches smaller."
+        )
+      elif not isinstance(error, (FlagError, *self.errors())):
         raise
       return self._fail(error)
     return 0
@@ -155,6 +160,12 @@ def require(values: flags.FlagValues, *names: str) -> None:
     what = flag_help.sentence(values[first])
     also = f" Also required: {', '.join(f'--{n}' for n in others)}." if others else ""
     raise FlagError(f"--{first} is required: {what}{also}")
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+  """Whether XLA could not allocate what a program needs."""
+  is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+  return is_of_jax and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:

@@ -20,6 +20,7 @@ import ase.io
 from ase.io import formats as ase_formats
 import numpy as np
 
+from data.command_line import mistakes
 from data.conversion import base
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
@@ -244,7 +245,8 @@ def _frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
     else:
       hint = ""
     raise base.RawDataError(
-      f"{path}: ASE fails after {count} frames: {type(error).__name__}: {error}{hint}."
+      f"{path}: ASE fails after {count} frames: {type(error).__name__}: "
+      f"{str(error).rstrip('.')}{hint}."
     ) from error
 
 
@@ -278,6 +280,7 @@ def _energy_unit(unit: str) -> float:
   if unit not in _ENERGY_UNITS:
     raise base.PlanError(
       f"--energy_unit={unit} is unknown; known are {', '.join(_ENERGY_UNITS)}."
+      f"{mistakes.did_you_mean(unit, list(_ENERGY_UNITS))}"
     )
   return _ENERGY_UNITS[unit]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from data.command_line import flag_help
+from data.command_line import mistakes
 from experiments.command_line import command
 from jmp_hk import dataset_info
 from jmp_hk.runtime import configuration
@@ -99,7 +100,8 @@ def existing_file(text: str, flag: str) -> pathlib.Path:
   """
   path = pathlib.Path(text)
   if not path.is_file():
-    raise command.FlagError(f"--{flag}={text} is no file.")
+    problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+    raise command.FlagError(f"--{flag}={text} {problem}.")
   return path
 
 
@@ -178,8 +180,13 @@ def choose_head(heads: Sequence[str], name: str) -> str:
   """
   if not name and len(heads) == 1:
     return heads[0]
+  if not name:
+    raise command.FlagError(
+      f"--head is required, because the model has several: {', '.join(heads)}."
+    )
   if name not in heads:
     raise command.FlagError(
-      f"--head={name}: name one of the model's heads, {', '.join(heads)}."
+      f"--head={name}: the model's heads are {', '.join(heads)}."
+      f"{mistakes.did_you_mean(name, heads, '--head=')}"
     )
   return name

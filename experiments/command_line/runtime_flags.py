@@ -10,6 +10,7 @@ from data.command_line import flag_help
 from experiments.command_line import command
 from experiments.command_line import conversions
 from experiments.command_line import inference_flags
+from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import processes
 
@@ -62,9 +63,12 @@ def expected_errors() -> tuple[type[Exception], ...]:
   """Wrong flags and bad data, which give one line without a traceback."""
   from jmp_hk.checkpoints import model_directory  # Slow to import.
   from jmp_hk.checkpoints import pretrained
+  from jmp_hk.training import step_log
 
   return (
     command.FlagError,
+    budget_lib.BudgetError,
+    step_log.NonFiniteLossError,
     processes.ConnectionFailedError,
     model_directory.CheckpointError,
     pretrained.PretrainedError,
