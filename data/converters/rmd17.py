@@ -39,8 +39,8 @@ class Rmd17Options(base.Options):
   )
   splits: str = base.option(
     "jmp",
-    "SPLITS: jmp for those of the paper, official:01 to official:05 for the csv files "
-    "of the release.",
+    "SPLITS: The random splits of JMP's paper (jmp), or one of those that the release "
+    "comes with (official:01 to official:05).",
   )
   splits_dir: str = base.option(
     "", "DIR: Folder of the official csv files, by default splits/ near --input."
