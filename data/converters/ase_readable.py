@@ -20,7 +20,6 @@ import ase.io
 from ase.io import formats as ase_formats
 import numpy as np
 
-from data.command_line import mistakes
 from data.conversion import base
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
@@ -43,45 +42,35 @@ _LENGTH_UNITS = {"Ang": 1.0, "Bohr": ase_units.Bohr}
 class AseOptions(base.Options):
   """Options of `--dataset=ase`."""
 
-  name: str = base.option("ase", "NAME: Name of the dataset in models and reports.")
-  pattern: str = base.option(
-    "*", "PATTERN: Files to read where --input is a folder, e.g. *.traj."
-  )
-  energy_key: str = base.option(
-    "energy", "KEY: Name of the energy label in the file; none reads no energies."
-  )
-  forces_key: str = base.option(
-    "forces", "KEY: Name of the force label in the file; none reads no forces."
-  )
-  energy_unit: str = base.option(
-    "eV", f"UNIT: Unit of the energies: {', '.join(_ENERGY_UNITS)}."
-  )
+  name: str = base.option("ase", "Name of the dataset.")
+  pattern: str = base.option("*", "Files to read below a folder, e.g. *.traj.")
+  energy_key: str = base.option("energy", "Energy label, or none.")
+  forces_key: str = base.option("forces", "Force label, or none.")
+  energy_unit: str = base.option("eV", f"One of {', '.join(_ENERGY_UNITS)}.")
   forces_unit: str = base.option(
-    "eV/Ang",
-    "UNIT: Unit of the forces: that of an energy, a slash, and Ang or Bohr, e.g. "
-    "kcal/mol/Ang.",
+    "eV/Ang", "An energy unit, a slash, and Ang or Bohr, e.g. kcal/mol/Ang."
   )
   targets: str = base.option(
     "",
-    "NAME[:KIND[:UNIT]],…: Further labels. The kinds are structure (the default), "
-    "class and atoms.",
+    "Further labels: NAME[:KIND[:UNIT]], comma separated; the kinds are "
+    "structure, class and atoms.",
   )
   tags_key: str = base.option(
     "none",
-    "KEY: Array with tags (0 sub-surface, 1 surface, 2 adsorbate); none gives all "
+    "Array with tags (0 sub-surface, 1 surface, 2 adsorbate); none gives all "
     "atoms tag 2; oc20_rule derives them: fixed 0, free slab 1, and 2 for the free "
     "H, C, N, O atoms at the end.",
   )
   split_fractions: str = base.option(
-    "", "A,B,C: Shares of train, val and test, e.g. 0.8,0.1,0.1, drawn at random."
+    "", "Shares of train, val and test, e.g. 0.8,0.1,0.1, drawn at random."
   )
   split_by: str = base.option(
     "frame",
-    "frame|file: What --split_fractions divides; with file, frames of one file stay "
-    "together.",
+    "What the fractions divide: frame, or file, so that frames of one file "
+    "stay together.",
   )
-  split_seed: int = base.option(0, "Seed of the random split into train, val and test.")
-  cutoff: float = base.option(12.0, "Cutoff of the neighbor graphs, in Å.")
+  split_seed: int = base.option(0, "Seed of the random split.")
+  cutoff: float = base.option(12.0, "Cutoff of the neighbor graphs, Å.")
   max_neighbors: int = base.option(
     30, "Largest number of neighbors of an atom in the main graph."
   )
@@ -245,8 +234,7 @@ def _frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
     else:
       hint = ""
     raise base.RawDataError(
-      f"{path}: ASE fails after {count} frames: {type(error).__name__}: "
-      f"{str(error).rstrip('.')}{hint}."
+      f"{path}: ASE fails after {count} frames: {type(error).__name__}: {error}{hint}."
     ) from error
 
 
@@ -280,7 +268,6 @@ def _energy_unit(unit: str) -> float:
   if unit not in _ENERGY_UNITS:
     raise base.PlanError(
       f"--energy_unit={unit} is unknown; known are {', '.join(_ENERGY_UNITS)}."
-      f"{mistakes.did_you_mean(unit, list(_ENERGY_UNITS))}"
     )
   return _ENERGY_UNITS[unit]
 

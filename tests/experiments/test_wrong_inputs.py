@@ -64,7 +64,7 @@ _CASES = (
   (convert, _CONVERT + "D/unlabelled.extxyz", "expected the label 'energy', found"),
   (convert, _CONVERT + "D/unknown.extxyz", "KeyError: 'Qq'"),
   (convert, _CONVERT + "D/none.extxyz", "Empty file"),
-  (convert, _CONVERT + "D/mine.extxyz --energy_unit=ev", "Did you mean eV?"),
+  (convert, _CONVERT + "D/mine.extxyz --energy_unit=ev", "--energy_unit=ev is unknown"),
   (convert, _CONVERT + "D/mine.extxyz --energy_key=E", "expected the label 'E'"),
   (convert, _CONVERT + "D/mine.extxyz --split_fractions=0.8,0.3", "add up to 1"),
   (predict, _PREDICT + "--head=oc20 --input=D/broken.extxyz", "after 14 structures"),
