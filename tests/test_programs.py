@@ -99,7 +99,7 @@ class ProgramsTest(parameterized.TestCase):
 
   @parameterized.parameters(*_NAMES)
   def test_examples_are_right_command_lines(self, name):
-    description = _program(name).description.replace("\\\n", " ")
+    description = (_program(name).description or "").replace("\\\n", " ")
     commands = re.findall(
       rf"^  python -m {name} (.*(?:\n {{6}}.*)*)", description, re.M
     )

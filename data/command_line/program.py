@@ -40,7 +40,7 @@ class Program:
   """
 
   name: str
-  description: str
+  description: str | None
   define_flags: Callable[[flags.FlagValues], object]
   run: Callable[..., object]
   required: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ class Program:
     if asked & {*_HELP, *_FULL_HELP}:
       is_full = bool(asked & set(_FULL_HELP))
       print(
-        flag_help.text(self.description, values, self.required, is_full=is_full),
+        flag_help.text(self.description or "", values, self.required, is_full=is_full),
         flush=True,
       )
       return 0, []

@@ -13,6 +13,7 @@ from experiments.command_line import inference_flags
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import processes
+from jmp_hk.targets import spec as spec_lib
 
 
 @flag_help.group("Machine")
@@ -68,6 +69,7 @@ def expected_errors() -> tuple[type[Exception], ...]:
   return (
     command.FlagError,
     budget_lib.BudgetError,
+    spec_lib.LabelError,
     step_log.NonFiniteLossError,
     processes.ConnectionFailedError,
     model_directory.CheckpointError,

@@ -208,7 +208,9 @@ def _parse_target(entry: str) -> Target:
   values = {key: value for key, _, value in pairs}
   unknown = set(values) - {"reduction", "coefficient", "classes"}
   if not name or kind not in kinds or unknown:
-    meant = "" if kind in kinds else mistakes.did_you_mean(kind, kinds, f"{name}=")
+    meant = (
+      "" if kind in kinds else mistakes.did_you_mean(kind, list(kinds), f"{name}=")
+    )
     raise command.FlagError(
       f"--target: {entry!r} does not read NAME=KIND[,reduction=sum|mean|max]"
       f"[,coefficient=X][,classes=N] with KIND one of {', '.join(kinds)}.{meant}"
