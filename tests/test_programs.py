@@ -123,6 +123,14 @@ class ProgramsTest(parameterized.TestCase):
     self.assertIn("--output=DIR", shown.stdout)
     self.assertNotIn("--verbosity", shown.stdout)
     self.assertIn("--verbosity", run("--helpfull").stdout)
+    early = subprocess.run(
+      f"{sys.executable} -m experiments.report --helpfull | head -n 1",
+      cwd=source_imports.ROOT,
+      capture_output=True,
+      text=True,
+      shell=True,
+    )
+    self.assertEqual((early.stdout.count("\n"), early.stderr), (1, ""))
     wrong = run("--outptu=x")
     self.assertEqual((wrong.returncode, wrong.stdout), (1, ""))
     self.assertEqual(

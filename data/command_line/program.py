@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import os
 import sys
 from typing import NoReturn
 
@@ -102,6 +103,8 @@ class Program:
     except (flags.Error, ValueError) as error:
       raise FlagError(find() or str(error)) from error
     problem = find()  # What absl lets pass: stray arguments, numbers that are none.
+    if others and not self.takes_arguments and not problem:
+      problem = f"unexpected argument {others[0]!r}."  # After "--".
     if problem:
       raise FlagError(problem)
     return others
@@ -110,13 +113,17 @@ class Program:
     self, arguments: Sequence[str], values: flags.FlagValues
   ) -> tuple[int | None, list[str]]:
     """The exit code, if the program ends already, and the other arguments."""
-    asked = {a.lstrip("-") for a in _before_dashes(arguments) if a.startswith("-")}
+    asked = {
+      text.lstrip("-").partition("=")[0]
+      for text in _before_dashes(arguments)
+      if text.startswith("-")
+    }
     if asked & {*_HELP, *_FULL_HELP}:
       is_full = bool(asked & set(_FULL_HELP))
-      print(
-        flag_help.text(self.description or "", values, self.required, is_full=is_full),
-        flush=True,
+      text = flag_help.text(
+        self.description or "", values, self.required, is_full=is_full
       )
+      _print(text)
       return 0, []
     try:
       return None, self.parse(arguments, values)
@@ -166,6 +173,15 @@ def _is_lack_of_memory(error: Exception) -> bool:
   """Whether XLA could not allocate what a program needs."""
   is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
   return is_of_jax and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _print(text: str) -> None:
+  """Prints to a terminal or a pipe, which `head` or `less` may close early."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    # Else Python would fail once more when it closes the stream.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:

@@ -40,7 +40,9 @@ def _fail(error):
 
 
 class ProgramTest(parameterized.TestCase):
-  @parameterized.parameters("--help", "-help", "-h", "--helpshort", "--helpfull")
+  @parameterized.parameters(
+    "--help", "-help", "-h", "--help=true", "--helpshort", "--helpfull"
+  )
   def test_help_is_no_error(self, flag):
     called = []
     program = _program(called.append)
@@ -54,6 +56,9 @@ class ProgramTest(parameterized.TestCase):
     program = _program(lambda values, rest: found.extend(rest), takes_arguments=True)
     self.assertEqual(_execute(program, "--", "--help")[0], 0)
     self.assertEqual(found, ["--help"])
+    code, _, err = _execute(_program(), "--", "--help")
+    self.assertEqual(code, 1)
+    self.assertIn("unexpected argument '--help'.", err)
 
   def test_wrong_command_lines_give_two_lines(self):
     code, out, err = _execute(_program(), "--dta=x")
