@@ -186,7 +186,7 @@ def choose_head(heads: Sequence[str], name: str) -> str:
     )
   if name not in heads:
     raise command.FlagError(
-      f"--head={name}: the model's heads are {', '.join(heads)}."
+      f"--head={name}: name one of the model's heads, {', '.join(heads)}."
       f"{mistakes.did_you_mean(name, heads, '--head=')}"
     )
   return name
