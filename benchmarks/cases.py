@@ -1,8 +1,10 @@
 """What is measured: structures, graphs, tasks and models of each kind of data."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 
+from absl import flags
 import numpy as np
 
 from benchmarks import structures as structures_lib
@@ -154,3 +156,23 @@ CASES = {
     direct_vectors=False,
   ),
 }
+
+
+def define_names(
+  name: str,
+  default: Sequence[str],
+  known: Sequence[str],
+  text: str,
+  values: flags.FlagValues,
+) -> None:
+  """Defines a flag that takes some of the known names, separated by commas."""
+  listed = ", ".join(known)
+  flags.DEFINE_list(
+    name, list(default), f"NAME,…: {text}, among {listed}.", flag_values=values
+  )
+  flags.register_validator(
+    name,
+    lambda given: set(given) <= set(known),
+    f"expected some of {listed}, separated by commas.",
+    flag_values=values,
+  )

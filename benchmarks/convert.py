@@ -8,7 +8,6 @@ difference, so that starting up does not count; it is structures over processor 
 Memory does not grow with the number of files if both peaks are alike.
 """
 
-from collections.abc import Sequence
 import contextlib
 import io
 import json
@@ -17,12 +16,13 @@ import pathlib
 import resource
 import tempfile
 
-from absl import app
 from absl import flags
 import ase.data
 import numpy as np
 
 from benchmarks import structures as structures_lib
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from jmp_hk.runtime import configuration
 
 _HEADER = (
@@ -126,21 +126,28 @@ def run(frames: int, files: int) -> dict[str, object]:
   }
 
 
-def define_flags() -> None:
+@flag_help.group("What is measured")
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_integer("frames", 1000, "Number of frames in one file.", lower_bound=1)
-  flags.DEFINE_integer("files", 5, "Number of files.", lower_bound=2)
+  flags.DEFINE_integer(
+    "frames", 1000, "Number of frames in one file.", lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_integer(
+    "files", 5, "Number of files.", lower_bound=2, flag_values=values
+  )
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the command line."""
-  values = flags.FLAGS
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+def _measure(values: flags.FlagValues) -> None:
   configuration.configure()
   print(json.dumps(run(values.frames, values.files)), flush=True)
 
 
+PROGRAM = program_lib.Program(
+  name="benchmarks.convert",
+  description=__doc__,
+  define_flags=define_flags,
+  run=_measure,
+)
+
 if __name__ == "__main__":
-  define_flags()
-  app.run(main)
+  PROGRAM.start()

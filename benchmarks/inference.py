@@ -15,7 +15,6 @@ import pathlib
 import statistics
 import time
 
-from absl import app
 from absl import flags
 import ase
 from ase import units
@@ -29,6 +28,8 @@ from benchmarks import measure
 from benchmarks import samples
 from benchmarks import structures as structures_lib
 from benchmarks import training
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import packing
@@ -203,27 +204,47 @@ def run(
   return results
 
 
-def define_flags() -> None:
+@flag_help.group("What is measured")
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_enum("model", "small", list(cases.MODELS), "Size of the model.")
   flags.DEFINE_enum(
-    "precision", "f32", list(cases.PRECISIONS), "Precision of the computation."
+    "model", "small", list(cases.MODELS), "Size of the model.", flag_values=values
   )
-  flags.DEFINE_list("atoms", ["20", "100", "1000"], "Numbers of atoms.")
+  flags.DEFINE_enum(
+    "precision",
+    "f32",
+    list(cases.PRECISIONS),
+    "Precision of the computation.",
+    flag_values=values,
+  )
+  flags.DEFINE_list(
+    "atoms", ["20", "100", "1000"], "N,…: Numbers of atoms.", flag_values=values
+  )
+  flags.register_validator(
+    "atoms",
+    lambda given: all(text.isdecimal() and int(text) for text in given),
+    "expected whole numbers above 0, separated by commas.",
+    flag_values=values,
+  )
   flags.DEFINE_integer(
-    "steps", 10, "Number of timed steps of each size.", lower_bound=2
+    "steps",
+    10,
+    "Number of timed steps of each size.",
+    lower_bound=2,
+    flag_values=values,
   )
   flags.DEFINE_bool(
-    "conservative", False, "Predict forces as derivatives of the energy."
+    "conservative",
+    False,
+    "Predict forces as derivatives of the energy.",
+    flag_values=values,
   )
-  flags.DEFINE_string("plot", "", "File for a plot of time against atoms.")
+  flags.DEFINE_string(
+    "plot", "", "FILE.png: File for a plot of time against atoms.", flag_values=values
+  )
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the command line."""
-  values = flags.FLAGS
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+def _measure(values: flags.FlagValues) -> None:
   configuration.configure()
   run(
     values.model,
@@ -235,6 +256,12 @@ def main(argv: Sequence[str]) -> None:
   )
 
 
+PROGRAM = program_lib.Program(
+  name="benchmarks.inference",
+  description=__doc__,
+  define_flags=define_flags,
+  run=_measure,
+)
+
 if __name__ == "__main__":
-  define_flags()
-  app.run(main)
+  PROGRAM.start()

@@ -7,7 +7,6 @@ prints one line of JSON for each case. Without workers, the rate of a core is st
 over processor time, so that other load on the machine does not count.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import json
 import os
@@ -15,11 +14,13 @@ import pathlib
 import tempfile
 import time
 
-from absl import app
 from absl import flags
 import numpy as np
 
+from benchmarks import cases
 from benchmarks import structures as structures_lib
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from jmp_hk.pipeline import config as stream_config
 from jmp_hk.runtime import configuration
 
@@ -163,30 +164,36 @@ def _time(stream, structures: int) -> dict[str, float]:
   }
 
 
-def define_flags() -> None:
+@flag_help.group("What is measured")
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_list("data", list(_CASES), f"Kinds of data, among {', '.join(_CASES)}.")
-  flags.DEFINE_integer("structures", 4000, "Number of timed structures.", lower_bound=1)
+  cases.define_names("data", _CASES, _CASES, "Kinds of data", values)
+  flags.DEFINE_integer(
+    "structures", 4000, "Number of timed structures.", lower_bound=1, flag_values=values
+  )
   flags.DEFINE_integer(
     "batch_size",
     0,
     "Wanted number of structures in a batch; 0 means 16 slabs or 64 molecules.",
     lower_bound=0,
+    flag_values=values,
   )
   flags.DEFINE_integer(
     "num_workers",
     0,
     "Number of processes that build graphs beside the reading one.",
     lower_bound=0,
+    flag_values=values,
   )
-  flags.DEFINE_float("edge_dropout", 0.1, "Probability with which an edge is left out.")
+  flags.DEFINE_float(
+    "edge_dropout",
+    0.1,
+    "Probability with which an edge is left out.",
+    flag_values=values,
+  )
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the command line."""
-  values = flags.FLAGS
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+def _measure(values: flags.FlagValues) -> None:
   configuration.configure()
   for data in values.data:
     result = run_case(
@@ -199,6 +206,12 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps(result), flush=True)
 
 
+PROGRAM = program_lib.Program(
+  name="benchmarks.input_pipeline",
+  description=__doc__,
+  define_flags=define_flags,
+  run=_measure,
+)
+
 if __name__ == "__main__":
-  define_flags()
-  app.run(main)
+  PROGRAM.start()

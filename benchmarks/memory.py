@@ -7,11 +7,9 @@ many structures fit cards of several sizes. Runs on any back end; compiled for a
 is an estimate for accelerators, whose compilers fuse and schedule differently.
 """
 
-from collections.abc import Sequence
 import itertools
 import json
 
-from absl import app
 from absl import flags
 import jax
 
@@ -19,6 +17,8 @@ from benchmarks import cases
 from benchmarks import measure
 from benchmarks import samples
 from benchmarks import training
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from jmp_hk.runtime import configuration
 
 CARDS_GB = (24, 40, 80, 141)
@@ -70,24 +70,25 @@ def run_case(
   }
 
 
-def define_flags() -> None:
+@flag_help.group("What is measured")
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_list(
-    "model", ["small"], f"Sizes of the model, among {', '.join(cases.MODELS)}."
+  cases.define_names(
+    "model", ["small"], list(cases.MODELS), "Sizes of the model", values
   )
-  flags.DEFINE_list("precision", ["bf16"], "Precisions, among f32, bf16.")
-  flags.DEFINE_list(
+  cases.define_names(
+    "precision", ["bf16"], list(cases.PRECISIONS), "Precisions", values
+  )
+  cases.define_names(
     "remat",
     ["false", "true"],
-    "Whether blocks are computed again in the backward pass: false, true.",
+    ["false", "true"],
+    "Whether blocks are computed again in the backward pass",
+    values,
   )
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the command line."""
-  values = flags.FLAGS
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+def _measure(values: flags.FlagValues) -> None:
   configuration.configure()
   for model, precision, remat in itertools.product(
     values.model, values.precision, values.remat
@@ -95,6 +96,12 @@ def main(argv: Sequence[str]) -> None:
     print(json.dumps(run_case(model, precision, remat == "true")), flush=True)
 
 
+PROGRAM = program_lib.Program(
+  name="benchmarks.memory",
+  description=__doc__,
+  define_flags=define_flags,
+  run=_measure,
+)
+
 if __name__ == "__main__":
-  define_flags()
-  app.run(main)
+  PROGRAM.start()

@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 
-from absl import app
 from absl import flags
 import haiku as hk
 import jax
@@ -26,6 +25,8 @@ from benchmarks import flops
 from benchmarks import measure
 from benchmarks import samples
 from benchmarks import training
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import configuration
 
@@ -169,21 +170,21 @@ def filling_structures(
   return max(int(start + (_FILLED * limit - needs[0]) / each), start)
 
 
-def define_flags() -> None:
+@flag_help.group("What is measured")
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_list(
-    "model", ["small"], f"Sizes of the model, among {', '.join(cases.MODELS)}."
+  cases.define_names(
+    "model", ["small"], list(cases.MODELS), "Sizes of the model", values
   )
-  flags.DEFINE_list(
-    "data", ["slabs"], f"Kinds of data, among {', '.join(cases.CASES)}."
-  )
-  flags.DEFINE_list("precision", ["f32"], "Precisions, among f32, bf16.")
+  cases.define_names("data", ["slabs"], list(cases.CASES), "Kinds of data", values)
+  cases.define_names("precision", ["f32"], list(cases.PRECISIONS), "Precisions", values)
   flags.DEFINE_integer(
     "structures",
     0,
     "Wanted number of structures in a step; 0 takes the default of the data, which "
     "for the mixture and rmd17 on an accelerator is what its memory holds.",
     lower_bound=0,
+    flag_values=values,
   )
   flags.DEFINE_integer(
     "microbatches",
@@ -191,32 +192,32 @@ def define_flags() -> None:
     "Number of microbatches that the step works through one after another, which "
     "divides the memory of its activations.",
     lower_bound=1,
+    flag_values=values,
   )
   flags.DEFINE_integer(
     "steps",
     8,
     "Number of timed rounds; each measures the step and the matmul rate.",
     lower_bound=1,
+    flag_values=values,
   )
   flags.DEFINE_string(
     "compilation_cache",
     "",
-    "Directory of compiled programs; by default none, so that "
+    "DIR: Directory of compiled programs; by default none, so that "
     "compile_s is the real time.",
+    flag_values=values,
   )
   flags.DEFINE_bool(
     "remat",
     False,
     "Compute the insides of blocks again in the backward pass. What is computed "
     "twice counts as work once.",
+    flag_values=values,
   )
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the command line."""
-  values = flags.FLAGS
-  if len(argv) > 1:
-    raise app.UsageError(f"Unexpected arguments {argv[1:]}.")
+def _measure(values: flags.FlagValues) -> None:
   combinations = list(itertools.product(values.model, values.data, values.precision))
   if len(combinations) > 1:
     for model, data, precision in combinations:
@@ -245,6 +246,12 @@ def main(argv: Sequence[str]) -> None:
   print(json.dumps(result), flush=True)
 
 
+PROGRAM = program_lib.Program(
+  name="benchmarks.train_step",
+  description=__doc__,
+  define_flags=define_flags,
+  run=_measure,
+)
+
 if __name__ == "__main__":
-  define_flags()
-  app.run(main)
+  PROGRAM.start()

@@ -2,23 +2,24 @@
 
   python -m data.convert --dataset=oc20 --input=s2ef_train_2M --output=oc20 \
       --split=train --num_workers=16
+  python -m data.convert --dataset=ase --input=mine.extxyz --output=converted/mine \
+      --name=mine --split_fractions=0.8,0.1,0.1 --cutoff=6
 
-Options of a single dataset (`--energy_key`, `--fold`, …) are flags as well; an option
-given to a dataset that lacks it is an error. Run it again to finish a conversion that
-was stopped.
+Options of a single dataset are flags as well; an option given to a dataset that lacks
+it is an error. Run it again to finish a conversion that was stopped.
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
 import pathlib
 import shlex
 import sys
 from typing import Any
 
-from absl import app
 from absl import flags
 
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from data.conversion import base
 from data.conversion import registry
 from data.conversion import runner
@@ -28,6 +29,12 @@ from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.runtime import workers
 
+# How the flag of an option is defined, by the type of its default.
+_DEFINE = {
+  bool: flags.DEFINE_bool,
+  float: flags.DEFINE_float,
+  int: flags.DEFINE_integer,
+}
 _ERRORS = (
   base.RawDataError,
   base.PlanError,
@@ -67,40 +74,45 @@ class Config:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
-  """Defines all flags, among them one per option of any converter.
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines all flags, among them one per option of any converter."""
+  _define_input(values)
+  _define_output(values)
+  for name, kinds in _kinds_by_option().items():
+    _define_option(name, kinds, values)
 
-  Returns:
-    The names of the converters' options.
-  """
-  kinds = registry.converters()
+
+@flag_help.group("Input")
+def _define_input(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     "dataset",
     None,
-    list(kinds),
-    "Dataset whose raw files to convert.",
+    list(registry.converters()),
+    "Dataset whose raw files to convert; ase reads any file that ASE reads.",
     flag_values=values,
   )
-  flags.DEFINE_string("input", None, "Raw file or folder.", flag_values=values)
   flags.DEFINE_string(
-    "output",
+    "input",
     None,
-    "Directory of the converted dataset; splits add up there.",
+    "PATH: Raw file or folder, as the dataset is released.",
     flag_values=values,
   )
   flags.DEFINE_string(
     "split",
     "",
-    "Split to convert (or, where the input is one split, its name); all by default.",
+    "NAME: Split to convert, e.g. train; where the input is a single split, the name "
+    "that it gets. By default every split that the input has.",
     flag_values=values,
   )
-  flags.DEFINE_integer(
-    "num_workers", 1, "Number of processes.", lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_bool(
-    "skip_invalid",
-    False,
-    "Leave bad records out and list them in dataset_info.json instead of stopping.",
+
+
+@flag_help.group("Output")
+def _define_output(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "output",
+    None,
+    "DIR: Directory of the converted dataset. Splits that are converted one after "
+    "another add up there.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -109,33 +121,71 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> list[str]:
     "Replace an earlier conversion of the same splits.",
     flag_values=values,
   )
+  flags.DEFINE_bool(
+    "skip_invalid",
+    False,
+    "Leave bad records out and list them in dataset_info.json instead of stopping.",
+    flag_values=values,
+  )
   flags.DEFINE_enum(
     "scales",
     "published",
     ["published", "fitted"],
-    "Energy and force scale to "
-    "store; datasets without published ones store fitted ones.",
+    "Energy scale (eV) and force scale (eV/Å) to store: the published ones, or the "
+    "standard deviations of these data. Datasets without published ones store the "
+    "latter.",
     flag_values=values,
   )
-  texts: dict[str, list[str]] = {}
-  for kind in kinds.values():
+  flags.DEFINE_integer(
+    "num_workers",
+    1,
+    "Number of processes that convert files at the same time.",
+    lower_bound=1,
+    flag_values=values,
+  )
+
+
+def _kinds_by_option() -> dict[str, list[type[base.Converter]]]:
+  """The converters that have an option, by its name."""
+  found: dict[str, list[type[base.Converter]]] = {}
+  for kind in registry.converters().values():
     for field in dataclasses.fields(kind.options_type):
-      text = f"[{kind.name}] {field.metadata['help']} Default: {field.default!r}."
-      texts.setdefault(field.name, []).append(text)
-  for name, lines in texts.items():
-    flags.DEFINE_string(name, None, " ".join(lines), flag_values=values)
-  return list(texts)
+      found.setdefault(field.name, []).append(kind)
+  return found
 
 
-def config_from_flags(option_names: Sequence[str], values: flags.FlagValues) -> Config:
+def _define_option(
+  name: str, kinds: list[type[base.Converter]], values: flags.FlagValues
+) -> None:
+  """Defines the flag of an option; what it means may depend on the converter."""
+  shape, default, texts = "", "", {}
+  for kind in kinds:
+    fields = {field.name: field for field in dataclasses.fields(kind.options_type)}
+    default = fields[name].default
+    shape, text = flag_help.split(fields[name].metadata["help"])
+    if default != "":
+      text = f"{text} Default: {flag_help.written(default)}."
+    texts.setdefault(text, []).append(kind.name)
+  lines = [
+    f"With {' and '.join(names)}: {text}" if len(kinds) > 1 else text
+    for text, names in texts.items()
+  ]
+  words = " ".join([f"{shape}:" if shape else "", *lines]).strip()
+  define = _DEFINE.get(type(default), flags.DEFINE_string)
+  define(name, None, words, flag_values=values)
+  title = "Only with some datasets"
+  if len(kinds) == 1:
+    title = f"Only with --dataset={kinds[0].name}"
+  flag_help.assign(values, title, [name])
+
+
+def config_from_flags(values: flags.FlagValues) -> Config:
   """Reads the flags once.
 
   Raises:
-    PlanError: a required flag is missing.
+    FlagError: a required flag is missing.
   """
-  for name in ("dataset", "input", "output"):
-    if not values[name].value:
-      raise base.PlanError(f"--{name} is required; see --help.")
+  program_lib.require(values, *PROGRAM.required)
   return Config(
     dataset=values.dataset,
     input=values.input,
@@ -145,7 +195,11 @@ def config_from_flags(option_names: Sequence[str], values: flags.FlagValues) -> 
     skip_invalid=values.skip_invalid,
     overwrite=values.overwrite,
     scales=values.scales,
-    options={n: values[n].value for n in option_names if values[n].value is not None},
+    options={
+      name: values[name].value
+      for name in _kinds_by_option()
+      if values[name].value is not None
+    },
   )
 
 
@@ -173,20 +227,19 @@ def run(config: Config, command: str = "") -> None:
       print(f"{split}: {count} records were left out as published: {reason}")
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line; what is wrong with it gives one line and exit code 1."""
-  if len(argv) > 1:
-    print(f"error: unexpected arguments {argv[1:]}", file=sys.stderr)
-    return 1
-  try:
-    command = shlex.join(["python", "-m", "data.convert", *sys.argv[1:]])
-    run(config_from_flags(_OPTIONS, flags.FLAGS), command)
-  except _ERRORS as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-  return 0
+def _run(values: flags.FlagValues) -> None:
+  config = config_from_flags(values)
+  run(config, shlex.join(["python", "-m", PROGRAM.name, *sys.argv[1:]]))
 
+
+PROGRAM = program_lib.Program(
+  name="data.convert",
+  description=__doc__,
+  define_flags=define_flags,
+  run=_run,
+  required=("dataset", "input", "output"),
+  errors=lambda: _ERRORS,
+)
 
 if __name__ == "__main__":
-  _OPTIONS = define_flags()
-  app.run(main)
+  PROGRAM.start()

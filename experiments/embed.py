@@ -14,9 +14,10 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from absl import app
 from absl import flags
 
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from experiments.command_line import command
 from experiments.command_line import inference_flags
 from jmp_hk import dataset_info
@@ -26,16 +27,22 @@ from jmp_hk import structure as structure_lib
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
   inference_flags.define(values)
+  _define_data(values)
+  _define_output(values)
+
+
+@flag_help.group("Data")
+def _define_data(values: flags.FlagValues) -> None:
   flags.DEFINE_list(
     "datasets",
     [],
-    "NAME=PATH,…: converted datasets, or files that ASE reads. Where NAME is a head of "
+    "NAME=PATH,…: Converted datasets, or files that ASE reads. Where NAME is a head of "
     "the model, graphs are built with its settings, otherwise with those of the "
     "converted data.",
     flag_values=values,
   )
   flags.DEFINE_string(
-    "split", "val", "Name of the split of converted datasets.", flag_values=values
+    "split", "val", "NAME: Name of the split of converted datasets.", flag_values=values
   )
   flags.DEFINE_integer(
     "limit",
@@ -44,14 +51,22 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     lower_bound=1,
     flag_values=values,
   )
+
+
+@flag_help.group("Output")
+def _define_output(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "output",
     None,
-    "File to write, OUT.npz; the picture is OUT.png.",
+    "FILE.npz: File to write; the picture lies beside it as FILE.png.",
     flag_values=values,
   )
   flags.DEFINE_float(
-    "perplexity", 30.0, "Perplexity of t-SNE.", lower_bound=1.0, flag_values=values
+    "perplexity",
+    30.0,
+    "Perplexity of t-SNE, about the number of neighbors that a point has.",
+    lower_bound=1.0,
+    flag_values=values,
   )
   flags.DEFINE_integer("seed", 0, "Seed of t-SNE.", flag_values=values)
 
@@ -77,7 +92,7 @@ def run(values: flags.FlagValues) -> None:
   Raises:
     FlagError: flags that cannot be used.
   """
-  command.require(values, "checkpoint", "datasets", "output")
+  command.require(values, *PROGRAM.required)
   output = inference_flags.new_file(values.output, "output", ".npz")
   paths = command.parse_pairs(values.datasets, "datasets")
   for name, path in paths.items():
@@ -187,11 +202,18 @@ def _errors() -> tuple[type[Exception], ...]:
   return structure_lib.InvalidStructureError, model_directory.CheckpointError
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line."""
-  return command.run_main(run, argv, _errors)
-
+PROGRAM = program_lib.Program(
+  name="experiments.embed",
+  description=__doc__,
+  define_flags=define_flags,
+  run=run,
+  required=(
+    "checkpoint",
+    "datasets",
+    "output",
+  ),
+  errors=_errors,
+)
 
 if __name__ == "__main__":
-  command.define(define_flags)
-  app.run(main)
+  PROGRAM.start()

@@ -9,15 +9,15 @@ row a structure), parity.png, and predictions.extxyz where there are forces.
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import pathlib
 from typing import TYPE_CHECKING
 from typing import Any
 
-from absl import app
 from absl import flags
 from absl import logging
 
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import data_flags
@@ -32,21 +32,42 @@ if TYPE_CHECKING:
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
   inference_flags.define(values)
-  string = lambda name, default, text: flags.DEFINE_string(
-    name, default, text, flag_values=values
-  )
-  string("data", None, "Directory of the converted data (python -m data.convert).")
-  string("split", "test", "Name of the split to evaluate on.")
-  string(
+  _define_head(values)
+  _define_data(values)
+  _define_output(values)
+
+
+@flag_help.group("Model")
+def _define_head(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
     "head",
     "",
-    "Name of the head to evaluate; may be left out if the model has only one, or one "
-    "that is called like the data.",
+    "NAME: Name of the head to evaluate; may be left out if the model has only one, or "
+    "one that is called like the data.",
+    flag_values=values,
   )
-  string(
+
+
+@flag_help.group("Output")
+def _define_output(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
     "output",
     "",
-    "Directory for the results, by default CHECKPOINT/evaluation/DATA_SPLIT.",
+    "DIR: Directory for the results, by default CHECKPOINT/evaluation/DATA_SPLIT.",
+    flag_values=values,
+  )
+
+
+@flag_help.group("Data")
+def _define_data(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "data",
+    None,
+    "DIR: Directory of the converted data (python -m data.convert).",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "split", "test", "NAME: Name of the split to evaluate on.", flag_values=values
   )
   flags.DEFINE_integer(
     "limit",
@@ -69,7 +90,7 @@ def run(values: flags.FlagValues) -> Mapping[str, Any]:
   Raises:
     FlagError: flags that cannot be used.
   """
-  command.require(values, "checkpoint", "data")
+  command.require(values, *PROGRAM.required)
   inference_flags.start(values)
   info = data_flags.load_info(_dataset(values, "data"), "--data")
   config, _ = inference_flags.read_description(values)
@@ -127,11 +148,17 @@ def _dataset(values: flags.FlagValues, name: str) -> datasets_lib.DatasetConfig:
   return datasets_lib.DatasetConfig(name, values.data, split=values.split)
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(run, argv, runtime_flags.expected_errors)
-
+PROGRAM = program_lib.Program(
+  name="experiments.evaluate",
+  description=__doc__,
+  define_flags=define_flags,
+  run=run,
+  required=(
+    "checkpoint",
+    "data",
+  ),
+  errors=runtime_flags.expected_errors,
+)
 
 if __name__ == "__main__":
-  command.define(define_flags)
-  app.run(main)
+  PROGRAM.start()

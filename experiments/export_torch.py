@@ -6,21 +6,26 @@ The file is what `torch.save(model.state_dict())` writes: `torch.load` reads it 
 weights_only=True, and the published pre-training model loads it strictly.
 """
 
-from collections.abc import Sequence
-
-from absl import app
 from absl import flags
 
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from experiments.command_line import command
 from experiments.command_line import inference_flags
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
+  _define_model(values)
+  _define_output(values)
+
+
+@flag_help.group("Model")
+def _define_model(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "checkpoint",
     None,
-    "A model directory, the --workdir of a run, or a checkpoint in it.",
+    "PATH: A model directory, the --workdir of a run, or a checkpoint in it.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -29,7 +34,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     "Export the averaged weights, where there are some, instead of the raw ones.",
     flag_values=values,
   )
-  flags.DEFINE_string("output", None, "File to write, e.g. jmp.pt.", flag_values=values)
+
+
+@flag_help.group("Output")
+def _define_output(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "output", None, "FILE.pt: File to write, e.g. jmp.pt.", flag_values=values
+  )
 
 
 def run(values: flags.FlagValues) -> None:
@@ -38,7 +49,7 @@ def run(values: flags.FlagValues) -> None:
   Raises:
     FlagError: flags that cannot be used.
   """
-  command.require(values, "checkpoint", "output")
+  command.require(values, *PROGRAM.required)
   path = inference_flags.new_file(values.output, "output", ".pt", ".pth", ".ckpt")
   inference_flags.start_without_computing()
   inference_flags.read_description(values)
@@ -59,11 +70,17 @@ def _errors() -> tuple[type[Exception], ...]:
   return (export_checkpoint.ExportError,)
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line."""
-  return command.run_main(run, argv, _errors)
-
+PROGRAM = program_lib.Program(
+  name="experiments.export_torch",
+  description=__doc__,
+  define_flags=define_flags,
+  run=run,
+  required=(
+    "checkpoint",
+    "output",
+  ),
+  errors=_errors,
+)
 
 if __name__ == "__main__":
-  command.define(define_flags)
-  app.run(main)
+  PROGRAM.start()

@@ -7,17 +7,16 @@
 
 `--task` reads the flag file of that name in experiments/flags/finetune; flags that are
 given on the command line override it. Running it again with the same --workdir
-continues. At the end the best weights are evaluated on the test split. See `--help` for
-the flags.
+continues. At the end the best weights are evaluated on the test split.
 """
 
 from collections.abc import Sequence
 import dataclasses
 import pathlib
 
-from absl import app
 from absl import flags
 
+from data.command_line import program as program_lib
 from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import config as config_lib
@@ -39,23 +38,21 @@ from jmp_hk.training import metrics
 FLAG_FILES = pathlib.Path(__file__).parent / "flags" / "finetune"
 
 
-def parse_flags(
-  argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
-) -> list[str]:
-  """Parses the command line; --task puts its flag file first.
+def with_task_file(arguments: Sequence[str]) -> list[str]:
+  """Puts the flag file of --task, where it is given, before the other arguments.
 
   Args:
-    argv: program and arguments.
-    values: where the flags are defined.
-
-  Returns:
-    The arguments that are no flags.
+    arguments: the command line without the program.
   """
-  program, *arguments = argv
-  names = [a.split("=", 1)[1] for a in arguments if a.lstrip("-").startswith("task=")]
-  files = [FLAG_FILES / f"{name}.flags" for name in names]
-  read = [f"--flagfile={path}" for path in files if path.is_file()]
-  return values([program, *read, *arguments])
+  # --task=NAME and --task NAME are both common.
+  pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+  names = [
+    text.partition("=")[2] or following
+    for text, following in pairs
+    if text.lstrip("-").partition("=")[0] == "task" and text.startswith("-")
+  ]
+  files = [FLAG_FILES / f"{name}.flags" for name in names if name]
+  return [*(f"--flagfile={path}" for path in files if path.is_file()), *arguments]
 
 
 def run(values: flags.FlagValues) -> None:
@@ -86,7 +83,7 @@ def check_flags(
   Raises:
     FlagError: flags that cannot be used.
   """
-  command.require(values, "workdir")
+  command.require(values, *PROGRAM.required)
   workdir = pathlib.Path(finetune_flags.directory(values, "workdir"))
   task = tasks_lib.TaskConfig("data", finetune_flags.targets(values))
   data = finetune_flags.read_data(values, workdir)
@@ -187,11 +184,15 @@ def _initial(values: flags.FlagValues) -> train_config.InitialConfig | None:
   return train_config.InitialConfig(values.checkpoint, values.ema)
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(run, argv, runtime_flags.expected_errors)
-
+PROGRAM = program_lib.Program(
+  name="experiments.finetune",
+  description=__doc__,
+  define_flags=finetune_flags.define,
+  run=run,
+  required=("workdir",),
+  errors=runtime_flags.expected_errors,
+  complete=with_task_file,
+)
 
 if __name__ == "__main__":
-  command.define(finetune_flags.define)
-  app.run(main, flags_parser=parse_flags)
+  PROGRAM.start()

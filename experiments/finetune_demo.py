@@ -8,18 +8,18 @@ tested are chosen on the validation split. It ends with the report over all runs
 Running it again continues.
 """
 
-from collections.abc import Sequence
 import pathlib
 
-from absl import app
 from absl import flags
 from absl import logging
 
+from data.command_line import flag_help
+from data.command_line import mistakes
+from data.command_line import program as program_lib
 from experiments import finetune
 from experiments import report
 from experiments.command_line import command
 from experiments.command_line import data_flags
-from experiments.command_line import finetune_flags
 from experiments.command_line import runtime_flags
 
 FLAG_FILES = pathlib.Path(__file__).parent / "flags" / "finetune_demo"
@@ -28,20 +28,39 @@ SCRATCH, FINE_TUNED = "scratch", "fine_tuned"
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
-  flags.DEFINE_string(
-    "checkpoint", "", "Pre-trained model that is fine-tuned.", flag_values=values
-  )
-  flags.DEFINE_string(
-    "workdir", "", "Directory of all runs and the report.", flag_values=values
-  )
+  _define_tasks(values)
+  _define_checkpoint(values)
+  _define_workdir(values)
+
+
+@flag_help.group("What is learned")
+def _define_tasks(values: flags.FlagValues) -> None:
   flags.DEFINE_list(
     "tasks",
     [],
-    "What to fine-tune on: names of the files in experiments/flags/finetune_demo.",
+    "NAME,…: What to fine-tune on: names of the files in "
+    "experiments/flags/finetune_demo.",
     flag_values=values,
   )
+
+
+@flag_help.group("Model")
+def _define_checkpoint(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "checkpoint", "", "DIR: Pre-trained model that is fine-tuned.", flag_values=values
+  )
+
+
+@flag_help.group("Output")
+def _define_workdir(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "workdir", "", "DIR: Directory of all runs and the report.", flag_values=values
+  )
   flags.DEFINE_list(
-    "extra", [], "FLAG=VALUE,…: further flags of every run.", flag_values=values
+    "extra",
+    [],
+    "FLAG=VALUE,…: Further flags of every run, those of experiments.finetune.",
+    flag_values=values,
   )
 
 
@@ -57,7 +76,7 @@ def run(values: flags.FlagValues) -> str:
   Raises:
     FlagError: flags that cannot be used.
   """
-  command.require(values, "checkpoint", "workdir", "tasks")
+  command.require(values, *PROGRAM.required)
   if not pathlib.Path(values.checkpoint).is_dir():
     raise command.FlagError(
       f"--checkpoint: there is no {values.checkpoint}; run the pre-training demo "
@@ -82,7 +101,10 @@ def _flags(
   path = FLAG_FILES / f"{task}.flags"
   if not path.is_file():
     known = sorted(p.stem for p in FLAG_FILES.glob("*.flags") if p.stem != "common")
-    raise command.FlagError(f"--tasks: there is no {task!r} among {', '.join(known)}.")
+    raise command.FlagError(
+      f"--tasks: there is no {task!r} among {', '.join(known)}."
+      f"{mistakes.did_you_mean(task, known)}"
+    )
   arguments = [
     f"--flagfile={path}",
     f"--workdir={directory}",
@@ -92,8 +114,8 @@ def _flags(
   if start == FINE_TUNED:
     arguments.append(f"--checkpoint={values.checkpoint}")
   result = flags.FlagValues()
-  finetune_flags.define(result)
-  finetune.parse_flags(["finetune", *arguments], result)
+  finetune.PROGRAM.define(result)
+  finetune.PROGRAM.parse(arguments, result)
   return result
 
 
@@ -102,11 +124,18 @@ def _print_report(values: flags.FlagValues) -> None:
   print(f"Written to {pathlib.Path(values.workdir) / 'report'}.")
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(_print_report, argv, runtime_flags.expected_errors)
-
+PROGRAM = program_lib.Program(
+  name="experiments.finetune_demo",
+  description=__doc__,
+  define_flags=define_flags,
+  run=_print_report,
+  required=(
+    "checkpoint",
+    "workdir",
+    "tasks",
+  ),
+  errors=runtime_flags.expected_errors,
+)
 
 if __name__ == "__main__":
-  command.define(define_flags)
-  app.run(main)
+  PROGRAM.start()

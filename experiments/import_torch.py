@@ -6,13 +6,13 @@ Reads Lightning checkpoints and bare state dicts; makes a model directory for pr
 embed, the calculator and fine-tuning.
 """
 
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-from absl import app
 from absl import flags
 
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from experiments.command_line import command
 from experiments.command_line import inference_flags
 from jmp_hk import published
@@ -20,8 +20,28 @@ from jmp_hk import published
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
-  flags.DEFINE_string("input", None, "The file, e.g. jmp-s.pt.", flag_values=values)
-  flags.DEFINE_string("output", None, "Directory to make.", flag_values=values)
+  _define_input(values)
+  _define_output(values)
+
+
+@flag_help.group("Output")
+def _define_output(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "output",
+    None,
+    "DIR: Model directory to make; it must not exist yet.",
+    flag_values=values,
+  )
+
+
+@flag_help.group("Input")
+def _define_input(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "input",
+    None,
+    "FILE: PyTorch file of published weights, e.g. jmp-s.pt.",
+    flag_values=values,
+  )
   flags.DEFINE_bool(
     "ema",
     None,
@@ -32,15 +52,15 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_list(
     "tasks",
     list(published.PRETRAINING),
-    "Names of the datasets that "
-    "the heads belong to, in the file's order. NAME=DIR takes graph settings, scales "
+    "NAME[=DIR],…: Names of the datasets that the heads belong to, in the file's "
+    "order. NAME=DIR takes graph settings, scales "
     "and references from the converted dataset DIR.",
     flag_values=values,
   )
   flags.DEFINE_list(
     "references",
     [],
-    "NAME=FILE.npz,…: per-element reference energies of datasets, "
+    "NAME=FILE.npz,…: Per-element reference energies of datasets, "
     "an array `coeff` in eV indexed by atomic number. Without them energies are "
     "relative to them.",
     flag_values=values,
@@ -53,7 +73,7 @@ def run(values: flags.FlagValues) -> None:
   Raises:
     FlagError: flags that cannot be used.
   """
-  command.require(values, "input", "output")
+  command.require(values, *PROGRAM.required)
   path = inference_flags.existing_file(values.input, "input")
   inference_flags.start_without_computing()
   from jmp_hk.checkpoints import model_writer
@@ -134,11 +154,17 @@ def _errors() -> tuple[type[Exception], ...]:
   )
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line."""
-  return command.run_main(run, argv, _errors)
-
+PROGRAM = program_lib.Program(
+  name="experiments.import_torch",
+  description=__doc__,
+  define_flags=define_flags,
+  run=run,
+  required=(
+    "input",
+    "output",
+  ),
+  errors=_errors,
+)
 
 if __name__ == "__main__":
-  command.define(define_flags)
-  app.run(main)
+  PROGRAM.start()

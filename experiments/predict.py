@@ -11,35 +11,61 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-from absl import app
 from absl import flags
 from absl import logging
 
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from experiments.command_line import command
 from experiments.command_line import inference_flags
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
+  _define_input(values)
   inference_flags.define(values)
-  string = lambda name, default, text: flags.DEFINE_string(
-    name, default, text, flag_values=values
+  _define_head(values)
+  _define_output(values)
+
+
+@flag_help.group("Input")
+def _define_input(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "input",
+    None,
+    "FILE: Structures: extxyz, cif, traj, db, or whatever ASE reads.",
+    flag_values=values,
   )
-  string("input", None, "Structures: extxyz, cif, traj, db, or whatever ASE reads.")
-  string("index", ":", "Which structures of the file, as ASE writes it.")
-  string("output", None, "File to write, OUT.extxyz.")
-  string(
+  flags.DEFINE_string(
+    "index",
+    ":",
+    "INDEX: Which structures of the file, as ASE writes it: 0 is the first, -1 the "
+    "last, :10 the first ten, ::5 every fifth.",
+    flag_values=values,
+  )
+
+
+@flag_help.group("Model")
+def _define_head(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
     "head",
     "",
-    "Name of the head whose targets are predicted; may be left out if the model has "
-    "only one. Its dataset decides about cutoff, number of neighbors and units.",
+    "NAME: Name of the head whose targets are predicted; may be left out if the model "
+    "has only one. Its dataset decides about cutoff, number of neighbors and units.",
+    flag_values=values,
   )
-  string(
+  flags.DEFINE_string(
     "references",
     "",
-    "FILE.npz with per-element reference energies of the head's "
-    "dataset: an array `coeff` in eV, indexed by atomic number.",
+    "FILE.npz: Per-element reference energies of the head's dataset: an array `coeff` "
+    "in eV, indexed by atomic number.",
+    flag_values=values,
   )
+
+
+@flag_help.group("Output")
+def _define_output(values: flags.FlagValues) -> None:
+  flags.DEFINE_string("output", None, "FILE.extxyz: File to write.", flag_values=values)
   flags.DEFINE_bool(
     "skip_invalid",
     False,
@@ -55,7 +81,7 @@ def run(values: flags.FlagValues) -> None:
   Raises:
     FlagError: flags that cannot be used.
   """
-  command.require(values, "checkpoint", "input", "output")
+  command.require(values, *PROGRAM.required)
   path = inference_flags.existing_file(values.input, "input")
   output = inference_flags.new_file(values.output, "output", ".extxyz", ".xyz")
   inference_flags.start(values)
@@ -136,11 +162,18 @@ def _errors() -> tuple[type[Exception], ...]:
   )
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line."""
-  return command.run_main(run, argv, _errors)
-
+PROGRAM = program_lib.Program(
+  name="experiments.predict",
+  description=__doc__,
+  define_flags=define_flags,
+  run=run,
+  required=(
+    "checkpoint",
+    "input",
+    "output",
+  ),
+  errors=_errors,
+)
 
 if __name__ == "__main__":
-  command.define(define_flags)
-  app.run(main)
+  PROGRAM.start()

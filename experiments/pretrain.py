@@ -2,15 +2,14 @@
 
   python -m experiments.pretrain --flagfile=experiments/flags/pretrain_demo.flags
 
-Running it again with the same --workdir continues. See `--help` for the flags.
+Running it again with the same --workdir continues.
 """
 
-from collections.abc import Sequence
 import pathlib
 
-from absl import app
 from absl import flags
 
+from data.command_line import program as program_lib
 from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import config as config_lib
@@ -58,7 +57,7 @@ def check_flags(
   Raises:
     FlagError: flags that cannot be used.
   """
-  command.require(values, "workdir")
+  command.require(values, *PROGRAM.required)
   workdir = pathlib.Path(values.workdir)
   mixture = data_flags.read_mixture(values, workdir)
   backbone = model_flags.backbone(values)
@@ -111,11 +110,14 @@ def make_config(
   )
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line; wrong flags give one line and exit code 1."""
-  return command.run_main(run, argv, runtime_flags.expected_errors)
-
+PROGRAM = program_lib.Program(
+  name="experiments.pretrain",
+  description=__doc__,
+  define_flags=define_flags,
+  run=run,
+  required=("workdir",),
+  errors=runtime_flags.expected_errors,
+)
 
 if __name__ == "__main__":
-  command.define(define_flags)
-  app.run(main)
+  PROGRAM.start()

@@ -9,22 +9,27 @@ other and with the published errors. Writes report.md, report.csv and report.png
 from collections.abc import Sequence
 import pathlib
 
-from absl import app
 from absl import flags
 
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from experiments.command_line import command
-from experiments.reports import comparison as comparison_lib
-from experiments.reports import plot
-from experiments.reports import table as table_lib
 
 MARKDOWN_FILE, CSV_FILE, PLOT_FILE = "report.md", "report.csv", "report.png"
 
 
+@flag_help.group("Output")
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of this runner."""
   flags.DEFINE_string(
-    "output", "runs/report", "Directory of the report.", flag_values=values
+    "output", "runs/report", "DIR: Directory of the report.", flag_values=values
   )
+
+
+def _print_report(values: flags.FlagValues, directories: Sequence[str]) -> None:
+  output = pathlib.Path(values.output)
+  print(run(directories, output))
+  print(f"Written to {output}: {MARKDOWN_FILE}, {CSV_FILE}, {PLOT_FILE}")
 
 
 def run(directories: Sequence[str], output: pathlib.Path) -> str:
@@ -45,6 +50,10 @@ def run(directories: Sequence[str], output: pathlib.Path) -> str:
       "Name the working directories of finished fine-tuning runs, e.g. "
       "`python -m experiments.report runs/qm9_*`."
     )
+  from experiments.reports import comparison as comparison_lib  # Slow to import.
+  from experiments.reports import plot
+  from experiments.reports import table as table_lib
+
   try:
     runs = [
       comparison_lib.load_run(pathlib.Path(directory)) for directory in directories
@@ -61,17 +70,13 @@ def run(directories: Sequence[str], output: pathlib.Path) -> str:
   return text
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line; wrong arguments give one line and exit code 1."""
-
-  def write(values: flags.FlagValues) -> None:
-    output = pathlib.Path(values.output)
-    print(run(argv[1:], output))
-    print(f"Written to {output}: {MARKDOWN_FILE}, {CSV_FILE}, {PLOT_FILE}")
-
-  return command.run_main(write, argv[:1])
-
+PROGRAM = program_lib.Program(
+  name="experiments.report",
+  description=__doc__,
+  define_flags=define_flags,
+  run=_print_report,
+  takes_arguments=True,
+)
 
 if __name__ == "__main__":
-  command.define(define_flags)
-  app.run(main)
+  PROGRAM.start()

@@ -7,6 +7,7 @@ import re
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from data.command_line import mistakes
 from tests import source_imports
 
 _ROOT = source_imports.ROOT
@@ -19,9 +20,11 @@ _PAGES = (
 )
 # Flags of absl, of the demo's tools, and of others' programs.
 _FOREIGN_FLAGS = {
+  *mistakes.SYNONYMS,
   "flagfile",
   "help",
   "kill-on-bad-exit",  # srun
+  "num_step",  # Misspelt on purpose in an example.
   "num_lanes",  # The changelog says that it was renamed.
   "xla_disable_hlo_passes",
 }
@@ -44,6 +47,24 @@ def _defined_flags() -> set[str]:
           if ast.unparse(function).endswith("option"):
             names.add(name)
   return names
+
+
+def _sentences() -> str:
+  """What the programs may print: all texts of the sources, "…" for what varies."""
+  texts = []
+  for path in source_imports.modules().values():
+    for node in ast.walk(ast.parse(path.read_text())):
+      match node:
+        case ast.Constant(value=str(text)):
+          texts.append(text)
+        case ast.JoinedStr(values=parts):
+          texts.append(
+            "".join(
+              str(part.value) if isinstance(part, ast.Constant) else "…"
+              for part in parts
+            )
+          )
+  return " ".join("\n".join(texts).split())
 
 
 def _anchors(text: str) -> set[str]:
@@ -90,6 +111,19 @@ class DocsTest(parameterized.TestCase):
       self.assertIn(program.rstrip("."), source_imports.modules(), page)
     for name in re.findall(r"`(jmp_hk(?:\.\w+)+)[`(]", text):
       self.assertTrue(_resolves(name), f"{page} names {name}")
+
+  def test_messages_are_those_that_are_printed(self):
+    printed = _sentences()
+    text = (_ROOT / "docs/troubleshooting.md").read_text()
+    quoted = re.findall(r"^```text\n(.*?)```", text, re.M | re.S)
+    quoted += re.findall(r"^\| `([^`]+ [^`]+)`", text, re.M)
+    self.assertGreater(len(quoted), 10)
+    for message in quoted[1:]:  # The first one has names of flags in it.
+      for piece in re.split("…", " ".join(message.split())):
+        piece = re.sub(r"^(error|WARNING): ", "", piece.strip(" .;:(),'")).strip()
+        if len(piece.split()) >= 3:
+          # Not assertIn, which would print all of the sources.
+          self.assertTrue(piece in printed, f"docs/troubleshooting.md quotes {piece!r}")
 
   @parameterized.parameters(*_PAGES)
   def test_files_exist(self, page):

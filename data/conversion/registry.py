@@ -8,6 +8,7 @@ import pathlib
 import pkgutil
 from typing import Any
 
+from data.command_line import mistakes
 from data.conversion import base
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -58,6 +59,7 @@ def make(
       raise base.PlanError(
         f"--dataset={name} has no option --{key}; it has "
         f"{', '.join('--' + field for field in fields) or 'none'}."
+        f"{mistakes.did_you_mean(key, list(fields), '--')}"
       )
     values[key] = _parse(key, value, fields[key].default)
   if not path.exists():

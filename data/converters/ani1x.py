@@ -34,7 +34,7 @@ _NOT_COMPUTED = "wb97x_dz not computed (NaN in the release)"
 class ANI1xOptions(base.Options):
   """Options of ANI-1x."""
 
-  split_seed: int = base.option(0, "Seed of the random split.")
+  split_seed: int = base.option(0, "Seed of the random split into train, val and test.")
 
 
 class ANI1x(base.Converter):

@@ -56,9 +56,9 @@ class MatbenchOptions(base.Options):
   """Options of `--dataset=matbench`."""
 
   task: str = base.option(
-    "", f"Task, by default from the file name: {', '.join(TASKS)}."
+    "", f"NAME: Task, by default from the file name: {', '.join(TASKS)}."
   )
-  fold: int = base.option(0, "Which of the five folds is for testing, 0 to 4.")
+  fold: int = base.option(0, "Number of the fold for testing, from 0 to 4.")
 
 
 def split(

@@ -39,11 +39,15 @@ class Md22Options(base.Options):
 
   molecule: str = base.option(
     "",
-    "Which molecule it is, by default from the file name: one of "
+    "NAME: Which molecule it is, by default from the file name: one of "
     f"{', '.join(TRAINING_FRAMES)}, or any name with --train_size and --val_size.",
   )
-  train_size: int = base.option(0, "Training structures; 0 takes the published number.")
-  val_size: int = base.option(0, "Validation structures; 0 takes the published number.")
+  train_size: int = base.option(
+    0, "Number of training structures; 0 takes the published one."
+  )
+  val_size: int = base.option(
+    0, "Number of validation structures; 0 takes the published one."
+  )
 
 
 def molecule_of(name: str) -> str:

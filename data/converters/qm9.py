@@ -61,8 +61,8 @@ class Qm9Options(base.Options):
 
   uncharacterized: str = base.option(
     "",
-    "QM9: the list of molecules to leave out; by default uncharacterized.txt beside "
-    "the archive. 'none' leaves out nothing.",
+    "FILE: List of molecules to leave out, by default uncharacterized.txt beside the "
+    "archive; none leaves out nothing.",
   )
 
 

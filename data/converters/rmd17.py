@@ -50,16 +50,22 @@ class Rmd17Options(base.Options):
   """Options of `--dataset=rmd17`."""
 
   molecule: str = base.option(
-    "", "Which molecule to convert, where --input is a folder with several."
+    "", "NAME: Which molecule to convert, where --input is a folder with several."
   )
   splits: str = base.option(
-    "jmp", "'jmp', or 'official:01' … 'official:05' for the csv files of the release."
+    "jmp",
+    "SPLITS: The random splits of JMP's paper (jmp), or one of those that the release "
+    "comes with (official:01 to official:05).",
   )
   splits_dir: str = base.option(
-    "", "Folder of the official csv files, by default splits/ near --input."
+    "", "DIR: Folder of the official csv files, by default splits/ near --input."
   )
-  train_size: int = base.option(0, "Training structures; 0 takes the published number.")
-  val_size: int = base.option(0, "Validation structures; 0 takes the published number.")
+  train_size: int = base.option(
+    0, "Number of training structures; 0 takes the published one."
+  )
+  val_size: int = base.option(
+    0, "Number of validation structures; 0 takes the published one."
+  )
 
 
 def official_split(

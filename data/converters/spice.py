@@ -39,8 +39,8 @@ class SpiceOptions(base.Options):
 
   subset: str = base.option(
     "",
-    f"Subset to convert: {', '.join(SUBSETS)}, or how the subset's name begins in "
-    "the file, e.g. 'SPICE DES370K'.",
+    f"NAME: Subset to convert: {', '.join(SUBSETS)}, or how the subset's name begins "
+    "in the file, e.g. 'SPICE DES370K'.",
   )
 
 

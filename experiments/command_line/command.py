@@ -1,12 +1,11 @@
-"""What every program of `experiments` does with its command line."""
+"""What flags of runs have in common: wrong ones, stored ones, NAME=VALUE."""
 
-from collections.abc import Callable
 from collections.abc import Sequence
 import pathlib
-import sys
 
 from absl import flags
-from absl import logging
+
+from data.command_line import program
 
 FLAGS_FILE = "flags.txt"
 
@@ -22,52 +21,9 @@ _NOT_STORED = (
 _FOREIGN_MODULES = ("absl", "chex")
 
 
-class FlagError(ValueError):
-  """Flags that cannot be used; the message says what to do."""
-
-
-def define(define_flags: Callable[[], None]) -> None:
-  """Defines the flags of a program so that its `--help` shows them.
-
-  Args:
-    define_flags: defines them in `flags.FLAGS`.
-  """
-  before = set(flags.FLAGS)
-  define_flags()
-  for name in set(flags.FLAGS) - before:
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-
-
-def run_main(
-  run: Callable[[flags.FlagValues], object],
-  argv: Sequence[str],
-  errors: Callable[[], tuple[type[Exception], ...]] = tuple,
-) -> int:
-  """Runs a command line; wrong flags and bad input give one line and exit code 1.
-
-  The lines that the library logs are shown: in a program that `absl.app` has started,
-  absl's handler is that of Python's root logger.
-
-  Args:
-    run: what to do with the parsed flags.
-    argv: what the flags have left over.
-    errors: gives the further exceptions that are the user's to mend; asked only when
-      something fails, so that it may import what is slow to import.
-
-  Returns:
-    The exit code.
-  """
-  logging.set_verbosity(logging.INFO)
-  try:
-    if len(argv) > 1:
-      raise FlagError(f"Unexpected arguments {argv[1:]}.")
-    run(flags.FLAGS)
-  except Exception as error:
-    if not isinstance(error, (FlagError, *errors())):
-      raise
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-  return 0
+# What programs of every floor need, under the name that is used here.
+FlagError = program.FlagError
+require = program.require
 
 
 def save_flags(workdir: pathlib.Path, values: flags.FlagValues) -> pathlib.Path:
@@ -91,17 +47,6 @@ def save_flags(workdir: pathlib.Path, values: flags.FlagValues) -> pathlib.Path:
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text("\n".join(lines) + "\n", encoding="utf-8")
   return path
-
-
-def require(values: flags.FlagValues, *names: str) -> None:
-  """Checks that flags are given.
-
-  Raises:
-    FlagError: one is missing; says what it is for.
-  """
-  for name in names:
-    if not values[name].value:
-      raise FlagError(f"--{name} is required: {values[name].help}")
 
 
 def parse_pairs(entries: Sequence[str], flag: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import pathlib
 
 from data import convert
+from data.command_line import mistakes
 from data.conversion import base
 from data.conversion import registry
 from experiments.command_line import command
@@ -57,6 +58,7 @@ def parse(entry: str) -> Conversion:
     raise command.FlagError(
       f"--convert: there is no converter {converter!r}; there are "
       f"{', '.join(registry.converters())}."
+      f"{mistakes.did_you_mean(converter, list(registry.converters()))}"
     )
   if not pathlib.Path(source).exists():
     raise command.FlagError(

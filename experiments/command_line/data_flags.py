@@ -6,6 +6,7 @@ import pathlib
 
 from absl import flags
 
+from data.command_line import flag_help
 from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import conversions as conversions_lib
@@ -47,30 +48,32 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   define_batches(values)
 
 
+@flag_help.group("Data")
 def define_mixture(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of a mixture."""
   flags.DEFINE_list(
     "datasets",
     [],
-    "The mixture: NAME=DIR[:WEIGHT],… of converted datasets "
-    "(python -m data.convert). Either all have a weight or none; without weights, "
-    "sizes and --temperature decide.",
+    "NAME=DIR[:WEIGHT],…: The mixture: converted datasets (python -m data.convert). "
+    "Either all have a weight or none; without weights, their sizes and --temperature "
+    "decide.",
     flag_values=values,
   )
   flags.DEFINE_multi_string(
     "convert",
     [],
-    "NAME=CONVERTER:INPUT[,OPTION=VALUE]…: before training, convert "
+    "NAME=CONVERTER:INPUT[,OPTION=VALUE]…: Before training, convert "
     "INPUT to the directory of dataset NAME (that of --datasets, else "
-    "WORKDIR/data/NAME), unless that is done. May be repeated, also for several "
-    "inputs of one dataset, e.g. with split=train and split=val.",
+    "WORKDIR/data/NAME), unless that is done. CONVERTER is a --dataset of python -m "
+    "data.convert, options are its flags. Several inputs may go to one dataset, e.g. "
+    "with split=train and split=val.",
     flag_values=values,
   )
   flags.DEFINE_float(
     "temperature",
     2.0,
     "T in p ∝ size^(1/T), the probability of a draw from a dataset; 1 draws in "
-    "proportion to the sizes, inf from all alike.",
+    "proportion to the sizes, inf from all alike. Counts where no weights are given.",
     lower_bound=1e-6,
     flag_values=values,
   )
@@ -78,29 +81,42 @@ def define_mixture(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def define_batches(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of batches and validation."""
-  integer = lambda name, default, least, text: flags.DEFINE_integer(
-    name, default, text, lower_bound=least, flag_values=values
-  )
+  _define_validation(values)
+  _define_batch_size(values)
+  _define_host(values)
+
+
+@flag_help.group("Training")
+def _define_batch_size(values: flags.FlagValues) -> None:
   flags.DEFINE_float(
     "batch_size",
     16,
-    "Mean number of structures of a microbatch; the batch of a step has "
-    "--num_microbatches of them.",
+    "Mean number of structures of a microbatch. The batch of a step is "
+    "--num_microbatches of them; sizes vary, because microbatches are filled up with "
+    "whole structures.",
     lower_bound=1,
     flag_values=values,
+  )
+
+
+@flag_help.group("Batches")
+def _define_host(values: flags.FlagValues) -> None:
+  integer = lambda name, default, least, text: flags.DEFINE_integer(
+    name, default, text, lower_bound=least, flag_values=values
   )
   flags.DEFINE_list(
     "budget",
     [],
-    "FIELD=SIZE,…: static sizes of a microbatch that are given instead of chosen from "
-    "the data, e.g. num_atoms=2048.",
+    "FIELD=SIZE,…: Static sizes of a microbatch, e.g. num_atoms=2048, for those that "
+    "shall not be chosen from the data.",
     flag_values=values,
   )
   integer(
     "num_workers",
     0,
     0,
-    "Number of processes that build graphs; 0 builds them in a thread.",
+    "Number of processes that build graphs while the device computes; 0 builds them "
+    "in a thread.",
   )
   integer(
     "pool_size",
@@ -112,17 +128,22 @@ def define_batches(values: flags.FlagValues = flags.FLAGS) -> None:
   integer(
     "shuffle_buffer", 10_000, 1, "Number of records within which the order is shuffled."
   )
+
+
+@flag_help.group("Data")
+def _define_validation(values: flags.FlagValues) -> None:
   flags.DEFINE_list(
     "validation_splits",
     ["val", "val_id"],
-    "Validation splits; of each dataset the first one that it has is used.",
+    "NAME,…: Validation splits; of each dataset the first that it has is used.",
     flag_values=values,
   )
-  integer(
+  flags.DEFINE_integer(
     "validation_limit",
     0,
-    0,
     "Number of structures of each dataset to validate on, taken evenly; 0 takes all.",
+    lower_bound=0,
+    flag_values=values,
   )
 
 

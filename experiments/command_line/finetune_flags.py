@@ -5,6 +5,7 @@ import pathlib
 
 from absl import flags
 
+from data.command_line import flag_help
 from experiments.command_line import command
 from experiments.command_line import conversions
 from experiments.command_line import data_flags
@@ -59,6 +60,9 @@ class Data:
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of fine-tuning; defaults are the paper's recipe."""
+  _define_task(values)
+  _define_data(values)
+  _define_start(values)
   data_flags.define_batches(values)
   model_flags.define_model(values)
   model_flags.define_averages(values)
@@ -67,14 +71,12 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   training_flags.define_run(values)
   training_flags.define_intervals(values)
   runtime_flags.define(values)
-  _define_task(values)
-  _define_data(values)
-  _define_start(values)
   schedule_flags.define(values)
   for name, default in _DEFAULTS.items():
     values.set_default(name, default)
 
 
+@flag_help.group("What is learned")
 def _define_task(values: flags.FlagValues) -> None:
   string = lambda name, default, text: flags.DEFINE_string(
     name, default, text, flag_values=values
@@ -82,24 +84,28 @@ def _define_task(values: flags.FlagValues) -> None:
   string(
     "task",
     "",
-    "Task of the paper, e.g. qm9_u0. On the command line it also reads "
-    "the task's flag file. All tasks: " + ", ".join(declarations.TASKS),
+    "NAME: Task of the paper, e.g. qm9_u0; for other data use --target. On the "
+    "command line it also reads the task's flag file, "
+    "experiments/flags/finetune/NAME.flags. "
+    f"The tasks are {', '.join(declarations.TASKS)}.",
   )
   flags.DEFINE_multi_string(
     "target",
     [],
     "NAME=KIND[,reduction=sum|mean|max][,coefficient=X][,classes=N]: "
-    f"what is learned on data of your own. Kinds: {', '.join(spec_lib.kinds())}.",
+    "What is learned on data of your own: NAME is a label of the data, coefficient the "
+    f"factor of its loss. KIND is one of {', '.join(spec_lib.kinds())}.",
     flag_values=values,
   )
   string(
     "name",
     "",
-    "Name of a task of your own in the model and in reports; by default "
-    "that of the data.",
+    "NAME: Name of a task of your own in the model and in reports, by default that of "
+    "the data.",
   )
 
 
+@flag_help.group("Data")
 def _define_data(values: flags.FlagValues) -> None:
   string = lambda name, default, text: flags.DEFINE_string(
     name, default, text, flag_values=values
@@ -107,14 +113,15 @@ def _define_data(values: flags.FlagValues) -> None:
   string(
     "data",
     "",
-    "Directory of the converted data (python -m data.convert); {fold} "
-    "in it stands for --fold.",
+    "DIR: Directory of the converted data (python -m data.convert); {fold} in it "
+    "stands for --fold.",
   )
   string(
     "convert",
     "",
-    "CONVERTER:INPUT[,OPTION=VALUE]…: before training, convert "
-    "INPUT to --data (by default WORKDIR/data), unless that is done.",
+    "CONVERTER:INPUT[,OPTION=VALUE]…: Before training, convert INPUT to --data (by "
+    "default WORKDIR/data), unless that is done. CONVERTER is a --dataset of python -m "
+    "data.convert, options are its flags.",
   )
   flags.DEFINE_integer(
     "fold",
@@ -123,21 +130,22 @@ def _define_data(values: flags.FlagValues) -> None:
     lower_bound=0,
     flag_values=values,
   )
-  string("train_split", "train", "Name of the split to train on.")
+  string("train_split", "train", "NAME: Name of the split to train on.")
   string(
     "test_split",
     "test",
-    "Name of the split that the best weights are evaluated on at the end, "
+    "NAME: Name of the split that the best weights are evaluated on at the end, "
     "if the data have it; empty evaluates on none.",
   )
 
 
+@flag_help.group("Model")
 def _define_start(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "checkpoint",
     "",
-    "Trained model to start from: the --workdir of a run, a checkpoint in it, or a "
-    "PyTorch file of published weights. Without it the training starts from scratch.",
+    "PATH: Trained model to start from: the --workdir of a run, a checkpoint in it, or "
+    "a PyTorch file of published weights. Without it the training starts from scratch.",
     flag_values=values,
   )
   flags.DEFINE_bool(

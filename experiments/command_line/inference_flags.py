@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from data.command_line import flag_help
+from data.command_line import mistakes
 from experiments.command_line import command
 from jmp_hk import dataset_info
 from jmp_hk.runtime import configuration
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "float64", "bfloat16")
 
 
+@flag_help.group("Model")
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of which model is used and how."""
   flags.DEFINE_string(
     "checkpoint",
     None,
-    "A model directory, the --workdir of a run, a checkpoint in it, or a PyTorch file "
-    "of published weights.",
+    "PATH: A model directory, the --workdir of a run, a checkpoint in it, or a PyTorch "
+    "file of published weights.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -40,20 +43,27 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     "precision",
     "float32",
     PRECISIONS,
-    "What is computed in; with bfloat16 that is dense layers and messages.",
+    "What is computed in; with bfloat16 that is dense layers and messages only.",
     flag_values=values,
   )
   flags.DEFINE_integer(
     "batch_edges",
     4096,
-    "About how many main edges a batch has; more make better use of a GPU.",
+    "About how many main edges a batch has. More make better use of a GPU and take "
+    "more memory.",
     lower_bound=1,
     flag_values=values,
   )
+  define_compilation_cache(values)
+
+
+@flag_help.group("Machine")
+def define_compilation_cache(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the flag of where compiled programs are kept."""
   flags.DEFINE_string(
     "compilation_cache",
     configuration.default_compilation_cache(),
-    "Directory where compiled programs are kept between runs; empty keeps none.",
+    "DIR: Directory where compiled programs are kept between runs; empty keeps none.",
     flag_values=values,
   )
 
@@ -90,7 +100,8 @@ def existing_file(text: str, flag: str) -> pathlib.Path:
   """
   path = pathlib.Path(text)
   if not path.is_file():
-    raise command.FlagError(f"--{flag}={text} is no file.")
+    problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+    raise command.FlagError(f"--{flag}={text} {problem}.")
   return path
 
 
@@ -169,8 +180,13 @@ def choose_head(heads: Sequence[str], name: str) -> str:
   """
   if not name and len(heads) == 1:
     return heads[0]
+  if not name:
+    raise command.FlagError(
+      f"--head is required, because the model has several: {', '.join(heads)}."
+    )
   if name not in heads:
     raise command.FlagError(
       f"--head={name}: name one of the model's heads, {', '.join(heads)}."
+      f"{mistakes.did_you_mean(name, heads, '--head=')}"
     )
   return name

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from data.command_line import flag_help
 from experiments.command_line import command
 from jmp_hk import dataset_info
 from jmp_hk import serialization
@@ -15,6 +16,7 @@ from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import losses
 
 
+@flag_help.group("Model")
 def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the backbone."""
   number = lambda name, default, text: flags.DEFINE_float(
@@ -31,7 +33,7 @@ def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_list(
     "model_override",
     [],
-    "FIELD=VALUE,…: single settings of the backbone, nested ones with dots, e.g. "
+    "FIELD=VALUE,…: Single settings of the backbone, nested ones with dots, e.g. "
     "num_blocks=3,bases.num_radial=64.",
     flag_values=values,
   )
@@ -46,34 +48,41 @@ def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_bool(
     "remat",
     False,
-    "Compute the insides of blocks again in the backward pass: less "
-    "memory, about a third more time, the same numbers.",
+    "Compute the insides of blocks again in the backward pass, with the same numbers: "
+    "less memory, about a third more time.",
     flag_values=values,
   )
-  number("dropout", 0.0, "Dropout rate after dense layers of blocks.")
-  number("edge_dropout", 0.1, "Rate at which edges are left out in training.")
+  number(
+    "dropout",
+    0.0,
+    "Probability with which an output of the blocks' dense layers is dropped.",
+  )
+  number("edge_dropout", 0.1, "Probability with which an edge is left out in training.")
 
 
+@flag_help.group("Loss")
 def define_loss(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the pre-training loss."""
   flags.DEFINE_float(
     "energy_coefficient",
     1.0,
-    "Factor of the energy loss; 0 switches it off.",
+    "Factor of the energy loss, whose energies are divided by the dataset's scale; 0 "
+    "switches it off.",
     lower_bound=0,
     flag_values=values,
   )
   flags.DEFINE_list(
     "force_coefficients",
     [],
-    "Factor of the force loss: one VALUE for all datasets "
-    "or NAME=VALUE,…; 0 switches it off. By default the published ones (73, 80, 15, "
+    "[NAME=]VALUE,…: Factor of the force loss: one VALUE for all datasets or one for "
+    "each; 0 switches it off. By default the published ones (73, 80, 15, "
     "14), and the average number of atoms for other datasets.",
     flag_values=values,
   )
   define_averages(values)
 
 
+@flag_help.group("Loss")
 def define_averages(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of what losses average over."""
   flags.DEFINE_bool(

@@ -6,33 +6,33 @@ import contextlib
 
 from absl import flags
 
+from data.command_line import flag_help
 from experiments.command_line import command
 from experiments.command_line import conversions
+from experiments.command_line import inference_flags
+from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import processes
+from jmp_hk.targets import spec as spec_lib
 
 
+@flag_help.group("Machine")
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of how jax is started."""
   integer = lambda name, default, text: flags.DEFINE_integer(
     name, default, text, lower_bound=0, flag_values=values
   )
-  flags.DEFINE_string(
-    "compilation_cache",
-    configuration.default_compilation_cache(),
-    "Directory where compiled programs are kept between runs; empty keeps none.",
-    flag_values=values,
-  )
+  inference_flags.define_compilation_cache(values)
   flags.DEFINE_string(
     "coordinator_address",
     "",
-    "host:port of process 0, for runs of several processes.",
+    "HOST:PORT: Address of process 0, for runs of several processes.",
     flag_values=values,
   )
   integer(
     "num_processes",
     1,
-    "Number of processes of the run; 0 detects it (Slurm, cloud).",
+    "Number of processes of the run; 0 detects address, number and id (Slurm, cloud).",
   )
   integer("process_id", 0, "Number of this process, counted from 0.")
 
@@ -64,9 +64,13 @@ def expected_errors() -> tuple[type[Exception], ...]:
   """Wrong flags and bad data, which give one line without a traceback."""
   from jmp_hk.checkpoints import model_directory  # Slow to import.
   from jmp_hk.checkpoints import pretrained
+  from jmp_hk.training import step_log
 
   return (
     command.FlagError,
+    budget_lib.BudgetError,
+    spec_lib.LabelError,
+    step_log.NonFiniteLossError,
     processes.ConnectionFailedError,
     model_directory.CheckpointError,
     pretrained.PretrainedError,

@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from data.command_line import flag_help
 from experiments.command_line import training_flags
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.training import config as train_config
@@ -11,17 +12,31 @@ PUBLISHED = "published"  # Value of --learning_rate_factors.
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the schedule."""
+  _define_epochs(values)
+  _define_early_stopping(values)
+  _define_validations(values)
+
+
+@flag_help.group("Logging and checkpoints")
+def _define_validations(values: flags.FlagValues) -> None:
+  flags.DEFINE_float(
+    "evaluate_every_epochs",
+    1,
+    "Epochs between validations, where --evaluate_every is 0. Plateaus and early "
+    "stopping count validations.",
+    lower_bound=0,
+    flag_values=values,
+  )
+
+
+@flag_help.group("Learning rate")
+def _define_epochs(values: flags.FlagValues) -> None:
   number = lambda name, default, text: flags.DEFINE_float(
     name, default, text, lower_bound=0, flag_values=values
   )
   number("warmup_epochs", 5, "Epochs of the warm-up, where --warmup_steps is 0.")
   number(
     "decay_epochs", 32, "Epochs from the start of the run to the end of the cosine."
-  )
-  number(
-    "evaluate_every_epochs",
-    1,
-    "Epochs between validations, where --evaluate_every is 0.",
   )
   number(
     "plateau_factor",
@@ -32,11 +47,23 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_integer(
     "plateau_patience",
     3,
-    "Number of validations without improvement that are tolerated before that.",
+    "Number of validations without improvement that are tolerated before the learning "
+    "rate falls.",
     lower_bound=0,
     flag_values=values,
   )
-  number("plateau_threshold", 1e-4, "Relative improvement that counts as one there.")
+  number(
+    "plateau_threshold",
+    1e-4,
+    "Fraction by which --primary_metric has to fall to count as an improvement there.",
+  )
+
+
+@flag_help.group("Early stopping")
+def _define_early_stopping(values: flags.FlagValues) -> None:
+  number = lambda name, default, text: flags.DEFINE_float(
+    name, default, text, lower_bound=0, flag_values=values
+  )
   flags.DEFINE_integer(
     "early_stopping_patience",
     50,
@@ -46,7 +73,10 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flag_values=values,
   )
   number(
-    "early_stopping_min_delta", 1e-8, "Absolute improvement that counts as one there."
+    "early_stopping_min_delta",
+    1e-8,
+    "Amount, in its unit, by which --primary_metric has to fall to count as an "
+    "improvement there.",
   )
   number("min_learning_rate", 1e-8, "Learning rate below which the run ends.")
 

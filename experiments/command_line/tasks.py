@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 
+from data.command_line import mistakes
 from experiments.command_line import command
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import declare
@@ -166,11 +167,16 @@ def find(name: str) -> FineTuningTask:
     FlagError: there is none of that name.
   """
   if name not in TASKS:
+    meant = mistakes.did_you_mean(name, list(TASKS))
     raise command.FlagError(
-      f"--task: there is no task {name!r}; there are {', '.join(TASKS)}. For data of "
-      "your own use --target=NAME=KIND instead."
+      f"--task: there is no task {name!r}.{meant or f' There are {_listed()}.'} For "
+      "data of your own use --target=NAME=KIND instead."
     )
   return TASKS[name]
+
+
+def _listed() -> str:
+  return ", ".join(TASKS)
 
 
 def parse_targets(entries: Sequence[str]) -> tuple[Target, ...]:
@@ -202,9 +208,12 @@ def _parse_target(entry: str) -> Target:
   values = {key: value for key, _, value in pairs}
   unknown = set(values) - {"reduction", "coefficient", "classes"}
   if not name or kind not in kinds or unknown:
+    meant = (
+      "" if kind in kinds else mistakes.did_you_mean(kind, list(kinds), f"{name}=")
+    )
     raise command.FlagError(
       f"--target: {entry!r} does not read NAME=KIND[,reduction=sum|mean|max]"
-      f"[,coefficient=X][,classes=N] with KIND one of {', '.join(kinds)}."
+      f"[,coefficient=X][,classes=N] with KIND one of {', '.join(kinds)}.{meant}"
     )
   try:
     return Target(

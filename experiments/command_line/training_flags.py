@@ -5,25 +5,31 @@ from typing import Any
 
 from absl import flags
 
+from data.command_line import flag_help
 from experiments.command_line import command
 from jmp_hk.training import config as train_config
 
 
+@flag_help.group("Optimiser")
 def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the optimiser and the moving average."""
   define = lambda name, default, text: flags.DEFINE_float(
     name, default, text, lower_bound=0, flag_values=values
   )
-  define("beta1", 0.9, "Decay of Adam's first moment.")
-  define("beta2", 0.95, "Decay of Adam's second moment.")
-  define("epsilon", 1e-8, "Adam's epsilon.")
+  define("beta1", 0.9, "Decay of Adam's first moment, below 1.")
+  define("beta2", 0.95, "Decay of Adam's second moment, below 1.")
+  define("epsilon", 1e-8, "Adam's epsilon, which keeps its steps finite.")
   define("weight_decay", 0.1, "Decoupled weight decay of every parameter.")
   define(
     "clip_threshold",
     1.0,
     "Largest global norm, or absolute value, of the gradients; see --clip.",
   )
-  define("ema_decay", 0.99, "Decay of the weights' moving average; 0 keeps no average.")
+  define(
+    "ema_decay",
+    0.99,
+    "Decay of the weights' moving average, below 1; 0 keeps no average.",
+  )
   flags.DEFINE_bool(
     "ema_warmup",
     True,
@@ -36,24 +42,26 @@ def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
     "clip",
     train_config.Clip.GLOBAL_NORM,
     train_config.Clip,
-    "How gradients are clipped.",
+    "How gradients are clipped: by the norm of all, or each by its absolute value.",
     flag_values=values,
   )
   flags.DEFINE_list(
     "learning_rate_factors",
     [],
-    "PATTERN=FACTOR,…: learning rates by layer. The first regular expression that is "
+    "PATTERN=FACTOR,…: Learning rates by layer. The first regular expression that is "
     "found in a parameter's path decides.",
     flag_values=values,
   )
   flags.DEFINE_list(
     "frozen",
     [],
-    "Regular expressions of parameter paths that are not trained.",
+    "PATTERN,…: Regular expressions; parameters in whose paths one is found are not "
+    "trained.",
     flag_values=values,
   )
 
 
+@flag_help.group("Learning rate")
 def define_schedule(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the learning rate."""
   define = lambda name, default, text: flags.DEFINE_float(
@@ -65,7 +73,7 @@ def define_schedule(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_integer(
     "warmup_steps",
     2000,
-    "Number of steps of the linear warm-up.",
+    "Number of steps of the linear warm-up; in fine-tuning, 0 takes --warmup_epochs.",
     lower_bound=0,
     flag_values=values,
   )
@@ -73,21 +81,25 @@ def define_schedule(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def define_run(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the run."""
-  integer = lambda name, default, least, text: flags.DEFINE_integer(
-    name, default, text, lower_bound=least, flag_values=values
-  )
+  _define_workdir(values)
+  _define_length(values)
+
+
+@flag_help.group("Output")
+def _define_workdir(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "workdir",
     None,
-    "Directory of the run: everything it writes goes there. Running "
-    "again with the same directory continues.",
+    "DIR: Directory of the run: everything it writes goes there. Running again with "
+    "the same directory continues.",
     flag_values=values,
   )
-  integer(
-    "seed",
-    0,
-    0,
-    "Seed of everything random: initial weights, dropout, data order.",
+
+
+@flag_help.group("Training")
+def _define_length(values: flags.FlagValues) -> None:
+  integer = lambda name, default, least, text: flags.DEFINE_integer(
+    name, default, text, lower_bound=least, flag_values=values
   )
   integer("num_steps", 0, 0, "Number of optimiser steps; 0 takes --num_epochs.")
   flags.DEFINE_float(
@@ -102,10 +114,9 @@ def define_run(values: flags.FlagValues = flags.FLAGS) -> None:
     "num_microbatches",
     1,
     1,
-    "Number of microbatches of one step, over all devices and processes. Those of one "
-    "device are worked through one after another.",
+    "Number of microbatches of one step, over all devices and processes; a multiple of "
+    "the number of devices. Those of one device are worked through one after another.",
   )
-
   integer(
     "num_scale_batches",
     8,
@@ -113,8 +124,15 @@ def define_run(values: flags.FlagValues = flags.FLAGS) -> None:
     "Number of training batches (of one microbatch) on which the backbone's scale "
     "factors are fitted before the first step; 0 leaves them unfitted.",
   )
+  integer(
+    "seed",
+    0,
+    0,
+    "Seed of everything random: initial weights, dropout, data order.",
+  )
 
 
+@flag_help.group("Logging and checkpoints")
 def define_intervals(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of how often what is done, and what is kept."""
   integer = lambda name, default, least, text: flags.DEFINE_integer(
@@ -125,7 +143,8 @@ def define_intervals(values: flags.FlagValues = flags.FLAGS) -> None:
     "evaluate_every",
     5000,
     0,
-    "Steps between validations; 0 validates at the end only.",
+    "Steps between validations; 0 validates at the end only, and in fine-tuning every "
+    "--evaluate_every_epochs.",
   )
   integer("checkpoint_every", 1000, 1, "Steps between checkpoints.")
   integer("keep_last", 2, 1, "Number of newest checkpoints to keep.")
@@ -133,7 +152,7 @@ def define_intervals(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string(
     "primary_metric",
     "score",
-    "Validation metric, lower is better, that picks the best checkpoint.",
+    "NAME: Validation metric, lower is better, that picks the best checkpoint.",
     flag_values=values,
   )
   integer(

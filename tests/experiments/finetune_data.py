@@ -10,7 +10,6 @@ import ase.io
 import numpy as np
 
 from data import convert
-from experiments.command_line import finetune_flags
 from experiments.command_line import tasks
 from tests.experiments import demo_data
 
@@ -71,6 +70,6 @@ def parse(*arguments: str) -> flags.FlagValues:
   from experiments import finetune
 
   values = flags.FlagValues()
-  finetune_flags.define(values)
-  finetune.parse_flags(["finetune", *map(str, arguments)], values)
+  finetune.PROGRAM.define(values)
+  finetune.PROGRAM.parse(list(map(str, arguments)), values)
   return values

@@ -116,7 +116,7 @@ class RunnersTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({"head": "oc23"}, "--head=oc23.*oc20, oc22, ani1x, transition1x"),
-    ({"input": "missing.cif"}, "--input=missing.cif is no file"),
+    ({"input": "missing.cif"}, "--input=missing.cif does not exist"),
     ({"output": "out.csv"}, "must end in .extxyz"),
     ({"output": "missing/out.xyz"}, "folder does not exist"),
     ({"checkpoint": "missing"}, "--checkpoint=missing"),

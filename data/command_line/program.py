@@ -1,0 +1,191 @@
+"""What every program does with its command line: help, errors, exit codes."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import os
+import sys
+from typing import NoReturn
+
+from absl import app
+from absl import flags
+from absl import logging
+
+from data.command_line import flag_help
+from data.command_line import mistakes
+
+_HELP = ("help", "h", "helpshort", "?")
+_FULL_HELP = ("helpfull",)
+TROUBLESHOOTING = "docs/troubleshooting.md"
+
+
+class FlagError(ValueError):
+  """Flags that cannot be used; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A program that is started by `python -m NAME`.
+
+  Attributes:
+    name: name of its module.
+    description: docstring of its module; `--help` begins with it.
+    define_flags: defines its flags, in groups (`flag_help.group`).
+    run: what it does with the parsed flags and, where `takes_arguments` is set, with
+      the arguments that are no flags.
+    required: names of flags that have to be given, which `run` checks.
+    errors: gives the exceptions that, as `FlagError`, are the user's to mend and give
+      two lines; asked only when something fails, so that it may import what is slow.
+    takes_arguments: whether arguments that are no flags have a meaning.
+    complete: turns the arguments into those that are parsed.
+  """
+
+  name: str
+  description: str | None
+  define_flags: Callable[[flags.FlagValues], object]
+  run: Callable[..., object]
+  required: tuple[str, ...] = ()
+  errors: Callable[[], tuple[type[Exception], ...]] = tuple
+  takes_arguments: bool = False
+  complete: Callable[[Sequence[str]], Sequence[str]] = list
+
+  def start(self) -> NoReturn:
+    """Runs the command line of this process, and ends the process."""
+    self.define(flags.FLAGS)
+
+    def parse(argv: Sequence[str]) -> list[str]:
+      code, others = self._parse(argv[1:], flags.FLAGS)
+      if code is not None:
+        sys.exit(code)
+      return [argv[0], *others]
+
+    app.run(lambda argv: self._run(argv[1:], flags.FLAGS), flags_parser=parse)
+    raise AssertionError("absl's app ends the process.")
+
+  def execute(self, arguments: Sequence[str]) -> int:
+    """Runs a command line in this process, with flags of its own.
+
+    Args:
+      arguments: the command line without the program.
+
+    Returns:
+      The exit code.
+    """
+    values = flags.FlagValues()
+    self.define(values)
+    code, others = self._parse(arguments, values)
+    return self._run(others, values) if code is None else code
+
+  def define(self, values: flags.FlagValues) -> None:
+    """Defines the flags, each in a group."""
+    before = set(values)
+    self.define_flags(values)
+    new = [name for name in values if name not in before]
+    flag_help.assign(values, flag_help.OTHER, new)
+
+  def parse(self, arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
+    """Parses a command line.
+
+    Args:
+      arguments: the command line without the program.
+      values: where the flags are defined.
+
+    Returns:
+      The arguments that are no flags.
+
+    Raises:
+      FlagError: it cannot be understood; says what was probably meant.
+    """
+    completed = list(self.complete(arguments))
+    find = lambda: mistakes.find(completed, values, takes_others=self.takes_arguments)
+    try:
+      others = values([self.name, *completed])[1:]
+    except (flags.Error, ValueError) as error:
+      raise FlagError(find() or str(error)) from error
+    problem = find()  # What absl lets pass: stray arguments, numbers that are none.
+    if others and not self.takes_arguments and not problem:
+      problem = f"unexpected argument {others[0]!r}."  # After "--".
+    if problem:
+      raise FlagError(problem)
+    return others
+
+  def _parse(
+    self, arguments: Sequence[str], values: flags.FlagValues
+  ) -> tuple[int | None, list[str]]:
+    """The exit code, if the program ends already, and the other arguments."""
+    asked = {
+      text.lstrip("-").partition("=")[0]
+      for text in _before_dashes(arguments)
+      if text.startswith("-")
+    }
+    if asked & {*_HELP, *_FULL_HELP}:
+      is_full = bool(asked & set(_FULL_HELP))
+      text = flag_help.text(
+        self.description or "", values, self.required, is_full=is_full
+      )
+      _print(text)
+      return 0, []
+    try:
+      return None, self.parse(arguments, values)
+    except FlagError as error:
+      return self._fail(error), []
+
+  def _run(self, others: Sequence[str], values: flags.FlagValues) -> int:
+    """Runs the program; the lines that the library logs are shown."""
+    logging.set_verbosity(logging.INFO)
+    try:
+      self.run(values, *([others] if self.takes_arguments else []))
+    except Exception as error:
+      if _is_lack_of_memory(error):
+        error = MemoryError(
+          f"the memory of the device does not suffice ({str(error).splitlines()[0]}). "
+          "Make the batches smaller."
+        )
+      elif not isinstance(error, (FlagError, *self.errors())):
+        raise
+      return self._fail(error)
+    return 0
+
+  def _fail(self, error: Exception) -> int:
+    """Says in two lines what is wrong; returns the exit code."""
+    hint = f"Run python -m {self.name} --help for all flags"
+    if not isinstance(error, FlagError):
+      hint += f", or see {TROUBLESHOOTING}"
+    print(f"error: {' '.join(str(error).split())}\n{hint}.", file=sys.stderr)
+    return 1
+
+
+def require(values: flags.FlagValues, *names: str) -> None:
+  """Checks that flags are given.
+
+  Raises:
+    FlagError: some are missing; says what the first is for.
+  """
+  missing = [name for name in names if not values[name].value]
+  if missing:
+    first, *others = missing
+    what = flag_help.sentence(values[first])
+    also = f" Also required: {', '.join(f'--{n}' for n in others)}." if others else ""
+    raise FlagError(f"--{first} is required: {what}{also}")
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+  """Whether XLA could not allocate what a program needs."""
+  is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+  return is_of_jax and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _print(text: str) -> None:
+  """Prints to a terminal or a pipe, which `head` or `less` may close early."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    # Else Python would fail once more when it closes the stream.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
+  """The arguments before "--", which ends the flags."""
+  if "--" not in arguments:
+    return arguments
+  return arguments[: list(arguments).index("--")]
