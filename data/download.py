@@ -15,20 +15,18 @@ from collections.abc import Sequence
 import os
 import pathlib
 import shutil
-import sys
 import urllib.parse
 
-from absl import app
 from absl import flags
 import tqdm
 
+from data.command_line import flag_help
+from data.command_line import program as program_lib
 from data.downloads import catalogue
 from data.downloads import checks
 from data.downloads import entry
 from data.downloads import http as http_lib
 from data.downloads import transfer
-
-_STOPPED = 130  # As shells report a program that Control-C ended.
 
 DownloadError = http_lib.DownloadError
 
@@ -98,6 +96,12 @@ def describe(dataset: str = "") -> str:
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags."""
+  _define_files(values)
+  _define_output(values)
+
+
+@flag_help.group("Data")
+def _define_files(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     "dataset",
     None,
@@ -106,21 +110,18 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     "jmp-l.pt.",
     flag_values=values,
   )
-  flags.DEFINE_string(
-    "output", None, "Folder for the files; it is made.", flag_values=values
-  )
   flags.DEFINE_list(
     "part",
     [],
-    "Which files of the dataset, separated by commas, or all; --list prints them. "
-    "Needed where a dataset has alternatives.",
+    "PART,…: Which files of the dataset, or all; --list prints them. Needed where a "
+    "dataset has alternatives.",
     flag_values=values,
   )
   flags.DEFINE_string(
     "mirror",
     "",
-    "Address to fetch from instead of the publisher's: of a folder that holds the "
-    "files under their names, or of the one file.",
+    "URL: Address to fetch from instead of the publisher's: that of a folder that "
+    "holds the files under their names, or that of the one file.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -129,8 +130,15 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     "Whether files must have the published size and checksum.",
     flag_values=values,
   )
+
+
+@flag_help.group("Output")
+def _define_output(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "output", None, "DIR: Folder for the files; it is made.", flag_values=values
+  )
   flags.DEFINE_bool(
-    "list", False, "Print a table of all files and end.", flag_values=values
+    "list", False, "Print a table of all files, and end.", flag_values=values
   )
   flags.DEFINE_bool(
     "dry_run",
@@ -144,14 +152,13 @@ def run(values: flags.FlagValues) -> None:
   """Does what the flags say.
 
   Raises:
-    DownloadError: see `fetch`; or a flag is missing.
+    DownloadError: see `fetch`.
+    FlagError: a flag is missing.
   """
   if values.list:
     print(describe(values.dataset or ""))
     return
-  for name in ("dataset", "output"):
-    if not values[name].value:
-      raise DownloadError(f"--{name} is required; --list prints what there is.")
+  program_lib.require(values, *PROGRAM.required)
   files = catalogue.select(values.dataset, values.part)
   folder = pathlib.Path(values.output)
   if values.dry_run:
@@ -207,21 +214,14 @@ def _print_next_steps(files: Sequence[entry.Download], folder: pathlib.Path) -> 
     print("Next:", *commands, sep="\n  ")
 
 
-def main(argv: Sequence[str]) -> int:
-  """Runs the command line; what goes wrong gives one line and exit code 1."""
-  try:
-    if len(argv) > 1:
-      raise DownloadError(f"Unexpected arguments {argv[1:]}.")
-    run(flags.FLAGS)
-  except (DownloadError, OSError) as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print("Stopped. Run the same command again to go on.", file=sys.stderr)
-    return _STOPPED
-  return 0
-
+PROGRAM = program_lib.Program(
+  name="data.download",
+  description=__doc__,
+  define_flags=define_flags,
+  run=run,
+  required=("dataset", "output"),
+  errors=lambda: (DownloadError, OSError),
+)
 
 if __name__ == "__main__":
-  define_flags()
-  app.run(main)
+  PROGRAM.start()
