@@ -11,6 +11,7 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import program as program_lib
 from jmp_hk.training import sharding
+from tests.jmp_hk.models.gemnet_oc import small_model
 from tests.jmp_hk.parity import golden_case
 from tests.jmp_hk.training import small
 
@@ -70,7 +71,8 @@ def test_the_real_model_learns_with_dropout_on_two_microbatches():
   config = dataclasses.replace(small.MODEL, backbone=backbone)
   model = model_lib.build_model(config)
   batch = small.batch(0, 2)
-  variables = jax.jit(model.init)(jax.random.PRNGKey(1), small.microbatch(batch))
-  history, state = _train(config, variables, [batch] * 150, learning_rate=1e-2)
-  assert history[-5:, 0].mean() < 0.95 * history[0, 0]
+  variables = small_model.variables(model, small.microbatch(batch), dtype=np.float32)
+  history, state = _train(config, variables, [batch] * 80, learning_rate=1e-2)
+  # The first steps alone bring the size of the predictions down.
+  assert history[-5:, 0].mean() < 0.95 * history[10, 0]
   chex.assert_tree_all_finite(state.ema)
