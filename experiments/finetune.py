@@ -26,6 +26,7 @@ from experiments.command_line import model_flags
 from experiments.command_line import runtime_flags
 from experiments.command_line import schedule_flags
 from experiments.command_line import tasks as declarations
+from experiments.command_line import training_flags
 from jmp_hk import dataset_info
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
@@ -130,7 +131,7 @@ def make_config(
       loss=model_flags.loss(values),
       pipeline=data_flags.pipeline(values),
       validation_limit=values.validation_limit,
-      initial=_initial(values),
+      initial=training_flags.initial(values),
     ),
     conversions=conversions,
     validation_splits=tuple(values.validation_splits),
@@ -175,13 +176,6 @@ def make_backbone(
     except model_directory.CheckpointError as error:
       raise command.FlagError(f"--checkpoint: {error}") from error
   return finetune_flags.backbone(values, trained, edges=task.needs_edges)
-
-
-def _initial(values: flags.FlagValues) -> train_config.InitialConfig | None:
-  """The model whose backbone the run starts from."""
-  if not values.checkpoint:
-    return None
-  return train_config.InitialConfig(values.checkpoint, values.ema)
 
 
 PROGRAM = program_lib.Program(

@@ -30,6 +30,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   training_flags.define_optimizer(values)
   training_flags.define_schedule(values)
   training_flags.define_run(values)
+  training_flags.define_start(values)
   training_flags.define_intervals(values)
   runtime_flags.define(values)
 
@@ -104,6 +105,7 @@ def make_config(
       loss=model_flags.loss(values),
       pipeline=data_flags.pipeline(values, values.temperature),
       validation_limit=values.validation_limit,
+      initial=training_flags.initial(values),
     ),
     conversions=mixture.conversions,
     validation_splits=tuple(values.validation_splits),

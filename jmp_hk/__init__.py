@@ -200,12 +200,15 @@ def fine_tune(
   graph: graph_config.GraphConfig | None = None,
   precision: str = "float32",
   frozen: Sequence[str] = (),
+  heads: typing.Literal["reuse", "fresh"] = "reuse",
+  budget: Mapping[str, int] | None = None,
 ) -> predictor_lib.Predictor:
-  """Trains the backbone of a model with a new head on labelled structures.
+  """Trains a model on labelled structures.
 
   Labels are looked for in `atoms.info`, `atoms.arrays` and the results of the attached
   calculator, in eV, Å and eV/Å. Called again with the same arguments and directory, it
-  continues where it was stopped, or returns what it has trained.
+  continues where it was stopped, or returns what it has trained; a larger `num_steps`
+  extends it. Ctrl-C saves a checkpoint before it raises `KeyboardInterrupt`.
 
   Example:
     >>> import jmp_hk
@@ -230,11 +233,15 @@ def fine_tune(
     batch_size: mean number of structures of a step, over all devices.
     learning_rate: peak of the learning rate.
     seed: seed of all random draws: validation structures, new heads, order of the data.
-    head_name: name of the new head.
+    head_name: name of the new model's head.
     graph: cutoff and number of neighbors; None takes those of the model's heads where
       they agree, else 12 Å and 30 neighbors.
     precision: see `load`.
     frozen: regular expressions of parameters that are not trained.
+    heads: "reuse" takes over the heads of targets that the model has been trained on
+      already, scaled to the new data; "fresh" draws new ones.
+    budget: sizes of a batch by name, in place of those that are chosen from the data; a
+      `BudgetError` names them.
 
   Returns:
     The model with the best weights, or the last ones where nothing is validated.
@@ -262,4 +269,6 @@ def fine_tune(
     graph=graph,
     precision=precision,
     frozen=frozen,
+    heads=heads,
+    budget=budget,
   )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
+from typing import Literal
 
 import ase
 import jax
@@ -54,15 +55,19 @@ def fine_tune(
   graph: graph_config.GraphConfig | None = None,
   precision: str = "float32",
   frozen: Sequence[str] = (),
+  heads: Literal["reuse", "fresh"] = "reuse",
+  budget: Mapping[str, int] | None = None,
 ) -> predictor_lib.Predictor:
-  """Trains a backbone with new heads on labelled structures.
+  """Trains a model on labelled structures.
 
   Labels are looked for in `atoms.info`, `atoms.arrays` and the results of the attached
   calculator, in eV, Å and eV/Å. Called again with the same arguments and directory, it
-  continues where it was stopped, or returns what it has trained.
+  continues where it was stopped, or returns what it has trained. With a larger
+  `num_steps` it goes on, and the learning rate follows the schedule of the new number
+  from there on. Ctrl-C saves a checkpoint before it raises `KeyboardInterrupt`.
 
   Args:
-    model: model whose backbone is trained: from `jmp_hk.load`, or what that takes. The
+    model: model that is trained further: from `jmp_hk.load`, or what that takes. The
       name of a preset, e.g. "gemnet_oc_small", or None trains from scratch.
     structures: structures to train on.
     targets: kind of each label by its name, e.g. {"energy": "energy", "forces":
@@ -84,6 +89,12 @@ def fine_tune(
       computed.
     frozen: regular expressions of parameters that are not trained, see
       `training.config.OptimizerConfig`.
+    heads: "reuse" takes over the heads of targets that the model was trained on with
+      the same name, kind and reduction, see `checkpoints.pretrained.match_heads`; all
+      others are drawn, and with "fresh" every one. The published models have several
+      heads of each kind, of which none is taken over unless `head_name` names it.
+    budget: sizes of a microbatch by name that count in place of the chosen ones, which
+      a `BudgetError` may ask for; they may change when the run is continued.
 
   Returns:
     The model with the best weights, or the last ones where nothing is validated.
@@ -95,9 +106,16 @@ def fine_tune(
   """
   configuration.configure()
   settings = _Settings(
-    num_steps, num_epochs, batch_size, learning_rate, seed, precision, tuple(frozen)
+    num_steps,
+    num_epochs,
+    batch_size,
+    learning_rate,
+    seed,
+    precision,
+    tuple(frozen),
+    dict(budget or {}),
   )
-  start = _open_model(model)
+  start = _open_model(model, train_config.Heads(heads))
   task = tasks_lib.TaskConfig(head_name, declare.declare(targets))
   data = ase_datasets.make_datasets(
     list(structures), validation, task, graph or start.graph, seed
@@ -126,6 +144,7 @@ class _Settings:
   seed: int
   precision: str
   frozen: tuple[str, ...]
+  budget: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +162,8 @@ class _Start:
   graph: graph_config.GraphConfig = graph_config.GraphConfig()
 
 
-def _open_model(model: Model) -> _Start:
-  """Finds the backbone to train."""
+def _open_model(model: Model, heads: train_config.Heads) -> _Start:
+  """Finds the model to train."""
   if model is None:
     return _Start(backbone_lib.preset(backbone_lib.presets()[0]))
   if not isinstance(model, predictor_lib.Predictor):
@@ -155,7 +174,9 @@ def _open_model(model: Model) -> _Start:
   graphs = {info.graph for info in model.infos.values()}
   return _Start(
     model.config.backbone,
-    initial_lib.InitialModel(model.variables, origin=model.origin),
+    initial_lib.InitialModel(
+      model.variables, model.config, model.infos, origin=model.origin, heads=heads
+    ),
     graphs.pop() if len(graphs) == 1 else graph_config.GraphConfig(),
   )
 
@@ -191,7 +212,9 @@ def _trainer_config(
       keep_last=1,
       num_scale_batches=_SCALE_BATCHES,
     ),
-    budget=budget_lib.BudgetConfig(max(1.0, settings.batch_size / num_devices)),
+    budget=budget_lib.BudgetConfig(
+      max(1.0, settings.batch_size / num_devices), overrides=settings.budget
+    ),
     loss=losses.LossConfig(structure_wise=False),
     pipeline=pipeline_config.PipelineConfig(
       pool_size=pool.least_size(settings.batch_size)

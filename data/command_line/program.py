@@ -13,6 +13,7 @@ from absl import logging
 
 from data.command_line import flag_help
 from data.command_line import mistakes
+from jmp_hk.runtime import interruption
 
 _HELP = ("help", "h", "helpshort", "?")
 _FULL_HELP = ("helpfull",)
@@ -131,10 +132,23 @@ class Program:
       return self._fail(error), []
 
   def _run(self, others: Sequence[str], values: flags.FlagValues) -> int:
-    """Runs the program; the lines that the library logs are shown."""
+    """Runs the program; the lines that the library logs are shown.
+
+    SIGINT and SIGTERM end it in good order with the exit codes 130 and 143, a second
+    one at once.
+    """
     logging.set_verbosity(logging.INFO)
     try:
-      self.run(values, *([others] if self.takes_arguments else []))
+      with interruption.caught(ends_process=True):
+        self.run(values, *([others] if self.takes_arguments else []))
+    except interruption.STOPS as error:
+      if not error.message:
+        print(
+          f"Stopped by {interruption.name(error.number)}. What is finished stays; the "
+          "same command goes on.",
+          file=sys.stderr,
+        )
+      return error.exit_code
     except Exception as error:
       if _is_lack_of_memory(error):
         error = MemoryError(

@@ -62,7 +62,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of fine-tuning; defaults are the paper's recipe."""
   _define_task(values)
   _define_data(values)
-  _define_start(values)
+  training_flags.define_start(values)
   data_flags.define_batches(values)
   model_flags.define_model(values)
   model_flags.define_averages(values)
@@ -136,23 +136,6 @@ def _define_data(values: flags.FlagValues) -> None:
     "test",
     "NAME: Name of the split that the best weights are evaluated on at the end, "
     "if the data have it; empty evaluates on none.",
-  )
-
-
-@flag_help.group("Model")
-def _define_start(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    "checkpoint",
-    "",
-    "PATH: Trained model to start from: the --workdir of a run, a checkpoint in it, or "
-    "a PyTorch file of published weights. Without it the training starts from scratch.",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "ema",
-    True,
-    "Start from the averaged weights of --checkpoint, instead of the raw ones.",
-    flag_values=values,
   )
 
 

@@ -36,7 +36,10 @@ def _define_epochs(values: flags.FlagValues) -> None:
   )
   number("warmup_epochs", 5, "Epochs of the warm-up, where --warmup_steps is 0.")
   number(
-    "decay_epochs", 32, "Epochs from the start of the run to the end of the cosine."
+    "decay_epochs",
+    32,
+    "Epochs from the start of the run to the end of the cosine, where --decay_steps is "
+    "0.",
   )
   number(
     "plateau_factor",
@@ -101,7 +104,8 @@ def train(
   epoch = max(1.0, num_structures / (values.batch_size * values.num_microbatches))
   steps = lambda epochs: round(epochs * epoch)
   warmup = values.warmup_steps or steps(values.warmup_epochs)
-  schedule = training_flags.schedule(values, warmup, max(steps(values.decay_epochs), 1))
+  decay = values.decay_steps or max(steps(values.decay_epochs), 1)
+  schedule = training_flags.schedule(values, warmup, decay)
   factors = _factors(values, backbone)
   return training_flags.train(
     values,

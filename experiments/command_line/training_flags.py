@@ -77,6 +77,49 @@ def define_schedule(values: flags.FlagValues = flags.FLAGS) -> None:
     lower_bound=0,
     flag_values=values,
   )
+  flags.DEFINE_integer(
+    "decay_steps",
+    0,
+    "Step at which the cosine ends; 0 takes the last step. When a run is continued with "
+    "more steps, the rate follows the new cosine from there on.",
+    lower_bound=0,
+    flag_values=values,
+  )
+
+
+@flag_help.group("Model")
+def define_start(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines the flags of the weights that a run starts from."""
+  flags.DEFINE_string(
+    "checkpoint",
+    "",
+    "PATH: Trained model to start from: the --workdir of a run, a checkpoint in it, or "
+    "a PyTorch file of published weights. Without it the training starts from scratch.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "ema",
+    True,
+    "Start from the averaged weights of --checkpoint, instead of the raw ones.",
+    flag_values=values,
+  )
+  flags.DEFINE_enum_class(
+    "heads",
+    train_config.Heads.REUSE,
+    train_config.Heads,
+    "What becomes of the heads of --checkpoint. With reuse, a target that the checkpoint "
+    "has with the same name, kind and reduction, in the task of the same name or in "
+    "its only one, keeps its head, scaled to the new data; WORKDIR/parameters.csv "
+    "lists them. With fresh, all heads are drawn.",
+    flag_values=values,
+  )
+
+
+def initial(values: flags.FlagValues) -> train_config.InitialConfig | None:
+  """The model that the run starts from, or None."""
+  if not values.checkpoint:
+    return None
+  return train_config.InitialConfig(values.checkpoint, values.ema, values.heads)
 
 
 def define_run(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -91,7 +134,8 @@ def _define_workdir(values: flags.FlagValues) -> None:
     "workdir",
     None,
     "DIR: Directory of the run: everything it writes goes there. Running again with "
-    "the same directory continues.",
+    "the same directory continues; the number of steps, intervals, early stopping, "
+    "--budget and --num_workers may be others then.",
     flag_values=values,
   )
 
@@ -147,6 +191,13 @@ def define_intervals(values: flags.FlagValues = flags.FLAGS) -> None:
     "--evaluate_every_epochs.",
   )
   integer("checkpoint_every", 1000, 1, "Steps between checkpoints.")
+  flags.DEFINE_float(
+    "checkpoint_minutes",
+    30.0,
+    "Minutes after which a checkpoint is saved in any case; 0 leaves it at the steps.",
+    lower_bound=0,
+    flag_values=values,
+  )
   integer("keep_last", 2, 1, "Number of newest checkpoints to keep.")
   integer("keep_best", 1, 0, "Number of best checkpoints to keep besides.")
   flags.DEFINE_string(
@@ -181,7 +232,9 @@ def schedule(
       final_factor=values.final_factor,
     )
   except ValueError as error:
-    raise command.FlagError(f"--warmup_steps and --num_steps: {error}") from error
+    raise command.FlagError(
+      f"--warmup_steps, --decay_steps and --num_steps: {error}"
+    ) from error
 
 
 def optimizer(
@@ -206,7 +259,7 @@ def optimizer(
 def train(
   values: flags.FlagValues, num_steps: int, **settings: Any
 ) -> train_config.TrainConfig:
-  """The run. By default the cosine ends with it.
+  """The run. Without --decay_steps the cosine ends with it.
 
   Args:
     values: parsed flags.
@@ -219,7 +272,7 @@ def train(
   if "optimizer" not in settings:
     settings["optimizer"] = optimizer(
       values,
-      schedule(values, values.warmup_steps, num_steps),
+      schedule(values, values.warmup_steps, values.decay_steps or num_steps),
       parse_factors(values.learning_rate_factors),
     )
   names = (
@@ -231,6 +284,7 @@ def train(
     "log_every",
     "evaluate_every",
     "checkpoint_every",
+    "checkpoint_minutes",
     "keep_last",
     "keep_best",
     "num_scale_batches",

@@ -14,6 +14,7 @@ reads it with `jmp_hk.checkpoints.model_directory`.
 """
 
 from collections.abc import Mapping
+import json
 import math
 import pathlib
 from typing import Any
@@ -21,7 +22,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jmp_hk import files
 from jmp_hk.models import parameters
+from jmp_hk.runtime import processes
 from jmp_hk.training import state as state_lib
 
 FORMAT_VERSION = 1
@@ -56,6 +59,7 @@ class Checkpointer:
       keep_last: how many of the newest checkpoints are kept.
       keep_best: how many of the best checkpoints are kept besides.
     """
+    self._directory = directory
     self._model = model
     metric = lambda metrics: metrics[BEST_KEY]
     keep: list[policies.PreservationPolicy] = [policies.LatestN(keep_last)]
@@ -112,6 +116,27 @@ class Checkpointer:
       ),
       metrics=_metrics(metrics, primary),
     )
+
+  def add_metrics(
+    self, step: int, metrics: Mapping[str, float], primary: float
+  ) -> None:
+    """Adds the metrics of an evaluation to a checkpoint that was saved before it.
+
+    Args:
+      step: step of the checkpoint.
+      metrics: as of `save`.
+      primary: likewise.
+    """
+    if processes.is_first():
+      files.write_atomically(
+        self.path(step) / "metrics" / "metrics", json.dumps(_metrics(metrics, primary))
+      )
+    processes.wait_for_all("metrics added")
+    self._manager.reload()  # It ranks checkpoints by what it has read.
+
+  def path(self, step: int) -> pathlib.Path:
+    """Directory of a checkpoint."""
+    return self._directory / str(step)
 
   def restore(
     self, target: state_lib.TrainState

@@ -9,8 +9,11 @@ import pathlib
 
 import numpy as np
 
+from jmp_hk import dataset_info
+from jmp_hk.models import heads as heads_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
+from jmp_hk.targets import config as tasks_lib
 
 # Top-level modules of the backbone; everything else belongs to heads.
 BACKBONE_MODULES = ("atom_embedding", "backbone")
@@ -25,7 +28,8 @@ class Status(enum.Enum):
   """What became of a parameter or scale factor."""
 
   LOADED = "loaded"  # Taken from the checkpoint.
-  FRESH = "fresh"  # Newly drawn, because it belongs to a head of the new model.
+  PARTLY = "partly loaded"  # Of several heads in one array, some were taken.
+  FRESH = "fresh"  # Newly drawn, because it belongs to a new head.
   IGNORED = "ignored"  # Only in the checkpoint, e.g. in its heads.
 
 
@@ -49,18 +53,109 @@ class Entry:
     return int(np.prod(self.shape, dtype=np.int64))
 
 
-def load_backbone(
-  source: model_lib.Variables, fresh: model_lib.Variables
+@dataclasses.dataclass(frozen=True)
+class ReusedHead:
+  """A head of a trained model that serves a target of a new one.
+
+  Attributes:
+    target: name of the target in both models.
+    source: name of the task that it served.
+    task: name of the task that it will serve.
+    old: place of its weights in the stack of the trained model's heads.
+    new: likewise in the new model.
+    factor: what its output is multiplied with.
+  """
+
+  target: str
+  source: str
+  task: str
+  old: int
+  new: int
+  factor: float
+
+  def describe(self) -> str:
+    """The head in words."""
+    scaled = "" if self.factor == 1 else f", times {self.factor:.4g}"
+    return f"{self.target} of {self.task!r} (from {self.source!r}{scaled})"
+
+
+def match_heads(
+  old: model_lib.ModelConfig,
+  old_infos: Mapping[str, dataset_info.DatasetInfo],
+  new: model_lib.ModelConfig,
+  new_infos: Mapping[str, dataset_info.DatasetInfo],
+) -> tuple[ReusedHead, ...]:
+  """Finds the heads of a trained model that a new one can take over.
+
+  The heads of a task come from the task of the same name, or else from the only task
+  that the trained model has. A head is taken over where name, kind, reduction, number
+  of classes and biases of its target agree.
+
+  Heads predict in units of the data that they were trained on, and references, scales
+  and means of the new data take their place. The output of a head is therefore
+  multiplied with the ratio of both scales: a new model predicts the same forces at
+  first, and the same deviations of energies from their references, or of other numbers
+  from their means.
+
+  Args:
+    old: the trained model.
+    old_infos: constants of the datasets of its tasks by name.
+    new: the new model.
+    new_infos: likewise.
+
+  Returns:
+    The heads.
+  """
+  sources = {task.name: task for task in old.tasks}
+  old_plans = {plan.target.name: plan for plan in heads_lib.plan_heads(old.tasks)}
+  found = []
+  for plan in heads_lib.plan_heads(new.tasks):
+    name = plan.target.name
+    old_plan = old_plans.get(name)
+    if old_plan is None or not _same_head(old_plan.target, plan.target):
+      continue
+    for task, place in zip(new.tasks, plan.task_head, strict=True):
+      source = sources.get(task.name, old.tasks[0] if len(old.tasks) == 1 else None)
+      if place < 0 or source is None:
+        continue
+      old_place = old_plan.task_head[old.tasks.index(source)]
+      if old_place < 0:
+        continue
+      spec = plan.target.spec
+      scales = [
+        spec.scale(owner.constants(infos[owner.name]))
+        for owner, infos in ((source, old_infos), (task, new_infos))
+      ]
+      found.append(
+        ReusedHead(
+          name, source.name, task.name, old_place, place, scales[0] / scales[1]
+        )
+      )
+  return tuple(found)
+
+
+def _same_head(left: tasks_lib.TargetConfig, right: tasks_lib.TargetConfig) -> bool:
+  """Whether two targets agree in everything but the coefficients of their losses."""
+  return dataclasses.replace(left, loss_coefficient=1.0) == dataclasses.replace(
+    right, loss_coefficient=1.0
+  )
+
+
+def load(
+  source: model_lib.Variables,
+  fresh: model_lib.Variables,
+  heads: Sequence[ReusedHead] = (),
 ) -> tuple[model_lib.Variables, list[Entry]]:
-  """Puts the backbone of a trained model into a freshly drawn one.
+  """Puts the backbone of a trained model into a freshly drawn one, and some heads.
 
   Atom embedding, backbone and scale factors are loaded. Heads stay as they were drawn,
-  and those of the source are not used. Parts of the source's backbone that the new
-  model does not have, such as the branch for direct forces, are not used either.
+  unless they are among those to take over. Parts of the source's backbone that the new
+  model does not have, such as the branch for direct forces, are not used.
 
   Args:
     source: variables of the trained model.
     fresh: variables of the new model.
+    heads: heads to take over, see `match_heads`.
 
   Returns:
     The new model's variables with NumPy leaves, and what became of every parameter and
@@ -73,20 +168,20 @@ def load_backbone(
   loaded, entries, problems = [], [], []
   for old, new in zip(source, fresh, strict=True):
     old, flat = parameters.flatten(old), parameters.flatten(new)
+    chosen = {}
     for path, value in flat.items():
-      status = Status.LOADED if is_backbone(path) else Status.FRESH
-      entries.append(Entry(path, value.shape, status))
-      if status is Status.LOADED:
+      if is_backbone(path):
         problems += _problems(path, value, old)
+        chosen[path], status = old.get(path, value), Status.LOADED
+      else:
+        chosen[path], status = _take_heads(path, value, old, heads)
+      entries.append(Entry(path, value.shape, status))
+    used = {entry.path for entry in entries if entry.status is not Status.FRESH}
     entries += [
       Entry(path, value.shape, Status.IGNORED)
       for path, value in old.items()
-      if path not in flat or not is_backbone(path)
+      if path not in used
     ]
-    chosen = {
-      path: old.get(path, value) if is_backbone(path) else value
-      for path, value in flat.items()
-    }
     loaded.append((chosen, new))
   if problems:
     raise PretrainedError(
@@ -94,6 +189,29 @@ def load_backbone(
     )
   variables = model_lib.Variables(*(parameters.unflatten(*pair) for pair in loaded))
   return variables, sorted(entries, key=lambda entry: entry.status is Status.IGNORED)
+
+
+def _take_heads(
+  path: str,
+  drawn: np.ndarray,
+  source: Mapping[str, np.ndarray],
+  heads: Sequence[ReusedHead],
+) -> tuple[np.ndarray, Status]:
+  """One parameter of a stack of heads, with those heads that are taken over."""
+  taken = [
+    head
+    for head in heads
+    if path.startswith(f"{heads_lib.module_name(head.target)}/")
+    and path in source
+    and source[path].shape[1:] == drawn.shape[1:]
+  ]
+  if not taken:
+    return drawn, Status.FRESH
+  value = np.array(drawn)
+  for head in taken:
+    is_last = path == heads_lib.output_weights(head.target)
+    value[head.new] = source[path][head.old] * (head.factor if is_last else 1.0)
+  return value, Status.LOADED if len(taken) == len(value) else Status.PARTLY
 
 
 def is_backbone(path: str) -> bool:
@@ -118,9 +236,11 @@ def overview(entries: Sequence[Entry]) -> str:
   for entry in entries:
     by_status = parts.setdefault(_part(entry.path), {})
     by_status.setdefault(entry.status, []).append(entry.size)
-  rows = [("part", *(status.value for status in Status))]
+  found = {entry.status for entry in entries}
+  columns = [s for s in Status if s in found or s is not Status.PARTLY]
+  rows = [("part", *(status.value for status in columns))]
   for part, by_status in sorted(parts.items()):
-    cells = [by_status.get(status, []) for status in Status]
+    cells = [by_status.get(status, []) for status in columns]
     rows.append((part, *(f"{len(c)} ({sum(c):,} values)" if c else "" for c in cells)))
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   padded = [

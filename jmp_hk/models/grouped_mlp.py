@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jmp_hk.models import layers
 
+NUM_HIDDEN = 4  # Hidden layers of a head, by default.
 _MAX_BLOCK = 512
 
 
@@ -94,7 +95,7 @@ class GroupedMLP(hk.Module):
     self,
     num_tasks: int,
     *,
-    num_hidden: int = 4,
+    num_hidden: int = NUM_HIDDEN,
     num_outputs: int = 1,
     bias: bool = True,
     name: str,

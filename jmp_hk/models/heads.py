@@ -46,6 +46,16 @@ def plan_heads(tasks: Sequence[tasks_lib.TaskConfig]) -> list[HeadPlan]:
   return plans
 
 
+def module_name(target: str) -> str:
+  """Name of the Haiku module of a target's head; its parameters are stacked by head."""
+  return f"out_{target}"
+
+
+def output_weights(target: str) -> str:
+  """Path of the weights of a head's last layer, which has no bias."""
+  return f"{module_name(target)}/linear_{grouped_mlp.NUM_HIDDEN}/w"
+
+
 def predict(
   plan: HeadPlan, embeddings: backbone_lib.Embeddings, batch: batch_lib.Batch
 ) -> jax.Array:
@@ -123,7 +133,7 @@ def _mlp(plan: HeadPlan, num_outputs: int = 1) -> grouped_mlp.GroupedMLP:
     plan.num_heads,
     num_outputs=num_outputs,
     bias=plan.target.head_bias,
-    name=f"out_{plan.target.name}",
+    name=module_name(plan.target.name),
   )
 
 

@@ -7,6 +7,7 @@ import sys
 import traceback
 
 from jmp_hk.runtime import configuration
+from jmp_hk.runtime import interruption
 
 # A process that vanishes (its machine loses power) is noticed after this time. One that
 # ends is noticed at the next exchange between processes.
@@ -68,7 +69,8 @@ def ends_together(plain: tuple[type[Exception], ...] = ()) -> Iterator[None]:
 
   An orderly shutdown would wait for the other processes, and they for this one. They
   notice at their next exchange, or by the missing heartbeat, and end as well. In a run
-  of one process exceptions pass through.
+  of one process exceptions pass through, and so do those of signals that all processes
+  have agreed on.
 
   Args:
     plain: errors whose message says enough without a traceback.
@@ -81,6 +83,16 @@ def ends_together(plain: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     if jax.process_count() == 1:
       raise
     me = f"process {jax.process_index()} of {jax.process_count()}"
+    if isinstance(error, interruption.STOPS):
+      if error.message:  # All processes have agreed on it.
+        raise
+      print(
+        f"Stopped by {interruption.name(error.number)}: {me}. The others end too. "
+        "Start all of them again to continue from the last checkpoint.",
+        file=sys.stderr,
+      )
+      sys.stderr.flush()
+      os._exit(error.exit_code)
     if lost_another(error):
       print(
         f"error: {me} stops, because another process of this run has ended; look at "

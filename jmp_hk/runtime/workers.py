@@ -7,7 +7,9 @@ import concurrent.futures
 import concurrent.futures.process
 import contextlib
 import multiprocessing
+from multiprocessing import resource_tracker
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,6 +20,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.5
+# Signals for a whole job that only the main process answers; macOS cannot wait for one.
+_BLOCKED = (
+  (signal.SIGINT, signal.SIGTERM)
+  if hasattr(signal, "sigtimedwait")
+  else (signal.SIGINT,)
+)
 _LINEAR_ALGEBRA = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _main_lock = threading.Lock()
 
@@ -32,8 +40,10 @@ class WorkerPool:
   They do not import the main module of this program, which might start JAX or
   TensorFlow in each of them, and so the functions that they run must be defined in
   other modules. Their linear algebra has one thread each. They end soon after this
-  process has, whatever ended it. As a context manager, the pool waits for the tasks
-  that have started and cancels the others.
+  process has, whatever ended it; of SIGINT and SIGTERM, which terminals and schedulers
+  send to all processes of a job, they take no notice. As a context manager, the pool
+  waits for the tasks that have started and cancels the others; where an interruption
+  leaves the block, it ends those that have started as well.
   """
 
   def __init__(self, num_workers: int, death_message: str):
@@ -51,7 +61,7 @@ class WorkerPool:
       initializer=_follow_parent,
       initargs=(os.getpid(),),
     )
-    with _hidden_main(), _single_thread():
+    with _hidden_main(), _single_thread(), _signals_blocked():
       # Every task starts one process as long as none is idle.
       for _ in range(num_workers):
         self._executor.submit(_start)
@@ -59,7 +69,10 @@ class WorkerPool:
   def __enter__(self) -> "WorkerPool":
     return self
 
-  def __exit__(self, *exception: object) -> None:
+  def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+    if kind is not None and not issubclass(kind, Exception):
+      for process in list((self._executor._processes or {}).values()):
+        process.terminate()
     self._executor.shutdown(wait=True, cancel_futures=True)
 
   def close(self) -> None:
@@ -123,11 +136,19 @@ def _start() -> None:
 
 
 def _follow_parent(parent: int) -> None:
-  """Ends this process soon after its parent has died (kill -9 included)."""
+  """Ends this process soon after its parent has died (kill -9 included) or says so.
+
+  SIGTERM is blocked in this process: only that of the parent counts.
+  """
 
   def watch() -> None:
     while os.getppid() == parent:
-      time.sleep(_POLL_SECONDS)
+      if signal.SIGTERM not in _BLOCKED:
+        time.sleep(_POLL_SECONDS)
+        continue
+      received = signal.sigtimedwait([signal.SIGTERM], _POLL_SECONDS)
+      if received is not None and received.si_pid == parent:
+        break
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
@@ -143,6 +164,17 @@ def _hidden_main() -> Iterator[None]:
       yield
     finally:
       sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+  """New processes never see SIGINT, nor SIGTERM unless they wait for it."""
+  resource_tracker.ensure_running()  # It would unblock them when it starts.
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -48,6 +48,10 @@ class Energy(spec.TargetSpec):
       "energy_mae_mev_per_atom": arithmetic.masked_sum(error / atoms, rows),
     }
 
+  def scale(self, constants: spec.TaskConstants) -> float:
+    """The eV per unit."""
+    return constants.energy_scale
+
   def normalise(
     self,
     label: spec.Value,

@@ -46,6 +46,10 @@ class DirectForces(vector.Vector):
       "force_cosine": arithmetic.masked_sum(cosine, rows),
     }
 
+  def scale(self, constants: spec.TaskConstants) -> float:
+    """The eV/Å per unit."""
+    return constants.force_scale
+
   def normalise(
     self,
     label: spec.Value,

@@ -43,6 +43,10 @@ class Scalar(spec.TargetSpec):
     std = constants.statistics[self.name].std
     return arithmetic.error_sums(self.name, prediction, label, rows, std)
 
+  def scale(self, constants: spec.TaskConstants) -> float:
+    """The standard deviation."""
+    return constants.statistics[self.name].std
+
   def normalise(
     self,
     label: spec.Value,

@@ -233,6 +233,14 @@ class TargetSpec(abc.ABC):
       structure: what was predicted.
     """
 
+  def scale(self, constants: TaskConstants) -> float:
+    """Physical units per unit of predictions; 1 where predictions are no quantities.
+
+    A head that is taken over from other data is multiplied by the ratio of both scales.
+    """
+    del constants
+    return 1.0
+
   # How it is compared offline and shown.
 
   def stack_labels(self, labels: Sequence[Value]) -> np.ndarray:

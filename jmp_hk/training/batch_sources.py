@@ -254,7 +254,8 @@ def open_datasets(
     config: configuration of the run.
     training: the mixture, with one dataset for each task of the model.
     validation: validation splits of some of these datasets.
-    workdir: directory of the run. Its budget, once chosen, is stored there and stays.
+    workdir: directory of the run. Its budget, once chosen, is stored there and stays,
+      but for the sizes that the configuration gives.
     mesh: the devices.
 
   Raises:
@@ -278,18 +279,20 @@ def _load_or_choose_budget(
   datasets: Sequence[datasets_lib.Dataset],
   workdir: pathlib.Path,
 ) -> budget_lib.Budget:
-  """The stored budget of a run, or one that is chosen from its data and stored."""
+  """The stored budget with given sizes, or one chosen from the data; it is stored."""
   builder = config.model.backbone.graph_builder
   path = workdir / run_directory.BUDGET_FILE
-  if path.exists():
-    return serialization.load(builder.budget_type, path)
-  budget = budgets.choose(
-    datasets,
-    mixture.probabilities(datasets, config.pipeline.temperature),
-    builder,
-    config.budget,
-    num_workers=config.pipeline.num_workers,
-  )
-  if processes.is_first():
+  stored = serialization.load(builder.budget_type, path) if path.exists() else None
+  if stored is not None:
+    budget = budget_lib.override(stored, config.budget.overrides)
+  else:
+    budget = budgets.choose(
+      datasets,
+      mixture.probabilities(datasets, config.pipeline.temperature),
+      builder,
+      config.budget,
+      num_workers=config.pipeline.num_workers,
+    )
+  if budget != stored and processes.is_first():
     serialization.save(budget, path)
   return budget

@@ -28,7 +28,8 @@ class ScheduleConfig:
     learning_rate: peak, reached at the end of the warm-up.
     warmup_steps: length of the warm-up; zero starts at the peak.
     warmup_factor: fraction of the peak at step 0.
-    decay_steps: step at which the cosine ends, counted from the start of the run.
+    decay_steps: step at which the cosine ends, counted from the start of the run. It
+      may be another when a run is continued; the rate follows from there on.
     final_factor: fraction of the peak at and after the end of the cosine; 1 makes
       the rate constant. A parameter group with its own factor f ends at the same
       absolute rate: its fraction is final_factor / f, clamped to [0.01, 0.99].
@@ -143,6 +144,9 @@ class TrainConfig:
     evaluate_every: steps between evaluations; the last step always has one. Zero
       evaluates at the end alone.
     checkpoint_every: steps between checkpoints; evaluations always save one too.
+    checkpoint_minutes: a checkpoint is saved, too, when the last one is this old, in
+      runs of several processes at the next line of training metrics; zero leaves it at
+      the steps.
     keep_last: number of newest checkpoints that are kept.
     keep_best: number of best checkpoints by the primary metric that are kept besides.
     num_scale_batches: number of training batches on which the backbone's scale factors
@@ -163,6 +167,7 @@ class TrainConfig:
   log_every: int = 50
   evaluate_every: int = 5000
   checkpoint_every: int = 1000
+  checkpoint_minutes: float = 30.0
   keep_last: int = 2
   keep_best: int = 1
   num_scale_batches: int = 0
@@ -178,24 +183,41 @@ class TrainConfig:
     ):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+    if self.checkpoint_minutes < 0:
+      raise ValueError(
+        f"checkpoint_minutes must not be negative, not {self.checkpoint_minutes}."
+      )
     if self.seed < 0:
       raise ValueError(f"seed must not be negative, not {self.seed}.")
     if not 0 <= self.ema_decay < 1:
       raise ValueError(f"ema_decay must lie in [0, 1), not {self.ema_decay}.")
 
 
+class Heads(enum.Enum):
+  """Where the heads of a run come from that starts from a trained model.
+
+  REUSE takes over the heads of targets that the trained model has as well, see
+  `checkpoints.pretrained.match_heads`; FRESH draws all of them.
+  """
+
+  REUSE = "reuse"
+  FRESH = "fresh"
+
+
 @dataclasses.dataclass(frozen=True)
 class InitialConfig:
-  """The trained model whose backbone a run starts from.
+  """The trained model that a run starts from.
 
   Attributes:
     checkpoint: a model directory, the directory of a run, a checkpoint in it, or a
       PyTorch file of the published weights.
     ema: take the averaged weights of that model; otherwise the raw ones.
+    heads: whether its heads are taken over beside its backbone.
   """
 
   checkpoint: str
   ema: bool = True
+  heads: Heads = Heads.REUSE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +233,7 @@ class TrainerConfig:
     pipeline: how batches are made.
     validation_limit: structures of each dataset to validate on, taken evenly; zero
       takes all.
-    initial: the model whose backbone the run starts from; None starts from scratch.
+    initial: the model that the run starts from; None starts from scratch.
   """
 
   model: model_lib.ModelConfig

@@ -1,4 +1,4 @@
-"""The weights that a run starts from: fresh ones, or the backbone of another model."""
+"""The weights that a run starts from: fresh ones, or those of another model."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jmp_hk import dataset_info
 from jmp_hk.checkpoints import loading
 from jmp_hk.checkpoints import pretrained
 from jmp_hk.graphs import batch as batch_lib
@@ -22,18 +23,26 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class InitialModel:
-  """A trained model whose backbone a run starts from.
+  """A trained model that a run starts from.
 
   Attributes:
     variables: its parameters and scale factors.
+    config: its configuration; None where its heads are not to be used.
+    infos: constants of the datasets of its tasks by name.
     name: what it is called in messages.
     origin: its licence and provenance, which the run's checkpoints keep; see
       `model_directory.read_origin`.
+    heads: whether its heads are taken over beside its backbone.
   """
 
   variables: model_lib.Variables
+  config: model_lib.ModelConfig | None = None
+  infos: Mapping[str, dataset_info.DatasetInfo] = dataclasses.field(
+    default_factory=dict
+  )
   name: str = "the given model"
   origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  heads: config_lib.Heads = config_lib.Heads.REUSE
 
 
 def load(config: config_lib.InitialConfig) -> InitialModel:
@@ -44,18 +53,29 @@ def load(config: config_lib.InitialConfig) -> InitialModel:
   """
   loaded = loading.load_model(config.checkpoint, ema=config.ema)
   return InitialModel(
-    loaded.variables, f"{loaded.path} (step {loaded.step})", loaded.origin
+    loaded.variables,
+    loaded.config,
+    loaded.infos,
+    f"{loaded.path} (step {loaded.step})",
+    loaded.origin,
+    config.heads,
   )
 
 
-def take_backbone(
-  initial: InitialModel, fresh: model_lib.Variables, workdir: pathlib.Path
+def take_over(
+  initial: InitialModel,
+  fresh: model_lib.Variables,
+  config: model_lib.ModelConfig,
+  infos: Mapping[str, dataset_info.DatasetInfo],
+  workdir: pathlib.Path,
 ) -> model_lib.Variables:
-  """Puts the backbone of a trained model into freshly drawn variables.
+  """Puts backbone and suitable heads of a trained model into freshly drawn variables.
 
   Args:
     initial: the trained model.
     fresh: variables of the new model.
+    config: the new model.
+    infos: constants of the datasets of its tasks by name.
     workdir: directory of the run; the table of all parameters is stored there.
 
   Returns:
@@ -64,8 +84,17 @@ def take_backbone(
   Raises:
     PretrainedError: the backbones differ; names the parameters.
   """
-  variables, entries = pretrained.load_backbone(initial.variables, fresh)
+  heads = ()
+  if initial.config is not None and initial.heads is config_lib.Heads.REUSE:
+    heads = pretrained.match_heads(initial.config, initial.infos, config, infos)
+  variables, entries = pretrained.load(initial.variables, fresh, heads)
   logger.info("Starting from %s:\n%s", initial.name, pretrained.overview(entries))
+  if heads:
+    logger.info(
+      "Heads that are taken over: %s. References, scales and means are those of the "
+      "new data. --heads=fresh draws all heads anew.",
+      "; ".join(head.describe() for head in heads),
+    )
   if processes.is_first():
     pretrained.write_table(entries, workdir / run_directory.PARAMETERS_FILE)
   return variables

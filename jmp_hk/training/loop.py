@@ -4,15 +4,20 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import logging
+import time
+from typing import NoReturn
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.pipeline import batches as batches_lib
+from jmp_hk.runtime import interruption
 from jmp_hk.training import batch_sources
 from jmp_hk.training import config as config_lib
+from jmp_hk.training import evaluation
 from jmp_hk.training import profiling
 from jmp_hk.training import program as program_lib
 from jmp_hk.training import progress as progress_lib
@@ -46,7 +51,11 @@ class Outputs:
 
 
 class Loop:
-  """Trains until the last step or until early stopping.
+  """Trains until the last step, until early stopping or until a signal.
+
+  A signal that comes after the first step of a start lets that step end, and a
+  checkpoint is saved. In runs of several processes they agree on it at the next line of
+  training metrics.
 
   Attributes:
     state: the state after the last step, on the devices.
@@ -61,6 +70,7 @@ class Loop:
     outputs: Outputs,
     state: state_lib.TrainState,
     host: state_lib.HostState,
+    signals: interruption.Signals,
   ) -> None:
     """Takes what the loop works with.
 
@@ -71,6 +81,7 @@ class Loop:
       outputs: where metrics and checkpoints go.
       state: state to start from; its buffers are donated to the first step.
       host: what belongs to it outside the devices.
+      signals: the signals that have come.
     """
     self.state = state
     self.host = host
@@ -78,18 +89,32 @@ class Loop:
     self._program = program
     self._batches = batches
     self._outputs = outputs
+    self._signals = signals
     self._step = int(state.step)
     self._progress = progress_lib.Progress(self._step, config.num_steps, host.seconds)
     self._log = step_log.StepLog()
+    self._log.restore(host.interval)
+    # Structures of the interval that the progress knows of.
+    self._counted = self._log.num_structures
+    self._saved_at = time.monotonic()
 
   def run(self) -> None:
     """Trains. The last state is saved when this returns.
 
     Raises:
+      Interrupted, Terminated: a signal came; the last state is saved.
       NonFiniteLossError: names the step and the records; the last checkpoint stays.
       RecompileError: the batches changed their shapes.
       RuntimeError: the training data ended before the last step.
     """
+    try:
+      self._run()
+    finally:
+      self._signals.is_deferred = False
+
+  def _run(self) -> None:
+    if self.host.is_unvalidated:
+      self._catch_up()
     if self._is_finished():
       return
     source = self._batches.training(self.host.data)
@@ -97,12 +122,15 @@ class Loop:
       self._progress.resume()
       for item in batches:
         self._take_step(item)
+        self._signals.is_deferred = True  # From now on there is something to save.
         self._after_step()
         if self._is_finished():
           break
+      else:
+        raise RuntimeError(f"The training data ended after step {self._step}.")
     self._outputs.checkpointer.wait()
-    if self._step < self._config.num_steps and not self._stop_reason():
-      raise RuntimeError(f"The training data ended after step {self._step}.")
+    if self._signals.received and jax.process_count() == 1:
+      self._stop(self._signals.received)
 
   def _take_step(self, item: batches_lib.PipelineBatch) -> None:
     """Dispatches one step."""
@@ -114,48 +142,103 @@ class Loop:
       logger.info("Compiled in %.1f s.", train_step.compile_seconds)
       jax.block_until_ready(metrics)
       self._progress.update(self._step, 0, counts=False)
+      self._saved_at = time.monotonic()
     self._log.add(metrics, item.info)
     if self._outputs.profile is not None:
       self._outputs.profile.after_step(self.state)
 
   def _after_step(self) -> None:
-    """Logs, validates and saves where it is time to."""
+    """Logs, validates and saves where it is time to; stops at a signal."""
     config, step = self._config, self._step
     is_last = step == config.num_steps
     validates = self._batches.has_validation and (
       is_last or (config.evaluate_every > 0 and step % config.evaluate_every == 0)
     )
     saves = validates or is_last or step % config.checkpoint_every == 0
-    # A checkpoint never holds half an interval, so that a restarted run logs the same.
-    if saves or step % config.log_every == 0:
+    logs = saves or step % config.log_every == 0
+    number, is_due = self._requests(logs)
+    if logs:
       self._flush()
-    metrics = self._validate() if validates else None
-    if saves:
-      self._save(metrics)
+    elif number or is_due:
+      self._keep_interval()
+    metrics = None
+    if validates and not number:
+      metrics, number = self._validate()
+    if saves or is_due or number:
+      self._save(metrics, is_unvalidated=validates and metrics is None)
       self._progress.resume()
+    if number:
+      self._stop(number)
+
+  def _requests(self, logs: bool) -> tuple[int, bool]:
+    """What comes from outside, in agreement with the other processes.
+
+    Args:
+      logs: whether the step has a line of training metrics, where processes talk.
+
+    Returns:
+      Number of the signal to obey, or 0; whether the last checkpoint is too old.
+    """
+    minutes, number = self._config.checkpoint_minutes, self._signals.received
+    is_due = minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
+    if jax.process_count() == 1:
+      return number, is_due
+    if not logs:
+      return 0, False
+    everybody = multihost_utils.process_allgather(np.array([number, is_due], np.int32))
+    return int(everybody[:, 0].max()), bool(everybody[0, 1])  # One clock decides.
 
   def _flush(self) -> None:
     """Fetches the metrics of the interval, checks and writes them."""
     values = self._log.summarise(self._step)
-    structures = self._log.num_structures * jax.process_count()
-    self._progress.update(self._step, structures)
+    structures = self._log.num_structures - self._counted
+    self._progress.update(self._step, structures * jax.process_count())
     used = values[f"utilisation/{self._program.main_field}"]
     logger.info("%s", self._progress.line(values, used))
     timing = {"seconds": self._progress.seconds, **self._progress.rates()}
     self._outputs.write(self._step, "train", values | timing)
     self.host = dataclasses.replace(
-      self.host, data=self._log.position, seconds=self._progress.seconds
+      self.host,
+      data=self._log.position,
+      seconds=self._progress.seconds,
+      interval=(),
     )
     self._log.clear()
+    self._counted = 0
 
-  def _validate(self) -> dict[str, float]:
-    """Validates, and lets plateau and early stopping know."""
-    metrics = self._program.evaluate(
-      self.state, self._batches.validation(), self._batches.padding
+  def _keep_interval(self) -> None:
+    """Checks the metrics of an interval that goes on, and keeps them for a checkpoint.
+
+    So a continued run writes the same lines as one that was never stopped.
+    """
+    steps = self._log.steps(self._step)
+    structures = self._log.num_structures - self._counted
+    self._progress.update(self._step, structures * jax.process_count())
+    self._counted += structures
+    self.host = dataclasses.replace(
+      self.host,
+      data=self._log.position,
+      seconds=self._progress.seconds,
+      interval=steps,
     )
-    self._outputs.write(
-      self._step, "val", metrics | {"seconds": self._progress.seconds}
-    )
+
+  def _validate(self) -> tuple[dict[str, float] | None, int]:
+    """Validates, and lets plateau and early stopping know.
+
+    Returns:
+      The metrics and 0; where a signal came, None and its number.
+    """
+    try:
+      metrics, raw = self._program.validate(
+        self.state,
+        self._batches.validation(),
+        self._batches.padding,
+        lambda: self._signals.received if self._signals.is_deferred else 0,
+      )
+    except evaluation.StoppedError as error:
+      return None, error.number
+    seconds = {"seconds": self._progress.seconds}
+    self._outputs.write(self._step, "val", metrics | seconds)
     logger.info(
       "step %d validation: %s",
       self._step,
@@ -167,12 +250,29 @@ class Loop:
         f"There is no validation metric {self._config.primary_metric!r}, only "
         f"{', '.join(sorted(metrics))}."
       )
+    if raw is not None:
+      self._outputs.write(self._step, "val_raw", raw | seconds)
+      logger.info(
+        "The averaged weights were validated; the raw ones differ: %s %.4g instead of "
+        "%.4g. `jmp_hk.load(…, ema=False)` and --noema take them.",
+        self._config.primary_metric,
+        raw[self._config.primary_metric],
+        primary,
+      )
     self._update_plateau(primary)
     stopped = stopping.update_early_stopping(
       self._config.early_stopping, self.host.early_stopping, self._step, primary
     )
     self.host = dataclasses.replace(self.host, early_stopping=stopped)
-    return metrics
+    return metrics, 0
+
+  def _catch_up(self) -> None:
+    """Makes up for a validation that a signal prevented."""
+    metrics, _ = self._validate()
+    if metrics is not None:
+      primary = metrics[self._config.primary_metric]
+      self._outputs.checkpointer.add_metrics(self._step, metrics, primary)
+    self.host = dataclasses.replace(self.host, is_unvalidated=False)
 
   def _update_plateau(self, value: float) -> None:
     """Takes a validation metric into account in the learning rate."""
@@ -185,30 +285,37 @@ class Loop:
     plateau = sharding.put_replicated(plateau, self._program.mesh)
     self.state = dataclasses.replace(self.state, plateau=plateau)
 
-  def _save(self, metrics: Mapping[str, float] | None) -> None:
+  def _save(
+    self, metrics: Mapping[str, float] | None, *, is_unvalidated: bool = False
+  ) -> None:
     """Saves a checkpoint; with metrics where the step was validated."""
+    self.host = dataclasses.replace(self.host, is_unvalidated=is_unvalidated)
     primary = metrics[self._config.primary_metric] if metrics else None
     host = serialization.to_json(self.host)
     if jax.process_count() > 1:
       positions = sharding.gather_json(host["data"])
       host["data"] = self._batches.merge_positions(positions)
     self._outputs.checkpointer.save(self.state, host, metrics, primary)
+    self._saved_at = time.monotonic()
 
-  def _stop_reason(self) -> str | None:
-    """Why early stopping ends the run now, or None."""
-    if self._config.early_stopping is None:
-      return None
-    scale = float(jax.device_get(self.state.plateau.scale))
-    rate = float(np.asarray(self._program.schedule(self._step))) * scale
-    return stopping.stop_reason(
-      self._config.early_stopping, self.host.early_stopping, rate
+  def _stop(self, number: int) -> NoReturn:
+    """Ends the run for a signal; all processes come here at the same step."""
+    self._outputs.checkpointer.wait()
+    message = (
+      f"Stopped by {interruption.name(number)} after step {self._step}; checkpoint "
+      f"saved in {self._outputs.checkpointer.path(self._step)}; the same command "
+      "continues."
     )
+    logger.info("%s", message)
+    raise interruption.stop(number, message)
 
   def _is_finished(self) -> bool:
     if self._step >= self._config.num_steps:
       return True
     # Only a validation changes the answer, and after one nothing is in flight.
-    reason = None if len(self._log) else self._stop_reason()
+    reason = None
+    if not len(self._log):
+      reason = self._program.stop_reason(self.state, self.host)
     if reason:
       logger.info("Stopped after step %d: %s", self._step, reason)
     return reason is not None

@@ -18,6 +18,7 @@ from jmp_hk.training import optimizer as optimizer_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
 from jmp_hk.training import step as step_lib
+from jmp_hk.training import stopping
 
 
 class Program:
@@ -70,7 +71,7 @@ class Program:
       objective.make_linear_fit_sums(self.model, infos), self.mesh, "linear_fit"
     )
     self.main_field = config.model.backbone.graph_builder.budget_type.main_field
-    self._use_ema = train.ema_decay > 0
+    self._train = train
 
   def init_state(
     self, variables: model_lib.Variables, key: jax.Array | np.ndarray
@@ -87,15 +88,46 @@ class Program:
       self.optimizer,
       key,
       self.mesh,
-      use_ema=self._use_ema,
+      use_ema=self._train.ema_decay > 0,
     )
 
   def state_shapes(self) -> state_lib.TrainState:
     """Shapes of the state, without computing anything."""
     create = lambda params, scales, key: state_lib.create(
-      params, scales, self.optimizer, key, use_ema=self._use_ema
+      params, scales, self.optimizer, key, use_ema=self._train.ema_decay > 0
     )
     return jax.eval_shape(create, *self.shapes, jax.random.PRNGKey(0))
+
+  def stop_reason(
+    self, state: state_lib.TrainState, host: state_lib.HostState
+  ) -> str | None:
+    """Why early stopping ends the run now, as a sentence, or None.
+
+    Args:
+      state: state after the last step.
+      host: what belongs to it outside the devices.
+    """
+    config = self._train.early_stopping
+    if config is None:
+      return None
+    step, scale = jax.device_get((state.step, state.plateau.scale))
+    rate = float(np.asarray(self.schedule(int(step)))) * float(scale)
+    return stopping.stop_reason(config, host.early_stopping, rate)
+
+  def finish_reason(
+    self, state: state_lib.TrainState, host: state_lib.HostState
+  ) -> str | None:
+    """Why the run is over and how it goes on, or None; arguments as above."""
+    step = int(state.step)
+    if step >= self._train.num_steps:
+      return (
+        f"the run has taken {step} of {self._train.num_steps} steps. Raise num_steps "
+        "to go on."
+      )
+    reason = self.stop_reason(state, host)
+    if reason is None:
+      return None
+    return f"{reason} Raise the patience of early stopping to go on."
 
   def evaluate(
     self,
@@ -106,6 +138,34 @@ class Program:
     """Metrics of a state's averaged weights, see `evaluation.evaluate`."""
     variables = model_lib.Variables(state.evaluation_params, state.scales)
     return evaluation.evaluate(self.eval_step, variables, batches, self.mesh, empty)
+
+  def validate(
+    self,
+    state: state_lib.TrainState,
+    batches: Iterable[batches_lib.PipelineBatch],
+    empty: Callable[[], batches_lib.PipelineBatch],
+    received: Callable[[], int],
+  ) -> tuple[dict[str, float], dict[str, float] | None]:
+    """`evaluate`, and the metrics of the raw weights where they differ clearly.
+
+    Args:
+      state: the state.
+      batches: see `evaluation.compare`, as for the others.
+      empty: see there.
+      received: see there.
+    """
+    raw = None
+    if state.ema is not None:
+      raw = model_lib.Variables(state.params, state.scales)
+    return evaluation.compare(
+      self.eval_step,
+      model_lib.Variables(state.evaluation_params, state.scales),
+      raw,
+      batches,
+      self.mesh,
+      empty,
+      received,
+    )
 
   def evaluate_linear_fit(
     self,

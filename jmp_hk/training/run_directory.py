@@ -3,8 +3,9 @@
 Everything that a run writes lies in one directory, and a run that is started there
 again continues:
 
-  config.json         the configuration; further starts must agree with it
-  budget.json         static sizes of a microbatch, chosen once
+  config.json         the configuration of the last start; the next must agree with it
+                      but for `FREE_FIELDS`
+  budget.json         static sizes of a microbatch: chosen once, or given
   metrics.jsonl       metrics of training and validation, also in tensorboard/
   checkpoints/        see `jmp_hk.checkpoints.checkpointer`
   parameters.csv      which parameters came from another model
@@ -14,25 +15,38 @@ again continues:
 from collections.abc import Mapping
 from collections.abc import Sequence
 import json
+import logging
 import pathlib
 from typing import Any
 
 from jmp_hk import serialization
 from jmp_hk.training import writers
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.json"
 BUDGET_FILE = "budget.json"
 PARAMETERS_FILE = "parameters.csv"
 RESULTS_FILE = "results.json"
 
-# Differences in these fields of a `TrainerConfig` do not make another run: they change
-# how fast it goes and what it reports, but not what it computes.
+# These fields of a `TrainerConfig` may change when a run is continued: how long it goes
+# on, how often it does what, what it keeps, and what its batches have room for. The
+# size of the pool is none of them: what waits in a larger one would not fit.
 _FREE_TRAINER_FIELDS = (
   "validation_limit",
   "model.backbone.remat",
+  "budget.overrides",
   "pipeline.num_workers",
   "pipeline.prefetch_batches",
+  "train.num_steps",
+  "train.optimizer.schedule.warmup_steps",
+  "train.optimizer.schedule.decay_steps",
+  "train.plateau.start_step",
+  "train.early_stopping",
   "train.log_every",
+  "train.evaluate_every",
+  "train.checkpoint_every",
+  "train.checkpoint_minutes",
   "train.profile_steps",
   "train.keep_last",
   "train.keep_best",
@@ -53,7 +67,9 @@ class OtherRunError(ValueError):
 def check_config(
   config: Mapping[str, Any], directory: pathlib.Path, free: Sequence[str] = FREE_FIELDS
 ) -> None:
-  """Checks that a directory is empty or holds a run with the same configuration.
+  """Checks that a directory is empty or holds a run that this configuration continues.
+
+  Settings that have changed and may are logged.
 
   Args:
     config: parts of the configuration by name; "trainer" is a `TrainerConfig`. Parts
@@ -77,9 +93,13 @@ def check_config(
   changes = serialization.differences(_without(known, free), _without(given, free))
   if changes:
     raise OtherRunError(
-      f"{directory} holds a run with other settings: {'; '.join(changes)}. Use the "
-      "same settings to continue it, or another directory to start a new run."
+      f"{directory} holds a run with other settings: {'; '.join(changes)}. They cannot "
+      "change in the middle of a run. Use the same settings to continue it, or another "
+      "directory to start a new run, which fine-tuning can do from the weights of this "
+      "one (the flag --checkpoint, or the argument `model` of jmp_hk.fine_tune)."
     )
+  if changes := serialization.differences(known, given):
+    logger.info("Continuing %s with other settings: %s.", directory, "; ".join(changes))
 
 
 def store_config(config: Mapping[str, Any], directory: pathlib.Path) -> None:
@@ -113,6 +133,15 @@ def save_results(
     {"validation": last, "linear_fit": linear_fit}, directory / RESULTS_FILE
   )
   return last
+
+
+def stored_results(directory: pathlib.Path, step: int) -> dict[str, float] | None:
+  """What `save_results` gave at a step, or None where it was not called then."""
+  path = directory / RESULTS_FILE
+  if not path.exists():
+    return None
+  validation = json.loads(path.read_text(encoding="utf-8"))["validation"]
+  return validation if validation["step"] == step else None
 
 
 def results_table(metrics: Mapping[str, float], linear_fit: Mapping[str, float]) -> str:

@@ -1,6 +1,7 @@
 """Everything that a training run changes: on the devices, and beside them."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
@@ -57,11 +58,17 @@ class HostState:
     data: position of the training data.
     early_stopping: what early stopping remembers, the best metric among it.
     seconds: training time so far, without compilation and evaluations.
+    interval: steps since the last line of training metrics, see `StepLog.steps`; empty
+      unless the checkpoint was made between two lines.
+    is_unvalidated: whether the step was to be validated, and the run was stopped before
+      that was done.
   """
 
   data: Position = None
   early_stopping: stopping.EarlyStoppingState = stopping.EarlyStoppingState()
   seconds: float = 0.0
+  interval: Sequence[Mapping[str, Any]] = ()
+  is_unvalidated: bool = False
 
 
 def create(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,6 +37,40 @@ class StepLog:
   def num_structures(self) -> int:
     """Structures that this process has trained on."""
     return sum(info.num_structures for info in self._infos)
+
+  def steps(self, step: int) -> list[dict[str, Any]]:
+    """The steps as JSON values, from which `restore` makes them again.
+
+    Args:
+      step: number of the last step.
+
+    Raises:
+      NonFiniteLossError: a step's loss or gradient was not finite.
+    """
+    fetched = jax.device_get(self._metrics)
+    self._check_finite(fetched, step)
+    return [
+      {
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "num_structures": info.num_structures,
+        "utilisation": dict(info.utilisation),
+      }
+      for metrics, info in zip(fetched, self._infos, strict=True)
+    ]
+
+  def restore(self, steps: Sequence[Mapping[str, Any]]) -> None:
+    """Takes steps that a checkpoint holds."""
+    for step in steps:
+      self._metrics.append(step["metrics"])
+      self._infos.append(
+        batches_lib.BatchInfo(
+          record_ids=(),
+          draws=(),
+          num_structures=step["num_structures"],
+          num_atoms=0,
+          utilisation=step["utilisation"],
+        )
+      )
 
   def add(self, metrics: Mapping[str, jax.Array], info: batches_lib.BatchInfo) -> None:
     """Takes a step that was just dispatched; waits for the step before the last.

@@ -21,6 +21,7 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.runtime import configuration
+from jmp_hk.runtime import interruption
 from jmp_hk.runtime import processes
 from jmp_hk.training import batch_sources
 from jmp_hk.training import config as config_lib
@@ -72,8 +73,8 @@ class Trainer:
       training: the datasets to train on, one for each task of the model.
       validation: datasets of some of these tasks to validate on.
       workdir: directory of the run.
-      initial: trained model whose backbone the run starts from; by default the one
-        that `config.initial` names.
+      initial: trained model that the run starts from; by default the one that
+        `config.initial` names.
       batches: batches that are ready, in place of those of datasets.
 
     Raises:
@@ -140,14 +141,35 @@ class Trainer:
       processes but the first.
 
     Raises:
+      Interrupted: SIGINT came, a `KeyboardInterrupt`. The step was finished and a
+        checkpoint saved, as the message says; the next run continues.
+      Terminated: SIGTERM came, a `SystemExit` with exit code 143; likewise.
       NonFiniteLossError: a loss or gradient was not finite; names the structures.
       PretrainedError: the initial model does not fit; names the parameters.
     """
+    with interruption.caught() as signals:
+      try:
+        return self._run(signals)
+      except interruption.STOPS as error:
+        if error.message or jax.process_count() > 1:
+          raise
+        message = self._where_stopped(interruption.name(error.number))
+        logger.info("%s", message)
+        raise type(error)(message) from None
+
+  def _run(self, signals: interruption.Signals) -> dict[str, float]:
+    """`run`, with the signals that have come."""
     state = self.state  # It is restored before metrics after it are cut off.
+    if reason := self._reason_to_finish():
+      logger.info("Nothing to do: %s", reason)
+      stored = run_directory.stored_results(self.workdir, int(state.step))
+      return self._finish() if stored is None else stored
     is_first = processes.is_first()
-    writers = (
-      writers_lib.open_writers(self.workdir, int(state.step)) if is_first else ()
-    )
+    writers = ()
+    if is_first:
+      writers = writers_lib.open_writers(
+        self.workdir, int(state.step), is_unvalidated=self._host.is_unvalidated
+      )
     profiler = profiling.Profiler(
       self.config.train.profile_steps, self.workdir / profiling.DIRECTORY
     )
@@ -164,6 +186,7 @@ class Trainer:
         loop_lib.Outputs(checkpointer, writers, profiler),
         state,
         self._host,
+        signals,
       )
       loop.run()
     self._state, self._host = loop.state, loop.host
@@ -220,7 +243,9 @@ class Trainer:
       initial = initial_lib.load(self.config.initial)
     if initial is not None:
       self._origin = initial.origin
-      variables = initial_lib.take_backbone(initial, variables, self.workdir)
+      variables = initial_lib.take_over(
+        initial, variables, self.config.model, self._batches.infos, self.workdir
+      )
     else:
       variables = initial_lib.fit_scales(
         program.model, variables, self._batches, train.num_scale_batches
@@ -228,6 +253,25 @@ class Trainer:
     # Other hardware may round otherwise; all processes start from the same bits.
     variables = model_lib.Variables(*sharding.from_first_process(variables))
     return program.init_state(variables, np.asarray(run_key)), state_lib.HostState()
+
+  def _reason_to_finish(self) -> str | None:
+    """Why there is nothing left to train, or None."""
+    if self._host.is_unvalidated:
+      return None
+    return self._program.finish_reason(self.state, self._host)
+
+  def _where_stopped(self, signal: str) -> str:
+    """What a signal ended where no step was under way, as a sentence."""
+    steps = checkpointer_lib.complete_steps(self.workdir / model_directory.CHECKPOINTS)
+    if not steps:
+      return (
+        f"Stopped by {signal} before the first checkpoint: there was nothing to save. "
+        "The same command starts again."
+      )
+    return (
+      f"Stopped by {signal} where no step was under way; the newest checkpoint is that "
+      f"of step {steps[-1]} in {self.workdir}; the same command continues."
+    )
 
   def _open_checkpointer(self) -> checkpointer_lib.Checkpointer:
     return checkpointer_lib.Checkpointer(

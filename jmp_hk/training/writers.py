@@ -22,7 +22,8 @@ class MetricWriter(Protocol):
 
     Args:
       step: optimiser steps taken.
-      kind: "train", "val" or another name of a series of metrics.
+      kind: "train", "val", "val_raw" (validation of the raw weights, where they differ
+        clearly from the averaged ones) or another name of a series of metrics.
       values: metrics by name.
     """
 
@@ -36,14 +37,23 @@ class JsonlWriter:
   Non-finite values are written as strings, so that every line is valid JSON.
   """
 
-  def __init__(self, path: pathlib.Path, resume_step: int = 0) -> None:
+  def __init__(
+    self, path: pathlib.Path, resume_step: int = 0, *, is_unvalidated: bool = False
+  ) -> None:
     """Opens the file; lines after `resume_step` (of a run that was killed) go.
 
     Args:
       path: the file.
       resume_step: step at which the run continues; 0 empties the file.
+      is_unvalidated: whether that step is validated once more, so that the lines of
+        its validation go, too.
     """
-    kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
+    kept = [
+      line
+      for line in read_metrics(path)
+      if line["step"] < resume_step
+      or (line["step"] == resume_step and not (is_unvalidated and _is_validation(line)))
+    ]
     lines = map(_line, kept) if resume_step else []
     files.write_atomically(path, "".join(lines))
     self._file = path.open("a", encoding="utf-8")
@@ -79,10 +89,12 @@ class TensorBoardWriter:
     self._writer.close()
 
 
-def open_writers(workdir: pathlib.Path, resume_step: int) -> Sequence[MetricWriter]:
-  """The writers of a run, below its working directory."""
+def open_writers(
+  workdir: pathlib.Path, resume_step: int, *, is_unvalidated: bool = False
+) -> Sequence[MetricWriter]:
+  """The writers of a run below its directory; arguments as of `JsonlWriter`."""
   return (
-    JsonlWriter(workdir / METRICS_FILE, resume_step),
+    JsonlWriter(workdir / METRICS_FILE, resume_step, is_unvalidated=is_unvalidated),
     TensorBoardWriter(workdir / TENSORBOARD_DIRECTORY, resume_step),
   )
 
@@ -107,6 +119,10 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
       if number < len(lines):
         raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
   return result
+
+
+def _is_validation(line: Mapping[str, Any]) -> bool:
+  return line["kind"] != "train"
 
 
 def _line(values: Mapping[str, Any]) -> str:

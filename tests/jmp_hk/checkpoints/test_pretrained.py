@@ -39,7 +39,7 @@ def _fresh():
 
 
 def test_backbone_and_scales_are_loaded_and_heads_are_fresh(source, fresh):
-  loaded, entries = pretrained.load_backbone(source, fresh)
+  loaded, entries = pretrained.load(source, fresh)
   old, new, result = (
     parameters.flatten(v.params) | parameters.flatten(v.scales)
     for v in (source, fresh, loaded)
@@ -54,7 +54,7 @@ def test_backbone_and_scales_are_loaded_and_heads_are_fresh(source, fresh):
 
 
 def test_every_parameter_of_both_models_is_in_the_table(source, fresh):
-  _, entries = pretrained.load_backbone(source, fresh)
+  _, entries = pretrained.load(source, fresh)
   ignored = {entry.path for entry in entries if entry.status is Status.IGNORED}
   sources = set(
     parameters.path_names(source.params) + parameters.path_names(source.scales)
@@ -68,7 +68,7 @@ def test_every_parameter_of_both_models_is_in_the_table(source, fresh):
 
 def test_a_head_of_the_same_name_is_drawn_anew(source):
   fresh = _variables(2)
-  loaded, entries = pretrained.load_backbone(source, fresh)
+  loaded, entries = pretrained.load(source, fresh)
   head = "out_energy/linear_0"
   chex.assert_trees_all_equal(loaded.params[head], fresh.params[head])
   statuses = [e.status for e in entries if e.path == "out_energy/linear_0/w"]
@@ -80,13 +80,13 @@ def test_missing_parameters_are_named(source, fresh):
   with pytest.raises(
     pretrained.PretrainedError, match="backbone/out_mlp_F/out_mlp_0/w is missing"
   ):
-    pretrained.load_backbone(fresh, source)
+    pretrained.load(fresh, source)
 
 
 def test_wrong_shapes_are_named(source):
   wider = _variables(3, atom_channels=12)
   with pytest.raises(pretrained.PretrainedError) as error:
-    pretrained.load_backbone(source, wider)
+    pretrained.load(source, wider)
   assert (
     "atom_embedding/embeddings has shape (120, 8) in the checkpoint, the model needs "
     "(120, 12)"
@@ -96,11 +96,11 @@ def test_wrong_shapes_are_named(source):
 def test_missing_scale_factors_are_named(source, fresh):
   bare = source._replace(scales={})
   with pytest.raises(pretrained.PretrainedError, match="scale_factor is missing"):
-    pretrained.load_backbone(bare, fresh)
+    pretrained.load(bare, fresh)
 
 
 def test_table_and_overview(source, fresh, tmp_path):
-  _, entries = pretrained.load_backbone(source, fresh)
+  _, entries = pretrained.load(source, fresh)
   path = tmp_path / "parameters.csv"
   pretrained.write_table(entries, path)
   lines = path.read_text(encoding="utf-8").splitlines()
