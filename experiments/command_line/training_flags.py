@@ -80,8 +80,9 @@ def define_schedule(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_integer(
     "decay_steps",
     0,
-    "Step at which the cosine ends; 0 takes the last step. When a run is continued with "
-    "more steps, the rate follows the new cosine from there on.",
+    "Step at which the cosine ends; 0 takes the last step, in fine-tuning "
+    "--decay_epochs. When a run is continued with more steps, the rate follows the new "
+    "cosine from there on.",
     lower_bound=0,
     flag_values=values,
   )
@@ -107,10 +108,10 @@ def define_start(values: flags.FlagValues = flags.FLAGS) -> None:
     "heads",
     train_config.Heads.REUSE,
     train_config.Heads,
-    "What becomes of the heads of --checkpoint. With reuse, a target that the checkpoint "
-    "has with the same name, kind and reduction, in the task of the same name or in "
-    "its only one, keeps its head, scaled to the new data; WORKDIR/parameters.csv "
-    "lists them. With fresh, all heads are drawn.",
+    "What becomes of the heads of --checkpoint. With reuse, a target that the "
+    "checkpoint has with the same name, kind and reduction, in the task of the same "
+    "name or in its only one, keeps its head, scaled to the new data; "
+    "WORKDIR/parameters.csv lists them. With fresh, all heads are drawn.",
     flag_values=values,
   )
 

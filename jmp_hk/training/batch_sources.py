@@ -274,6 +274,15 @@ def open_datasets(
   )
 
 
+def _changes(old: budget_lib.Budget, new: budget_lib.Budget) -> str:
+  """The fields in which two budgets differ."""
+  pairs = [
+    (name, getattr(old, name), getattr(new, name))
+    for name in budget_lib.names(type(new))
+  ]
+  return ", ".join(f"{name} {a} → {b}" for name, a, b in pairs if a != b)
+
+
 def _load_or_choose_budget(
   config: config_lib.TrainerConfig,
   datasets: Sequence[datasets_lib.Dataset],
@@ -285,6 +294,8 @@ def _load_or_choose_budget(
   stored = serialization.load(builder.budget_type, path) if path.exists() else None
   if stored is not None:
     budget = budget_lib.override(stored, config.budget.overrides)
+    if budget != stored:
+      logger.info("Sizes of batches that change: %s.", _changes(stored, budget))
   else:
     budget = budgets.choose(
       datasets,

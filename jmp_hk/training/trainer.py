@@ -265,8 +265,8 @@ class Trainer:
     steps = checkpointer_lib.complete_steps(self.workdir / model_directory.CHECKPOINTS)
     if not steps:
       return (
-        f"Stopped by {signal} before the first checkpoint: there was nothing to save. "
-        "The same command starts again."
+        f"Stopped by {signal} before the first step; there is nothing to save. The "
+        "same command starts again."
       )
     return (
       f"Stopped by {signal} where no step was under way; the newest checkpoint is that "

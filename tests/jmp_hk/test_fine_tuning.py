@@ -1,5 +1,6 @@
 """Fine-tuning on structures in memory, as in a notebook."""
 
+import json
 import pathlib
 import shutil
 import tempfile
@@ -91,6 +92,10 @@ class FineTuningTest(parameterized.TestCase):
     again = self._tune(structures, num_steps=6)
     chex.assert_trees_all_equal(first.variables, again.variables)
     self.assertEqual(file.read_text(), before)
+    # More steps go on from there.
+    longer = self._tune(structures, num_steps=9)
+    steps = [json.loads(line)["step"] for line in file.read_text().splitlines()]
+    self.assertEqual((max(steps), longer.config), (9, first.config))
     with self.assertRaisesRegex(run_directory.OtherRunError, "seed: 42 → 1"):
       self._tune(structures, num_steps=6, seed=1)
     with self.assertRaisesRegex(run_directory.OtherRunError, "structures: "):
@@ -126,10 +131,27 @@ class FineTuningTest(parameterized.TestCase):
     [prediction] = second.predict(structures[0])
     self.assertEqual(np.shape(prediction.properties["kind"]), (3,))
     # From the directory, too, and with nothing to validate on.
+    doubled = _molecules(12)
+    for atoms in doubled:
+      forces = 2 * atoms.get_forces()
+      atoms.calc = singlepoint.SinglePointCalculator(
+        atoms, energy=atoms.get_potential_energy(), forces=forces
+      )
     third = self._tune(
-      structures, "third", model=self.directory / "first", num_steps=2, validation=0
+      doubled,
+      "third",
+      model=self.directory / "first",
+      num_steps=2,
+      learning_rate=1e-9,
+      validation=0,
     )
     self.assertEqual(third.infos["fine_tuned"].num_structures, {"train": 12})
+    # The targets are those of the model, and its head is scaled to the new data.
+    scales = [m.infos[m.heads[0]].force_scale for m in (first, third)]
+    self.assertGreater(scales[1], 1.5 * scales[0])
+    old, new = (m.predict(structures[0])[0].forces for m in (first, third))
+    chex.assert_trees_all_close(new, old, rtol=1e-3, atol=1e-6)
+    self.assertGreater(np.abs(old).max(), 1e-3)
 
   def test_structures_that_cannot_be_learned_from_are_named(self):
     structures = _molecules(6)
@@ -155,6 +177,8 @@ class FineTuningTest(parameterized.TestCase):
     ({"validation": 1.5}, "part from 0 to below 1"),
     ({"model": "schnet_huge"}, "schnet_huge"),
     ({"precision": "float16"}, "float16"),
+    ({"heads": "old"}, "'old' is not a valid Heads"),
+    ({"budget": {"num_edges": 5}}, r"\(\d+ atoms\) needs num_edges=\d+"),
   )
   def test_wrong_arguments_say_what_to_do(self, arguments, message):
     with self.assertRaisesRegex(ValueError, message):

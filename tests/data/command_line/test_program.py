@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 
 from absl import flags
 from absl.testing import absltest
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from data.command_line import program as program_lib
+from jmp_hk.runtime import interruption
 
 
 def _define(values):
@@ -59,6 +61,20 @@ class ProgramTest(parameterized.TestCase):
     code, _, err = _execute(_program(), "--", "--help")
     self.assertEqual(code, 1)
     self.assertIn("unexpected argument '--help'.", err)
+
+  @parameterized.parameters((signal.SIGINT, 130), (signal.SIGTERM, 143))
+  def test_signals_give_one_line_and_their_exit_code(self, number, exit_code):
+    before = signal.getsignal(number)
+    program = _program(lambda values: signal.raise_signal(number))
+    code, _, err = _execute(program)
+    self.assertEqual(code, exit_code)
+    self.assertLen(err.splitlines(), 1)
+    name = signal.Signals(number).name
+    self.assertStartsWith(err, f"Stopped by {name}. What is finished stays")
+    # What has been said already where it stopped is not told again.
+    told = _fail(interruption.stop(number, "Stopped after step 3."))
+    self.assertEqual(_execute(_program(told)), (exit_code, "", ""))
+    self.assertIs(signal.getsignal(number), before)
 
   def test_wrong_command_lines_give_two_lines(self):
     code, out, err = _execute(_program(), "--dta=x")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -35,6 +36,23 @@ def test_death_is_told_with_advice():
     # The pool cannot be used any more, and says so in the same words.
     with pytest.raises(workers.WorkerError, match="take fewer roots"):
       pool.submit(math.sqrt, 4.0)
+
+
+def test_signals_for_the_whole_job_do_not_reach_the_workers():
+  with _pool(1) as pool:
+    worker = pool.submit(os.getpid)()
+    for number in (signal.SIGINT, signal.SIGTERM):
+      # From another process than the parent, as a terminal or scheduler sends them.
+      subprocess.run(["kill", f"-{int(number)}", str(worker)], check=True)
+    assert pool.submit(math.sqrt, 4.0)() == 2.0
+    assert pool.submit(os.getpid)() == worker
+
+
+def test_an_interruption_does_not_wait_for_the_tasks():
+  with pytest.raises(KeyboardInterrupt), _pool(2) as pool:
+    pool.submit(os.getpid)()
+    pool.submit(time.sleep, 600)
+    raise KeyboardInterrupt
 
 
 def test_linear_algebra_has_one_thread():

@@ -18,14 +18,17 @@ from tests.jmp_hk.training import toy_run
 
 
 def _open(
-  directory: pathlib.Path, edge_dropout: float = 0.0, structures: float = 4
+  directory: pathlib.Path,
+  edge_dropout: float = 0.0,
+  structures: float = 4,
+  **overrides: int,
 ) -> batch_sources.DatasetBatches:
   """Batches of molecules in memory."""
   backbone = dataclasses.replace(toy_run.BACKBONE, edge_dropout=edge_dropout)
   config = config_lib.TrainerConfig(
     model=model_lib.ModelConfig(backbone=backbone, tasks=(toy_run.TASK,)),
     train=config_lib.TrainConfig(num_steps=1, num_microbatches=2),
-    budget=budget_lib.BudgetConfig(structures),
+    budget=budget_lib.BudgetConfig(structures, overrides=overrides),
     validation_limit=3,
   )
   found = [toy_run.structure(i, f"toy:{i}") for i in range(40)]
@@ -64,6 +67,17 @@ class BatchSourcesTest(absltest.TestCase):
     chosen = _num_edges(_open(self.directory))
     self.assertEqual(_num_edges(_open(self.directory, structures=9)), chosen)
     self.assertGreater(_num_edges(_open(self.directory / "new", structures=9)), chosen)
+
+  def test_a_run_goes_on_with_a_raised_budget(self):
+    small = _open(self.directory, num_edges=8)
+    with self.assertRaisesRegex(budget_lib.BudgetError, "--budget=num_edges="):
+      next(small.training(None))
+    with self.assertLogs("jmp_hk", "INFO") as logs:
+      raised = _open(self.directory, num_edges=64)
+    self.assertRegex(logs.output[0], "num_edges 8 → 64")
+    chex.assert_shape(next(raised.training(None)).batch.graphs.graph.senders, (2, 64))
+    # It stays, also where the size is not given once more.
+    self.assertEqual(_num_edges(_open(self.directory)), 64)
 
   def test_the_sample_has_all_edges_and_the_validation_its_limit(self):
     batches = _open(self.directory, 0.5)

@@ -1,5 +1,6 @@
 """The loop trains, logs, evaluates, saves, stops, and survives kill -9."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -15,6 +16,7 @@ from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import plot
 from jmp_hk.training import step_log
+from jmp_hk.training import trainer as trainer_lib
 from jmp_hk.training import writers
 from tests.jmp_hk.training import toy_run
 
@@ -74,19 +76,77 @@ def test_non_finite_loss_names_the_records_and_keeps_the_checkpoint(tmp_path):
   config = toy_run.make_config(20, log_every=5)
   names = r"file:7:0:0, file:7:0:1, file:7:1:0\."
   with pytest.raises(step_log.NonFiniteLossError, match=f"Step 8: .*{names}"):
-    toy_run.run(tmp_path, config, bad_step=7)
+    toy_run.run(tmp_path, config, 7)
   # Without the bad records the run goes on, as if nothing had happened.
   toy_run.run(tmp_path, config)
   toy_run.run(tmp_path / "good", config)
   assert _lines(tmp_path) == _lines(tmp_path / "good")
 
 
-def test_finished_run_does_nothing(tmp_path):
+def test_finished_run_does_nothing(tmp_path, caplog):
   config = toy_run.make_config(4)
-  toy_run.run(tmp_path, config)
+  metrics = toy_run.run(tmp_path, config).run()
   before = _lines(tmp_path)
-  state = toy_run.run(tmp_path, config).state
-  assert int(state.step) == 4 and _lines(tmp_path) == before
+  caplog.set_level("INFO", "jmp_hk")
+  trainer = toy_run.run(tmp_path, config)
+  assert int(trainer.state.step) == 4 and _lines(tmp_path) == before
+  assert trainer.run() == metrics and metrics["score"] > 0
+  assert "Nothing to do: the run has taken 4 of 4 steps. Raise num_steps" in caplog.text
+
+
+def _signal_at(position: int, number: signal.Signals):
+  """Sends a signal to this process when a batch is read."""
+
+  def on_batch(found: int) -> None:
+    if found == position:
+      os.kill(os.getpid(), number)
+
+  return on_batch
+
+
+def test_extended_and_stopped_twice_it_equals_an_uninterrupted_run(tmp_path, caplog):
+  caplog.set_level("INFO", "jmp_hk")
+  settings = {"log_every": 4, "evaluate_every": 4, "checkpoint_every": 100}
+  config = toy_run.make_config(20, **settings)
+  whole = toy_run.run(tmp_path / "whole", config)
+  stopped = tmp_path / "stopped"
+  toy_run.run(stopped, toy_run.make_config(8, **settings))
+  handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+  # In the middle of an interval of the log, whose first steps the checkpoint keeps.
+  with pytest.raises(SystemExit) as error:
+    toy_run.run(stopped, config, None, _signal_at(14, signal.SIGTERM))
+  assert error.value.code == 143
+  assert "num_steps: 8 → 20" in caplog.text
+  step = checkpointer_lib.complete_steps(stopped / "checkpoints")[-1]
+  assert 8 < step <= 14
+  line = f"Stopped by SIGTERM after step {step}; checkpoint saved in {stopped}/"
+  assert f"{line}checkpoints/{step}; the same command continues." in caplog.messages
+  # In a validation, for which the continued run makes up.
+  with pytest.raises(KeyboardInterrupt, match="Stopped by SIGINT"):
+    toy_run.run(stopped, config, None, _signal_at(1002, signal.SIGINT))
+  assert _lines(stopped) != _lines(tmp_path / "whole")
+  assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+  # As good as at every step, and more of them are kept.
+  often = toy_run.make_config(20, **settings, checkpoint_minutes=1e-9, keep_last=9)
+  final = toy_run.run(stopped, often)
+  assert {17, 18, 19} < set(checkpointer_lib.complete_steps(stopped / "checkpoints"))
+  assert _lines(stopped) == _lines(tmp_path / "whole")
+  chex.assert_trees_all_equal(final.state, whole.state)
+  best = checkpointer_lib.complete_steps(tmp_path / "whole" / "checkpoints")
+  assert set(best) <= set(checkpointer_lib.complete_steps(stopped / "checkpoints"))
+
+
+def test_a_signal_before_the_first_step_leaves_nothing(tmp_path):
+  position = []  # Filled once the trainer has been made, which reads batches as well.
+  trainer = trainer_lib.Trainer.from_batches(
+    toy_run.make_config(4),
+    toy_run.source(None, lambda p: position and os.kill(os.getpid(), signal.SIGINT)),
+    tmp_path,
+  )
+  position.append(1)
+  with pytest.raises(KeyboardInterrupt, match="before the first step; there"):
+    trainer.run()
+  assert not checkpointer_lib.complete_steps(tmp_path / "checkpoints")
 
 
 def test_plateau_and_early_stopping(tmp_path):
@@ -101,8 +161,12 @@ def test_plateau_and_early_stopping(tmp_path):
   # The first validation counts as an improvement, the next three do not.
   assert int(state.step) == 8
   assert float(state.plateau.scale) == 0.125
-  # Run again, it stays stopped.
+  # Run again, it stays stopped; with more patience it goes on.
   assert int(toy_run.run(tmp_path, config).state.step) == 8
+  patient = config_lib.EarlyStoppingConfig(patience=4, min_delta=100.0)
+  train = dataclasses.replace(config.train, early_stopping=patient)
+  config = dataclasses.replace(config, train=train)
+  assert int(toy_run.run(tmp_path, config).state.step) == 10
 
 
 def test_unknown_primary_metric_is_named(tmp_path):
@@ -144,14 +208,18 @@ def test_killed_run_continues_as_if_nothing_had_happened(tmp_path):
   num_steps = 40
   whole = toy_run.run(tmp_path / "whole", toy_run.make_config(num_steps))
   killed = tmp_path / "killed"
-  kills = 0
-  for step in (5, 22):
+  codes = []
+  for step, number in (
+    (5, signal.SIGKILL),
+    (14, signal.SIGTERM),
+    (22, signal.SIGKILL),
+  ):
     process = _start(killed, num_steps)
     _wait_for_step(process, killed, step)
-    process.send_signal(signal.SIGKILL)
-    kills += process.wait() == -signal.SIGKILL
+    process.send_signal(number)
+    codes.append(process.wait())
     process.stderr.close()
-  assert kills == 2
+  assert codes == [-signal.SIGKILL, 143, -signal.SIGKILL]
   final = toy_run.run(killed, toy_run.make_config(num_steps))
   # Every logged loss and validation metric, and every weight, to the last bit.
   assert _lines(killed) == _lines(tmp_path / "whole")

@@ -211,3 +211,22 @@ def test_evaluation_over_microbatches_equals_single_batches():
     {name: got[name] for name in expected}, expected, rtol=1e-5
   )
   assert step.num_compilations == 1
+  # Raw weights have metrics of their own where they differ by more than a tenth.
+  compare = lambda raw: evaluation.compare(
+    step,
+    variables,
+    model_lib.Variables(np.float32(raw), {}),
+    source * 3,
+    mesh,
+    lambda: source[0],
+  )
+  both, other = compare(0.4)
+  assert other["score"] == pytest.approx(1.2 * both["score"])
+  chex.assert_trees_all_close(both, got)
+  assert compare(0.48)[1] is None
+  # A signal ends it.
+  with pytest.raises(evaluation.StoppedError) as stopped:
+    evaluation.compare(
+      step, variables, None, source, mesh, lambda: source[0], lambda: 15
+    )
+  assert stopped.value.number == 15

@@ -6,6 +6,8 @@ import tempfile
 
 from absl.testing import absltest
 
+from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.training import config as config_lib
 from jmp_hk.training import run_directory
 from tests.jmp_hk.training import toy_run
 
@@ -15,22 +17,45 @@ class RunDirectoryTest(absltest.TestCase):
     super().setUp()
     self.directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
 
-  def test_only_what_is_computed_must_agree(self):
+  def test_what_has_been_trained_must_agree(self):
     config = toy_run.make_config(5)
     run_directory.check_config({"trainer": config}, self.directory)
     run_directory.store_config({"trainer": config}, self.directory)
     slower = dataclasses.replace(
       config,
       pipeline=dataclasses.replace(config.pipeline, num_workers=3),
+      budget=budget_lib.BudgetConfig(2, overrides={"num_atoms": 99}),
       validation_limit=7,
     )
     run_directory.check_config({"trainer": slower}, self.directory)
+    longer = toy_run.make_config(
+      6,
+      log_every=3,
+      evaluate_every=5,
+      checkpoint_every=9,
+      checkpoint_minutes=1.0,
+      keep_last=4,
+      keep_best=3,
+      profile_steps=2,
+      early_stopping=config_lib.EarlyStoppingConfig(),
+      optimizer=config_lib.OptimizerConfig(config_lib.ScheduleConfig(1e-2, 3, 0.2, 60)),
+    )
+    with self.assertLogs("jmp_hk", "INFO") as logs:
+      run_directory.check_config({"trainer": longer}, self.directory)
+    self.assertIn("trainer.train.num_steps: 5 → 6", logs.output[0])
     other = toy_run.make_config(6, ema_decay=0.8)
     with self.assertRaisesRegex(
       run_directory.OtherRunError,
-      "num_steps: 5 → 6; trainer.train.ema_decay: 0.9 → 0.8",
+      "other settings: trainer.train.ema_decay: 0.9 → 0.8. .* another directory .* "
+      "from the weights of this one",
     ):
       run_directory.check_config({"trainer": other}, self.directory)
+    # What waits in a pool would not fit into a smaller one.
+    pool = dataclasses.replace(
+      config, pipeline=dataclasses.replace(config.pipeline, pool_size=8)
+    )
+    with self.assertRaisesRegex(run_directory.OtherRunError, "pool_size: 64 → 8"):
+      run_directory.check_config({"trainer": pool}, self.directory)
 
   def test_parts_are_compared_and_stored_by_themselves(self):
     config = toy_run.make_config(5)

@@ -1,5 +1,6 @@
 """A whole run of a small SchNet; also a program: toy_run.py WORKDIR NUM_STEPS."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import pathlib
@@ -22,6 +23,7 @@ from jmp_hk.training import trainer as trainer_lib
 from tests import schnet
 
 MICROBATCHES = 2
+VALIDATION = 1000  # Where the batches of validation begin.
 TASK = tasks_lib.pretraining_task("toy")
 INFO = dataset_info.DatasetInfo(
   name="toy",
@@ -118,20 +120,34 @@ def batches(
     yield batches_lib.PipelineBatch(batch=batch, info=info)
 
 
-def source(bad_step: int | None = None) -> batch_sources.ReadyBatches:
-  """Training batches, and three of them from far on for validation."""
+def source(
+  bad_step: int | None = None,
+  on_batch: Callable[[int], None] = lambda position: None,
+) -> batch_sources.ReadyBatches:
+  """Training batches, and three of them from far on for validation.
+
+  Args:
+    bad_step: position of a batch with an infinite label.
+    on_batch: called with the position of every batch, those of validation included.
+  """
+
+  def read(position) -> Iterator[batches_lib.PipelineBatch]:
+    for item in batches(position, bad_step):
+      on_batch(item.info.state["position"])
+      yield item
+
   return batch_sources.ReadyBatches(
     {"toy": INFO},
-    lambda position: batches(position, bad_step),
-    lambda: (next(batches({"position": 1000 + i})) for i in range(3)),
+    read,
+    lambda: (next(read({"position": VALIDATION + i})) for i in range(3)),
   )
 
 
 def run(
-  workdir: pathlib.Path, config: config_lib.TrainerConfig, bad_step: int | None = None
+  workdir: pathlib.Path, config: config_lib.TrainerConfig, *args
 ) -> trainer_lib.Trainer:
-  """Starts or continues a run."""
-  trainer = trainer_lib.Trainer.from_batches(config, source(bad_step), workdir)
+  """Starts or continues a run; further arguments are those of `source`."""
+  trainer = trainer_lib.Trainer.from_batches(config, source(*args), workdir)
   trainer.run()
   return trainer
 
