@@ -158,17 +158,20 @@ def check_fits(sizes: Budget, budget: Budget, record_id: str) -> None:
     BudgetError: it does not fit; says which field to raise to what.
   """
   offer = capacity(budget)
-  for name in names(type(budget)):
-    needed, available = getattr(sizes, name), getattr(offer, name)
-    if needed <= available:
-      continue
-    padding = getattr(budget, name) - available
-    raise BudgetError(
-      f"{record_id or 'A structure'} ({sizes.num_atoms} atoms) needs {name}={needed}"
-      f" but a batch has room for {available}. Raise the budget's {name} from"
-      f" {getattr(budget, name)} to at least {needed + padding}, e.g. with"
-      f" --budget={name}={needed + padding}."
-    )
+  short = [
+    name for name in names(type(budget)) if getattr(sizes, name) > getattr(offer, name)
+  ]
+  if not short:
+    return
+  needed = ", ".join(f"{name}={getattr(sizes, name)}" for name in short)
+  room = ", ".join(str(getattr(offer, name)) for name in short)
+  padding = _padding(type(budget))
+  raised = ",".join(f"{name}={getattr(sizes, name) + padding[name]}" for name in short)
+  raise BudgetError(
+    f"{record_id or 'A structure'} ({sizes.num_atoms} atoms) needs {needed} but a "
+    f"batch has room for {room}. Raise the budget with --budget={raised}, in Python "
+    f"with budget=dict({raised}); a run that is started again with it goes on."
+  )
 
 
 def choose_budget(

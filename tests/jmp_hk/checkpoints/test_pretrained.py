@@ -75,6 +75,65 @@ def test_a_head_of_the_same_name_is_drawn_anew(source):
   assert statuses == [Status.FRESH, Status.IGNORED]
 
 
+def _match(old, new, **constants):
+  """Heads that a model with the tasks `new` takes from one with the tasks `old`."""
+  infos = [
+    {
+      task.name: dataclasses.replace(small.INFOS["slabs"], name=task.name, **changes)
+      for task in tasks
+    }
+    for tasks, changes in ((old, {}), (new, constants))
+  ]
+  configs = [model_lib.ModelConfig(small.BACKBONE, tasks) for tasks in (old, new)]
+  return pretrained.match_heads(configs[0], infos[0], configs[1], infos[1])
+
+
+def test_heads_of_the_same_targets_go_on_in_the_units_of_the_new_data(source):
+  # Of two heads, that of the task with the same name; the other one is drawn.
+  tasks = (tasks_lib.pretraining_task("crystals"), small.TASKS[1])
+  heads = _match(small.TASKS, tasks, energy_scale=1.25, force_scale=0.4)
+  assert [(h.target, h.task, h.old, h.new, h.factor) for h in heads] == [
+    ("energy", "molecules", 1, 1, 2.0),
+    ("forces", "molecules", 1, 1, 1.0),
+  ]
+  fresh = _variables(2, tasks)
+  loaded, entries = pretrained.load(source, fresh, heads)
+  for layer, factor in (("linear_0", 1.0), ("linear_4", 2.0)):
+    name = f"out_energy/{layer}"
+    new, old = loaded.params[name]["w"], source.params[name]["w"]
+    chex.assert_trees_all_equal(new[1], factor * old[1])
+    chex.assert_trees_all_equal(new[0], fresh.params[name]["w"][0])
+  assert {e.status for e in entries if e.path.startswith("out_")} == {Status.PARTLY}
+  assert "partly loaded" in pretrained.overview(entries)
+
+
+def test_the_only_task_of_a_model_gives_its_heads_whatever_it_is_called(source):
+  old, new = (
+    tasks_lib.pretraining_task(name, *w) for name, w in (("a", ()), ("b", (9,)))
+  )
+  heads = _match((old,), (new,))
+  assert [(h.source, h.task) for h in heads] == [("a", "b")] * 2
+  one, fresh = _variables(0, (old,)), _variables(1, (new,))
+  loaded, entries = pretrained.load(one, fresh, heads)
+  chex.assert_trees_all_equal(loaded, one)
+  assert {entry.status for entry in entries} == {Status.LOADED}
+
+
+def test_other_heads_are_drawn():
+  energy = tasks_lib.TargetConfig("energy", "energy")
+  forces = tasks_lib.TargetConfig("forces", "conservative_forces")
+  conservative = (dataclasses.replace(energy, head_bias=False), forces)
+  task = tasks_lib.TaskConfig("mine", conservative)
+  # Two tasks, none of this name; one without biases; another kind of the same label.
+  assert not _match(small.TASKS, (task,))
+  assert not _match((tasks_lib.pretraining_task("mine"),), (task,))
+  [kept] = _match((task,), (dataclasses.replace(task, name="yours"),))
+  assert (kept.target, kept.factor) == ("energy", 1.0)
+  # A conservative energy is divided by the force scale.
+  [scaled] = _match((task,), (task,), force_scale=0.1)
+  assert scaled.factor == pytest.approx(4.0)
+
+
 def test_missing_parameters_are_named(source, fresh):
   # A model for conservative forces has no branch for direct forces.
   with pytest.raises(

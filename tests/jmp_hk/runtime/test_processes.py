@@ -12,6 +12,7 @@ import chex
 import numpy as np
 import pytest
 
+from jmp_hk.checkpoints import checkpointer
 from jmp_hk.runtime import processes
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -111,9 +112,15 @@ def test_a_process_that_ends_takes_the_others_along(tmp_path, death):
 
 
 def test_two_processes_continue_as_one(tmp_path):
-  # Killed after a checkpoint at step 3, continued by a single process.
-  _finish(_start(tmp_path / "run", 8, 2, "6:1:exit"))
-  one, whole = _start(tmp_path / "run", 8, 1), _start(tmp_path / "whole", 8, 1)
+  # One of them gets SIGTERM, and both stop at the same step; killed after a checkpoint
+  # at step 6, continued by a single process.
+  stopped = _start(tmp_path / "run", 12, 2, "6:1:terminate")
+  outputs = _finish(stopped)
+  assert [p.returncode for p in stopped] == [143, 143], outputs
+  [step] = checkpointer.complete_steps(tmp_path / "run" / "checkpoints")[-1:]
+  assert 0 < step <= 6 and len(_losses(tmp_path / "run")) == step
+  _finish(_start(tmp_path / "run", 12, 2, "9:1:exit"))
+  one, whole = _start(tmp_path / "run", 12, 1), _start(tmp_path / "whole", 12, 1)
   outputs = _finish(one + whole)
   assert [p.returncode for p in one + whole] == [0, 0], outputs
   _assert_equal(_params(tmp_path / "run"), _params(tmp_path / "whole"))

@@ -1,10 +1,11 @@
 """One process of a toy run: toy_processes.py WORKDIR STEPS ID COUNT PORT [DEATH].
 
-DEATH is STEP:ID:HOW, with HOW "exit" (as if killed) or "raise".
+DEATH is STEP:ID:HOW, with HOW "exit" (as if killed), "raise" or "terminate" (SIGTERM).
 """
 
 import os
 import pathlib
+import signal
 import sys
 
 from jmp_hk.runtime import configuration
@@ -44,7 +45,9 @@ def run(workdir: pathlib.Path, num_steps: int, death) -> None:
       if dies and int(death[0]) == item.info.state["position"]:
         if death[2] == "raise":
           raise ValueError("The data are broken.")
-        os._exit(9)
+        if death[2] == "exit":
+          os._exit(9)
+        os.kill(os.getpid(), signal.SIGTERM)
       yield item
 
   source = batch_sources.ReadyBatches({"toy": toy_run.INFO}, batches)
