@@ -9,7 +9,8 @@ A checkpoint is a directory CHECKPOINTS/STEP with
   host/state.json    data position, early stopping and other host state (JSON)
   metrics/metrics    validation metrics, where the step had an evaluation
 
-which appears under its name only when it is complete. Whoever needs the model alone
+which appears under its name only when it is complete, and does not change any more but
+for metrics that a signal has prevented. Whoever needs the model alone
 reads it with `jmp_hk.checkpoints.model_directory`.
 """
 

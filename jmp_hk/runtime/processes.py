@@ -37,7 +37,7 @@ def connect(config: configuration.RuntimeConfig) -> None:
     return
   import jax
 
-  # jax's service would catch SIGTERM, to which nothing here would react.
+  # jax's service would catch SIGTERM, which is the part of `interruption`.
   jax.config.update("jax_enable_preemption_service", False)
   explicit = bool(config.coordinator_address)
   if explicit and not config.process_id < config.num_processes:

@@ -274,15 +274,6 @@ def open_datasets(
   )
 
 
-def _changes(old: budget_lib.Budget, new: budget_lib.Budget) -> str:
-  """The fields in which two budgets differ."""
-  pairs = [
-    (name, getattr(old, name), getattr(new, name))
-    for name in budget_lib.names(type(new))
-  ]
-  return ", ".join(f"{name} {a} → {b}" for name, a, b in pairs if a != b)
-
-
 def _load_or_choose_budget(
   config: config_lib.TrainerConfig,
   datasets: Sequence[datasets_lib.Dataset],
@@ -294,8 +285,9 @@ def _load_or_choose_budget(
   stored = serialization.load(builder.budget_type, path) if path.exists() else None
   if stored is not None:
     budget = budget_lib.override(stored, config.budget.overrides)
-    if budget != stored:
-      logger.info("Sizes of batches that change: %s.", _changes(stored, budget))
+    changes = serialization.differences(*map(serialization.to_json, (stored, budget)))
+    if changes:
+      logger.info("Sizes of batches that change: %s.", "; ".join(changes))
   else:
     budget = budgets.choose(
       datasets,

@@ -162,7 +162,9 @@ class Trainer:
     state = self.state  # It is restored before metrics after it are cut off.
     if reason := self._reason_to_finish():
       logger.info("Nothing to do: %s", reason)
-      stored = run_directory.stored_results(self.workdir, int(state.step))
+      stored = None
+      if jax.process_count() == 1:  # Others might not see the file yet.
+        stored = run_directory.stored_results(self.workdir, int(state.step))
       return self._finish() if stored is None else stored
     is_first = processes.is_first()
     writers = ()

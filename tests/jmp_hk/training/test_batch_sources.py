@@ -74,7 +74,7 @@ class BatchSourcesTest(absltest.TestCase):
       next(small.training(None))
     with self.assertLogs("jmp_hk", "INFO") as logs:
       raised = _open(self.directory, num_edges=64)
-    self.assertRegex(logs.output[0], "num_edges 8 → 64")
+    self.assertRegex(logs.output[0], "num_edges: 8 → 64")
     chex.assert_shape(next(raised.training(None)).batch.graphs.graph.senders, (2, 64))
     # It stays, also where the size is not given once more.
     self.assertEqual(_num_edges(_open(self.directory)), 64)
