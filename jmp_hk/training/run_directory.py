@@ -95,8 +95,8 @@ def check_config(
     raise OtherRunError(
       f"{directory} holds a run with other settings: {'; '.join(changes)}. They cannot "
       "change in the middle of a run. Use the same settings to continue it, or another "
-      "directory to start a new run, which fine-tuning can do from the weights of this "
-      "one (the flag --checkpoint, or the argument `model` of jmp_hk.fine_tune)."
+      "directory to start a new run, if you like from the weights of this one: "
+      f"--checkpoint={directory}, or the argument `model` of jmp_hk.fine_tune."
     )
   if changes := serialization.differences(known, given):
     logger.info("Continuing %s with other settings: %s.", directory, "; ".join(changes))
