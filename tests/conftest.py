@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 from tests import compiling
 
@@ -12,6 +13,10 @@ compiling.compile_fast()
 import jax  # noqa: E402
 
 from jmp_hk.runtime import configuration  # noqa: E402
+
+# Shells start programs in the background with SIGINT ignored, which runs respect.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 jax.config.update("jax_compilation_cache_dir", str(_ROOT / ".jax_cache"))
