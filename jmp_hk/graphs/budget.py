@@ -169,8 +169,8 @@ def check_fits(sizes: Budget, budget: Budget, record_id: str) -> None:
   raised = ",".join(f"{name}={getattr(sizes, name) + padding[name]}" for name in short)
   raise BudgetError(
     f"{record_id or 'A structure'} ({sizes.num_atoms} atoms) needs {needed} but a "
-    f"batch has room for {room}. Raise the budget with --budget={raised}, in Python "
-    f"with budget=dict({raised}); a run that is started again with it goes on."
+    f"batch has room for {room}. Raise the budget with --budget={raised} (in Python "
+    f"budget=dict({raised})); a run that is started again with it goes on."
   )
 
 
