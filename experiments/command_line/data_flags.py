@@ -227,8 +227,9 @@ def check_splits(
       continue
     if not any(info.num_structures.get(split) for split in wanted):
       known = ", ".join(f"{k} ({v})" for k, v in info.num_structures.items())
+      named = " or ".join(map(repr, wanted))
       raise command.FlagError(
-        f"--{name}: the data have no structures in the split {' or '.join(wanted)}; "
+        f"--{name}: the data have no structures in the split {named}; "
         f"they have {known or 'none at all'}."
       )
 

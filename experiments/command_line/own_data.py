@@ -32,7 +32,7 @@ _LABELS = ("energy", "forces")
 _ROUND = 12  # Digits of shares.
 
 
-@flag_help.group("Data of your own, as they are")
+@flag_help.group("Data")
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of data as they are."""
   string = lambda name, default, text: flags.DEFINE_string(

@@ -151,7 +151,7 @@ def test_other_data_in_the_same_directory_are_refused(raw, tmp_path):
     ),
     (
       ["--train_data={raw}/mine.traj", "--validation_splits=dev"],
-      "the split dev",
+      "the split 'dev'",
     ),
     (["--train_data={raw}/mine.traj", "--test_split=held"], "--test_split: the data"),
     (
