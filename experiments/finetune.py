@@ -2,12 +2,14 @@
 
   python -m experiments.finetune --task=qm9_u0 --data=converted/qm9 \
       --checkpoint=runs/jmp_l --workdir=runs/qm9_u0
-  python -m experiments.finetune --target=gap=scalar,reduction=mean \
-      --data=converted/mine --checkpoint=runs/jmp_l --workdir=runs/gap
+  python -m experiments.finetune --target=energy=energy \
+      --target=forces=conservative_forces --train_data=mine.extxyz \
+      --checkpoint=jmp-s.pt --workdir=runs/mine
 
 `--task` reads the flag file of that name in experiments/flags/finetune; flags that are
-given on the command line override it. Running it again with the same --workdir
-continues. At the end the best weights are evaluated on the test split.
+given on the command line override it. `--train_data` takes files of your own as they
+are; `--data` takes what `python -m data.convert` made. Running it again with the same
+--workdir continues. At the end the best weights are evaluated on the test split.
 """
 
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from data.command_line import program as program_lib
 from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import config as config_lib
+from experiments.command_line import conversions
 from experiments.command_line import data_flags
 from experiments.command_line import finetune_flags
 from experiments.command_line import model_flags
@@ -28,6 +31,7 @@ from experiments.command_line import schedule_flags
 from experiments.command_line import tasks as declarations
 from experiments.command_line import training_flags
 from jmp_hk import dataset_info
+from jmp_hk.graphs import config as graph_config
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import processes
@@ -64,9 +68,12 @@ def run(values: flags.FlagValues) -> None:
   """
   with runtime_flags.running(values, runtime_flags.expected_errors):
     workdir, data = check_flags(values)
-    data.convert()
+    from jmp_hk.training import preflight  # Slow to import.
+
+    preflight.check_directory(workdir)
+    data.convert("experiments.finetune")
     config = make_config(values, data)
-    config_lib.train(config, workdir, values)
+    config_lib.train(config, workdir, values, test_split=values.test_split)
     if processes.is_first():
       from experiments.reports import result  # Slow to import.
 
@@ -75,7 +82,7 @@ def run(values: flags.FlagValues) -> None:
 
 def check_flags(
   values: flags.FlagValues,
-) -> tuple[pathlib.Path, finetune_flags.Data]:
+) -> tuple[pathlib.Path, conversions.Data]:
   """Checks what can be checked without converted data.
 
   Returns:
@@ -87,8 +94,8 @@ def check_flags(
   command.require(values, *PROGRAM.required)
   workdir = pathlib.Path(finetune_flags.directory(values, "workdir"))
   task = tasks_lib.TaskConfig("data", finetune_flags.targets(values))
-  data = finetune_flags.read_data(values, workdir)
-  if data.conversion is None:
+  data = finetune_flags.read_data(values, workdir, _checkpoint_graph(values))
+  if not data.conversions:
     split = datasets_lib.DatasetConfig("data", data.directory)
     task = make_task(values, data_flags.load_info(split, "--data"))
   data_flags.budget(values, make_backbone(values, task))
@@ -96,7 +103,7 @@ def check_flags(
 
 
 def make_config(
-  values: flags.FlagValues, data: finetune_flags.Data
+  values: flags.FlagValues, data: conversions.Data
 ) -> config_lib.RunConfig:
   """Turns flags into the configuration of the run.
 
@@ -108,16 +115,17 @@ def make_config(
     FlagError: flags that cannot be used.
   """
   split = datasets_lib.DatasetConfig("data", data.directory, split=values.train_split)
-  task = make_task(values, data_flags.load_info(split, "--data"))
+  info = data_flags.load_info(split, "--data")
+  data_flags.check_splits(
+    values, info, ("train_split", "validation_splits", "test_split")
+  )
+  task = make_task(values, info)
   dataset = dataclasses.replace(split, name=task.name)
   backbone = make_backbone(values, task)
   try:
     (opened,) = datasets_lib.open_datasets((dataset,), (task,))
   except ValueError as error:
     raise command.FlagError(f"--data: {error}") from error
-  conversions = ()
-  if data.conversion is not None:
-    conversions = (dataclasses.replace(data.conversion, dataset=task.name),)
   return config_lib.RunConfig(
     datasets=(dataset,),
     trainer=train_config.TrainerConfig(
@@ -133,7 +141,10 @@ def make_config(
       validation_limit=values.validation_limit,
       initial=training_flags.initial(values),
     ),
-    conversions=conversions,
+    conversions=tuple(
+      dataclasses.replace(conversion, dataset=task.name)
+      for conversion in data.conversions
+    ),
     validation_splits=tuple(values.validation_splits),
   )
 
@@ -168,14 +179,33 @@ def make_backbone(
   """
   trained = None
   if values.checkpoint:
-    from jmp_hk.checkpoints import loading  # Slow to import.
-    from jmp_hk.checkpoints import model_directory
-
-    try:
-      trained = loading.read_description(values.checkpoint)[0].backbone
-    except model_directory.CheckpointError as error:
-      raise command.FlagError(f"--checkpoint: {error}") from error
+    trained = _read_checkpoint(values)[0].backbone
   return finetune_flags.backbone(values, trained, edges=task.needs_edges)
+
+
+def _checkpoint_graph(values: flags.FlagValues) -> graph_config.GraphConfig:
+  """Graph settings of the heads of --checkpoint where they agree, else the default."""
+  if not values.checkpoint or not values.train_data:
+    return graph_config.GraphConfig()
+  graphs = {info.graph for info in _read_checkpoint(values)[1].values()}
+  return graphs.pop() if len(graphs) == 1 else graph_config.GraphConfig()
+
+
+def _read_checkpoint(
+  values: flags.FlagValues,
+) -> tuple[model_lib.ModelConfig, dict[str, dataset_info.DatasetInfo]]:
+  """Configuration and constants of the model that --checkpoint names.
+
+  Raises:
+    FlagError: there is none.
+  """
+  from jmp_hk.checkpoints import loading  # Slow to import.
+  from jmp_hk.checkpoints import model_directory
+
+  try:
+    return loading.read_description(values.checkpoint)
+  except model_directory.CheckpointError as error:
+    raise command.FlagError(f"--checkpoint: {error}") from error
 
 
 PROGRAM = program_lib.Program(

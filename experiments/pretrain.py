@@ -43,6 +43,9 @@ def run(values: flags.FlagValues) -> None:
   """
   workdir, mixture = check_flags(values)
   with runtime_flags.running(values, runtime_flags.expected_errors):
+    from jmp_hk.training import preflight  # Slow to import.
+
+    preflight.check_directory(workdir)
     mixture.convert("experiments.pretrain")
     config_lib.train(make_config(values, mixture), workdir, values)
 
@@ -82,6 +85,13 @@ def make_config(
     FlagError: flags that cannot be used.
   """
   infos = {dataset.name: data_flags.load_info(dataset) for dataset in mixture.datasets}
+  if values["validation_splits"].present and not any(
+    info.num_structures.get(split)
+    for info in infos.values()
+    for split in values.validation_splits
+  ):
+    for info in infos.values():
+      data_flags.check_splits(values, info, ["validation_splits"])
   model = model_lib.ModelConfig(
     backbone=model_flags.backbone(values),
     tasks=model_flags.make_tasks(values, infos),

@@ -6,7 +6,6 @@ they are called, so that `import jmp_hk` and `import jmp_hk.graphs` stay light.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import os
@@ -15,8 +14,6 @@ import typing
 from jmp_hk.runtime import configuration
 
 if typing.TYPE_CHECKING:
-  import ase
-
   from jmp_hk import dataset_info
   from jmp_hk import fine_tuning
   from jmp_hk.graphs import config as graph_config
@@ -186,11 +183,12 @@ def make_calculator(
 
 def fine_tune(
   model: fine_tuning.Model,
-  structures: Iterable[ase.Atoms],
+  structures: fine_tuning.Source,
   *,
   targets: Mapping[str, str] | Sequence[targets_config.TargetConfig],
   workdir: str | os.PathLike[str],
-  validation: float | Iterable[ase.Atoms] = 0.1,
+  validation: float | fine_tuning.Source = 0.1,
+  keys: Mapping[str, str] | None = None,
   num_steps: int | None = None,
   num_epochs: float = 100.0,
   batch_size: float = 8,
@@ -205,10 +203,11 @@ def fine_tune(
 ) -> predictor_lib.Predictor:
   """Trains a model on labelled structures.
 
-  Labels are looked for in `atoms.info`, `atoms.arrays` and the results of the attached
-  calculator, in eV, Å and eV/Å. Called again with the same arguments and directory, it
-  continues where it was stopped, or returns what it has trained; a larger `num_steps`
-  extends it. Ctrl-C saves a checkpoint before it raises `KeyboardInterrupt`.
+  Labels are looked for in `atoms.info`, `atoms.arrays`, the results of the attached
+  calculator and what ASE databases keep, in eV, Å and eV/Å. Called again with the same
+  arguments and directory, it continues where it was stopped, or returns what it has
+  trained; a larger `num_steps` extends it. Ctrl-C saves a checkpoint before it raises
+  `KeyboardInterrupt`.
 
   Example:
     >>> import jmp_hk
@@ -222,12 +221,17 @@ def fine_tune(
   Args:
     model: a model from `load`, or a path that `load` takes. The name of a preset, e.g.
       "gemnet_oc_small", or None trains from scratch.
-    structures: structures to train on.
+    structures: structures to train on: `ase.Atoms`; or a file that ASE reads, a folder
+      of such files, or a CSV table of an identifier and values beside its structures.
     targets: kind of each label by its name, e.g. {"energy": "energy", "forces":
       "conservative_forces"} or {"gap": "scalar"}; or complete declarations.
     workdir: directory of the run, which `load` takes too.
-    validation: structures to validate on, or the part of `structures` that is drawn for
-      it; zero validates on nothing. The weights that are best in validation are kept.
+    validation: structures to validate on, likewise; or the part of `structures` that is
+      drawn for it; zero validates on nothing. The weights that are best in validation
+      are kept.
+    keys: entries that hold labels, by the name of the label, e.g. {"energy":
+      "dft_energy"}. The others are found, under the names of other programs, too
+      (`REF_energy` comes before `energy`), and what is not plain is refused.
     num_steps: number of optimiser steps; None takes `num_epochs`.
     num_epochs: number of passes over the training structures.
     batch_size: mean number of structures of a step, over all devices.
@@ -247,6 +251,7 @@ def fine_tune(
     The model with the best weights, or the last ones where nothing is validated.
 
   Raises:
+    FileError: a file cannot be read.
     LabelError: structures lack labels or cannot be used; the message names them.
     OtherRunError: the directory holds a run with other settings or data.
     ValueError: the targets or settings make no sense.
@@ -260,6 +265,7 @@ def fine_tune(
     targets=targets,
     workdir=workdir,
     validation=validation,
+    keys=keys,
     num_steps=num_steps,
     num_epochs=num_epochs,
     batch_size=batch_size,

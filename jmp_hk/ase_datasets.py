@@ -1,20 +1,18 @@
-"""Datasets from labelled `ase.Atoms` in memory."""
+"""Datasets from labelled `ase.Atoms` in memory, or from a file that ASE reads."""
 
 from collections import Counter
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import math
-from typing import Any
+import logging
 import zlib
 
-import ase
 import numpy as np
 
+from jmp_hk import ase_structures
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
-from jmp_hk import from_ase
+from jmp_hk import problems as problems_lib
 from jmp_hk import statistics
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
@@ -25,9 +23,8 @@ from jmp_hk.targets import labels
 from jmp_hk.targets import spec as spec_lib
 
 TRAIN, VALIDATION = dataset_summary.TRAIN, "val"
-_FIELDS = ("energy", "forces")  # Labels that `Structure` has fields for.
-_MOST_NAMED = 10  # Structures that an error describes.
 
+logger = logging.getLogger(__name__)
 
 Structures = Sequence[structure_lib.Structure]
 
@@ -50,40 +47,50 @@ class LabelledData:
 
 
 def make_datasets(
-  structures: Sequence[ase.Atoms],
-  validation: float | Iterable[ase.Atoms],
+  structures: ase_structures.Source,
+  validation: float | ase_structures.Source,
   task: tasks_lib.TaskConfig,
   graph: graph_config.GraphConfig,
   seed: int = 0,
+  keys: Mapping[str, str] | None = None,
 ) -> LabelledData:
   """Reads structures with their labels, divides and summarises them.
 
   Args:
-    structures: structures to train on, see `read_structures`.
-    validation: structures to validate on, or the part of `structures` that is drawn.
+    structures: structures to train on, see `read_structures`; or a file, folder or
+      table of them, see `ase_files.find`.
+    validation: structures to validate on, likewise; or the part of `structures` that is
+      drawn.
     task: what is learned, by the name of the dataset.
     graph: cutoff and number of neighbors.
     seed: seed of the draw.
+    keys: entries that hold labels, by the name of the label; others are found, see
+      `ase_labels.choose_keys`. Those of `structures` count for `validation` as well.
 
   Returns:
     The datasets. References, scales and statistics are fitted on the training alone.
 
   Raises:
     LabelError: structures lack labels or cannot be used; names them.
+    FileError: a file cannot be read.
     ValueError: there are no structures, or `validation` makes no sense.
   """
-  if not structures:
+  frames = ase_structures.frames(structures)
+  if not frames:
     raise ValueError("There are no structures to train on.")
   blank = dataset_info.DatasetInfo(task.name, graph, {}, (), {}, {}, 1.0, 1.0)
-  training = read_structures(structures, task, blank)
+  keys = ase_structures.find_keys([frame.atoms for frame in frames], task, keys or {})
+  training = ase_structures.read_frames(frames, task, blank, keys)
   if isinstance(validation, (int, float)):
     training, held_out = divide(training, validation, seed)
   else:
-    held_out = read_structures(list(validation), task, blank)
+    held_out = ase_structures.read_frames(
+      ase_structures.frames(validation), task, blank, keys
+    )
+  _report_missing(task, training, held_out)
   info = summarise(training, held_out, task, graph)
   task = dataclasses.replace(task, targets=declare.with_classes(task.targets, info))
-  for structure in (*training, *held_out):  # Raises now rather than in the middle.
-    labels.normalise_labels(structure, info, task)
+  _check_labels(training, held_out, info, task)
   datasets = [
     datasets_lib.Dataset(
       task.name, split, len(found), info, 0, datasets_lib.MemorySource(found)
@@ -96,49 +103,47 @@ def make_datasets(
   )
 
 
-def read_structures(
-  structures: Sequence[ase.Atoms],
-  task: tasks_lib.TaskConfig,
+def _report_missing(
+  task: tasks_lib.TaskConfig, training: Structures, held_out: Structures
+) -> None:
+  """Logs how many structures lack labels that they may lack."""
+  for target in task.learned:
+    counts = [
+      sum(labels.is_missing(target, structure) for structure in structures)
+      for structures in (training, held_out)
+    ]
+    if any(counts):
+      logger.info(
+        "The label %r is missing in %d of %d structures to train on, and in %d of %d "
+        "to validate on; they do not count in its loss and metrics.",
+        target.name,
+        counts[0],
+        len(training),
+        counts[1],
+        len(held_out),
+      )
+
+
+def _check_labels(
+  training: Structures,
+  held_out: Structures,
   info: dataset_info.DatasetInfo,
-) -> list[structure_lib.Structure]:
-  """Reads structures with the labels that a task learns.
-
-  Labels are looked for by the names of the targets in `atoms.info`, `atoms.arrays` and
-  the results of the attached calculator, which must be those of the present positions;
-  nothing is calculated. Units are eV, Å and eV/Å. An energy that the task does not
-  learn is read where all structures have it.
-
-  Args:
-    structures: structures with labels.
-    task: what is learned.
-    info: whose conventions they follow, see `from_ase.from_atoms`.
-
-  Returns:
-    As many structures.
+  task: tasks_lib.TaskConfig,
+) -> None:
+  """Normalises all labels once: it fails now rather than in the middle of a run.
 
   Raises:
-    LabelError: structures lack labels or cannot be used; names them.
+    LabelError: labels cannot be normalised; names the structures.
   """
-  found: list[structure_lib.Structure] = []
-  problems: list[str] = []
-  for index, atoms in enumerate(structures):
-    name = f"structure {index} ({atoms.get_chemical_formula()})"
+  problems = []
+  for structure in (*training, *held_out):
     try:
-      found.append(_read(atoms, task, info, name))
-    except structure_lib.InvalidStructureError as error:
-      problems.append(str(error))
+      labels.normalise_labels(structure, info, task)
     except spec_lib.LabelError as error:
-      problems.append(f"{name}: {error}")
+      reason = str(error).removeprefix(f"{structure.record_id}: ")
+      problems.append((structure.record_id, reason))
   if problems:
-    more = len(problems) - _MOST_NAMED
-    raise spec_lib.LabelError(
-      f"{len(problems)} of {len(structures)} structures cannot be learned from: "
-      + "; ".join(problems[:_MOST_NAMED])
-      + (f"; and {more} more." if more > 0 else ".")
-    )
-  if any(structure.energy is None for structure in found):
-    return [dataclasses.replace(structure, energy=None) for structure in found]
-  return found
+    raise spec_lib.LabelError(problems_lib.summarise(problems))
 
 
 def divide(
@@ -189,98 +194,24 @@ def summarise(
     graph: cutoff and number of neighbors.
   """
   declared = {
-    target.name: _declare(target.spec)
+    target.name: dataset_summary.Label("", declare.label_kind(target))
     for target in task.learned
     if target.spec.label_name is None
   }
   declaration = dataset_summary.Declaration(
     task.name,
     graph,
-    energy=training[0].energy is not None,
-    forces=training[0].forces is not None,
+    energy=any(structure.energy is not None for structure in training),
+    forces=any(structure.forces is not None for structure in training),
     targets=declared,
+    optional=frozenset(t.name for t in task.learned if t.allow_missing),
   )
-  splits = {TRAIN: statistics.of_structures(training)}
+  splits = {TRAIN: statistics.of_structures(training, declaration.optional)}
   if held_out:
-    splits[VALIDATION] = statistics.of_structures(held_out)
+    splits[VALIDATION] = statistics.of_structures(held_out, declaration.optional)
   return dataset_summary.build_info(
     declaration, splits, provenance={"source": "ase.Atoms in memory"}
   )
-
-
-def _declare(spec: spec_lib.TargetSpec) -> dataset_summary.Label:
-  """What a kind of target says about its label; the unit is not known."""
-  if spec.is_class:
-    return dataset_summary.Label("", "class")
-  return dataset_summary.Label("", "atoms" if spec.per_atom else "structure")
-
-
-def _read(
-  atoms: ase.Atoms,
-  task: tasks_lib.TaskConfig,
-  info: dataset_info.DatasetInfo,
-  name: str,
-) -> structure_lib.Structure:
-  """One structure with its labels."""
-  structure = from_ase.from_atoms(atoms, info, name)
-  labels = {
-    target.name: _label(atoms, target)
-    for target in task.targets
-    if target.is_learned or _find(atoms, target.name) is not None
-  }
-  fields: dict[str, Any] = {key: labels.pop(key) for key in _FIELDS if key in labels}
-  if "energy" in fields:
-    fields["energy"] = float(fields["energy"])
-  structure = dataclasses.replace(structure, **fields, targets=labels)
-  if problem := structure_lib.find_problem(structure):
-    raise spec_lib.LabelError(problem)
-  return structure
-
-
-def _label(atoms: ase.Atoms, target: tasks_lib.TargetConfig) -> np.ndarray:
-  """One label, float64.
-
-  Raises:
-    LabelError: it is missing or has another shape.
-  """
-  value = _find(atoms, target.name)
-  if value is None:
-    raise spec_lib.LabelError(
-      f"it has no label {target.name!r}; it has {', '.join(_names(atoms)) or 'none'}"
-    )
-  spec = target.spec
-  shape = (len(atoms), *spec.shape) if spec.per_atom else spec.shape
-  value = np.asarray(value, np.float64)
-  if value.size != math.prod(shape):
-    raise spec_lib.LabelError(
-      f"expected the label {target.name!r} of shape {shape}, found {value.shape}"
-    )
-  if spec.is_class and value != np.floor(value):
-    raise spec_lib.LabelError(
-      f"expected the label {target.name!r} to be the index of a class, found {value}"
-    )
-  return value.reshape(shape)
-
-
-def _find(atoms: ase.Atoms, name: str) -> Any:
-  """A label wherever ASE keeps it, or None."""
-  for place in (atoms.info, atoms.arrays, _results(atoms)):
-    if name in place:
-      return place[name]
-  return None
-
-
-def _names(atoms: ase.Atoms) -> list[str]:
-  """Names of everything that could be a label."""
-  known = {*atoms.info, *atoms.arrays, *_results(atoms)}
-  return sorted(known - {"numbers", "positions", "tags"})
-
-
-def _results(atoms: ase.Atoms) -> Mapping[str, Any]:
-  """Results of the calculator that belong to the present structure."""
-  if atoms.calc is None or atoms.calc.check_state(atoms):
-    return {}
-  return {k: v for k, v in atoms.calc.results.items() if v is not None}
 
 
 def _fingerprint(training: Structures, held_out: Structures) -> str:

@@ -42,6 +42,20 @@ class TargetStatistics:
 
 
 @dataclasses.dataclass(frozen=True)
+class SplitFacts:
+  """What is known about one split without reading it.
+
+  Attributes:
+    elements: atomic numbers that occur in it, ascending.
+    missing: number of structures that lack a label, by its name; only labels that some
+      structures of the dataset may lack.
+  """
+
+  elements: tuple[int, ...]
+  missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetInfo:
   """Constants of one dataset, as `dataset_info.json` holds them.
 
@@ -64,6 +78,7 @@ class DatasetInfo:
     force_coefficient: published factor of the force loss beside an energy loss of
       factor 1; None where there is none.
     average_atoms: mean number of atoms over the training split.
+    splits: facts about each split; empty in files of earlier versions.
     schema_version: version of this file and of the record layout.
     provenance: free-form facts: source files with checksums, command, what was left
       out, the fitted scale where a published one is used, …
@@ -83,6 +98,7 @@ class DatasetInfo:
   periodic_in_3d: bool = False
   force_coefficient: float | None = None
   average_atoms: float = 0.0
+  splits: Mapping[str, SplitFacts] = dataclasses.field(default_factory=dict)
   schema_version: int = SCHEMA_VERSION
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -28,7 +28,7 @@ ScaleSource = Literal["published", "fitted"]
 
 
 class LabelError(ValueError):
-  """Labels do not fit what was declared about them."""
+  """Labels are missing, or do not fit what was declared about them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Declaration:
     energy: every structure has an energy (eV); its references are fitted.
     forces: every structure has forces (eV/Å).
     targets: further labels by name; every structure has all of them.
+    optional: names of those of these labels that some structures may lack.
     published_scales: scales to store where published ones are asked for; the fitted
       ones stay in the provenance.
     evaluate_free_atoms_only: leave fixed atoms out of force metrics.
@@ -90,6 +91,7 @@ class Declaration:
   energy: bool = True
   forces: bool = True
   targets: Mapping[str, Label] = dataclasses.field(default_factory=dict)
+  optional: frozenset[str] = frozenset()
   published_scales: Scales | None = None
   evaluate_free_atoms_only: bool = False
   periodic_in_3d: bool = False
@@ -106,14 +108,18 @@ class Declaration:
       The first problem, or None.
     """
     for name, wanted in (("energy", self.energy), ("forces", self.forces)):
-      if (getattr(structure, name) is not None) != wanted:
+      has = getattr(structure, name) is not None
+      if has != wanted and not (wanted and name in self.optional):
         return f"expected {'an' if wanted else 'no'} {name} label, found the opposite"
-    if set(structure.targets) != set(self.targets):
+    targets = set(structure.targets)
+    if not set(self.targets) - self.optional <= targets <= set(self.targets):
       return (
         f"expected the targets {sorted(self.targets)}, found "
         f"{sorted(structure.targets)}"
       )
     for name, label in self.targets.items():
+      if name not in structure.targets:
+        continue
       value = structure.targets[name]
       if (value.ndim == 2) != (label.kind == "atoms"):
         return (
@@ -149,7 +155,7 @@ def build_info(
     LabelError: class indices do not fit the declared number of classes.
   """
   train = splits.get(TRAIN, statistics_lib.Statistics())
-  fit = statistics_lib.fit_references(train, train.energy)
+  fit = statistics_lib.fit_references(train, train.energy, "energy")
   fitted = Scales(fit.std or 1.0, train.forces.rms() or 1.0)
   published = declaration.published_scales
   chosen = published if published and scales == "published" else fitted
@@ -173,12 +179,21 @@ def build_info(
     periodic_in_3d=declaration.periodic_in_3d,
     force_coefficient=declaration.force_coefficient,
     average_atoms=train.atoms / train.structures if train.structures else 0.0,
+    splits={name: _facts(split) for name, split in sorted(splits.items())},
     provenance={
       **(provenance or {}),
       "scales": "published" if chosen is published else "fitted",
       "fitted_on_train": _fitted(train, fit) | {"targets": fitted_targets},
       "notes": dict(declaration.notes),
     },
+  )
+
+
+def _facts(split: statistics_lib.Statistics) -> dataset_info.SplitFacts:
+  """What checks have to know about one split."""
+  return dataset_info.SplitFacts(
+    elements=tuple(sorted(split.atoms_by_element)),
+    missing={k: v.structures for k, v in sorted(split.missing.items())},
   )
 
 
@@ -214,7 +229,7 @@ def _target(
   if label.kind == "class":
     return _class_statistics(name, label, moments, splits), {}
   if label.references:
-    fit = statistics_lib.fit_references(train, moments)
+    fit = statistics_lib.fit_references(train, moments, name)
     references, mean, std = fit.references, fit.mean, fit.std
   else:
     references = {}

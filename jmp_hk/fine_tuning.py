@@ -1,6 +1,5 @@
 """Fine-tunes a model on structures in memory."""
 
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -8,10 +7,10 @@ import os
 import pathlib
 from typing import Literal
 
-import ase
 import jax
 
 from jmp_hk import ase_datasets
+from jmp_hk import ase_structures
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import pool
@@ -37,15 +36,17 @@ _LINES = 50  # Of the log, likewise.
 _SCALE_BATCHES = 4
 
 Model = predictor_lib.Predictor | str | os.PathLike[str] | None
+Source = ase_structures.Source
 
 
 def fine_tune(
   model: Model,
-  structures: Iterable[ase.Atoms],
+  structures: Source,
   *,
   targets: Mapping[str, str] | Sequence[tasks_lib.TargetConfig],
   workdir: str | os.PathLike[str],
-  validation: float | Iterable[ase.Atoms] = 0.1,
+  validation: float | Source = 0.1,
+  keys: Mapping[str, str] | None = None,
   num_steps: int | None = None,
   num_epochs: float = 100.0,
   batch_size: float = 8,
@@ -60,21 +61,27 @@ def fine_tune(
 ) -> predictor_lib.Predictor:
   """Trains a model on labelled structures.
 
-  Labels are looked for in `atoms.info`, `atoms.arrays` and the results of the attached
-  calculator, in eV, Å and eV/Å. Called again with the same arguments and directory, it
-  continues where it was stopped, or returns what it has trained. With a larger
-  `num_steps` it goes on, and the learning rate follows the schedule of the new number
-  from there on. Ctrl-C saves a checkpoint before it raises `KeyboardInterrupt`.
+  Labels are looked for in `atoms.info`, `atoms.arrays`, the results of the attached
+  calculator and what ASE databases keep, in eV, Å and eV/Å. Called again with the same
+  arguments and directory, it continues where it was stopped, or returns what it has
+  trained. With a larger `num_steps` it goes on, and the learning rate follows the
+  schedule of the new number from there on. Ctrl-C saves a checkpoint before it raises
+  `KeyboardInterrupt`.
 
   Args:
     model: model that is trained further: from `jmp_hk.load`, or what that takes. The
       name of a preset, e.g. "gemnet_oc_small", or None trains from scratch.
-    structures: structures to train on.
+    structures: structures to train on: `ase.Atoms`; or a file that ASE reads, a folder
+      of such files, or a CSV table of an identifier and values beside its structures.
     targets: kind of each label by its name, e.g. {"energy": "energy", "forces":
       "conservative_forces"} or {"gap": "scalar"}; or complete declarations.
     workdir: directory of the run.
-    validation: structures to validate on, or the part of `structures` that is drawn for
-      it; zero validates on nothing. The weights that are best in validation are kept.
+    validation: structures to validate on, likewise; or the part of `structures` that is
+      drawn for it; zero validates on nothing. The weights that are best in validation
+      are kept.
+    keys: entries that hold labels, by the name of the label, e.g. {"energy":
+      "dft_energy"}. The others are found, under the names of other programs, too
+      (`REF_energy` comes before `energy`), and what is not plain is refused.
     num_steps: number of optimiser steps; None takes `num_epochs`.
     num_epochs: number of passes over the training structures.
     batch_size: mean number of structures of a step, over all devices.
@@ -100,6 +107,7 @@ def fine_tune(
     The model with the best weights, or the last ones where nothing is validated.
 
   Raises:
+    FileError: a file cannot be read.
     LabelError: structures lack labels or cannot be used; names them.
     OtherRunError: the directory holds a run with other settings or data.
     ValueError: the targets or settings make no sense.
@@ -118,7 +126,7 @@ def fine_tune(
   start = _open_model(model, train_config.Heads(heads))
   task = tasks_lib.TaskConfig(head_name, declare.declare(targets))
   data = ase_datasets.make_datasets(
-    list(structures), validation, task, graph or start.graph, seed
+    structures, validation, task, graph or start.graph, seed, keys
   )
   config = _trainer_config(start, data, settings)
   workdir = pathlib.Path(workdir)

@@ -7,6 +7,7 @@ integers: no cancellation, and merging gives the same bits in every order.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
@@ -87,6 +88,37 @@ class Moments:
 
 
 @dataclasses.dataclass
+class Unlabelled:
+  """Composition of the structures that lack a label; linear fits leave them out.
+
+  Attributes:
+    structures: number of structures.
+    atoms_by_element: atoms per atomic number.
+    gram: see `Statistics`.
+  """
+
+  structures: int = 0
+  atoms_by_element: dict[int, int] = dataclasses.field(default_factory=Counter)
+  gram: dict[int, int] = dataclasses.field(default_factory=Counter)
+
+  def __post_init__(self) -> None:
+    self.atoms_by_element = Counter(self.atoms_by_element)
+    self.gram = Counter(self.gram)
+
+  def add(self, elements: Mapping[int, int]) -> None:
+    """Adds a structure by its element counts."""
+    self.structures += 1
+    self.atoms_by_element.update(elements)
+    self.gram.update(_gram(elements))
+
+  def merge(self, other: "Unlabelled") -> None:
+    """Adds another instance."""
+    self.structures += other.structures
+    self.atoms_by_element.update(other.atoms_by_element)
+    self.gram.update(other.gram)
+
+
+@dataclasses.dataclass
 class Statistics:
   """Everything that `dataset_info.json` needs about a set of structures.
 
@@ -99,6 +131,7 @@ class Statistics:
     energy: moments of the energy, eV.
     forces: moments of the force components, eV/Å.
     targets: moments of further labels.
+    missing: structures that lack a label that others have, by its name.
   """
 
   structures: int = 0
@@ -109,22 +142,27 @@ class Statistics:
   energy: Moments = dataclasses.field(default_factory=Moments)
   forces: Moments = dataclasses.field(default_factory=Moments)
   targets: dict[str, Moments] = dataclasses.field(default_factory=dict)
+  missing: dict[str, Unlabelled] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     for name in _COUNTERS:
       setattr(self, name, Counter(getattr(self, name)))
 
-  def add(self, structure: structure_lib.Structure) -> None:
-    """Adds one structure."""
+  def add(
+    self, structure: structure_lib.Structure, optional: Collection[str] = ()
+  ) -> None:
+    """Adds one structure.
+
+    Args:
+      structure: the structure.
+      optional: names of labels that it may lack though others have them.
+    """
     elements = Counter(np.asarray(structure.atomic_numbers).tolist())
     self.structures += 1
     self.atoms += structure.num_atoms
     self.sizes[structure.num_atoms] += 1
     self.atoms_by_element.update(elements)
-    ordered = sorted(elements.items())
-    for i, (first, number) in enumerate(ordered):
-      for second, other in ordered[i:]:
-        self.gram[_PAIR * first + second] += number * other
+    self.gram.update(_gram(elements))
     if structure.energy is not None:
       self.energy.add_scalar(structure.energy, elements)
     if structure.forces is not None:
@@ -135,6 +173,10 @@ class Statistics:
         moments.add_scalar(float(np.reshape(value, ())), elements)
       else:
         moments.add_array(value)
+    for name in optional:
+      unlabelled = self.missing.setdefault(name, Unlabelled())
+      if structure.label(name) is None:
+        unlabelled.add(elements)
 
   def merge(self, other: "Statistics") -> None:
     """Adds another instance; the result does not depend on the order."""
@@ -146,14 +188,33 @@ class Statistics:
     self.forces.merge(other.forces)
     for name, moments in other.targets.items():
       self.targets.setdefault(name, Moments()).merge(moments)
+    for name, unlabelled in other.missing.items():
+      self.missing.setdefault(name, Unlabelled()).merge(unlabelled)
 
 
-def of_structures(structures: Iterable[structure_lib.Structure]) -> Statistics:
-  """Statistics of some structures, for example of a split."""
+def of_structures(
+  structures: Iterable[structure_lib.Structure], optional: Collection[str] = ()
+) -> Statistics:
+  """Statistics of some structures, for example of a split.
+
+  Args:
+    structures: the structures.
+    optional: names of labels that some of them may lack.
+  """
   statistics = Statistics()
   for structure in structures:
-    statistics.add(structure)
+    statistics.add(structure, optional)
   return statistics
+
+
+def _gram(elements: Mapping[int, int]) -> dict[int, int]:
+  """Products of the element counts of one structure, see `Statistics.gram`."""
+  ordered = sorted(elements.items())
+  return {
+    _PAIR * first + second: number * other
+    for i, (first, number) in enumerate(ordered)
+    for second, other in ordered[i:]
+  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +232,9 @@ class LinearFit:
   std: float
 
 
-def fit_references(statistics: Statistics, moments: Moments) -> LinearFit:
+def fit_references(
+  statistics: Statistics, moments: Moments, label: str = ""
+) -> LinearFit:
   """Least squares of one label per structure on the element counts.
 
   Where compositions do not determine the coefficients (for example one molecule
@@ -180,13 +243,17 @@ def fit_references(statistics: Statistics, moments: Moments) -> LinearFit:
   Args:
     statistics: holds the element counts of the same structures as `moments`.
     moments: sums over a label that has one value per structure.
+    label: its name, by which structures that lack it are left out.
   """
-  elements = sorted(statistics.atoms_by_element)
+  without = statistics.missing.get(label, Unlabelled())
+  atoms = Counter(statistics.atoms_by_element)
+  atoms.subtract(without.atoms_by_element)
+  gram = Counter(statistics.gram)
+  gram.subtract(without.gram)
+  elements = sorted(z for z, count in atoms.items() if count)
   if not elements or not moments.count:
     return LinearFit({}, *moments.mean_std())
-  rows = [
-    [statistics.gram[_PAIR * min(a, b) + max(a, b)] for b in elements] for a in elements
-  ]
+  rows = [[gram[_PAIR * min(a, b) + max(a, b)] for b in elements] for a in elements]
   right = [Fraction(moments.by_element[z], _ONE) for z in elements]
   inverse = _pseudo_inverse(np.array(rows, np.float64))
   solution = np.zeros(len(elements))
@@ -200,7 +267,7 @@ def fit_references(statistics: Statistics, moments: Moments) -> LinearFit:
     c * (r + d) for c, r, d in zip(exact, right, rest, strict=True)
   )
   total = Fraction(moments.total, _ONE) - sum(
-    c * statistics.atoms_by_element[z] for c, z in zip(exact, elements, strict=True)
+    c * atoms[z] for c, z in zip(exact, elements, strict=True)
   )
   mean = total / count
   variance = max(square / count - mean * mean, 0)

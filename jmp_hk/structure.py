@@ -58,6 +58,12 @@ class Structure:
     """Number of atoms, n."""
     return len(self.atomic_numbers)
 
+  def label(self, name: str) -> float | np.ndarray | None:
+    """A label by name, or None where there is none."""
+    if name in ("energy", "forces"):
+      return getattr(self, name)
+    return self.targets.get(name)
+
 
 def molecule(
   positions: np.ndarray, atomic_numbers: np.ndarray, record_id: str, **labels: Any

@@ -18,6 +18,7 @@ from tests.source_imports import When
 _ORDER = (
   (
     "files",
+    "problems",
     "published",
     "pytrees",
     "runtime",
@@ -26,11 +27,20 @@ _ORDER = (
     "structure",
   ),
   ("graphs",),
-  ("dataset_info", "dataset_summary", "from_ase", "reference_energies", "targets"),
+  (
+    "ase_files",
+    "ase_labels",
+    "ase_tables",
+    "dataset_info",
+    "dataset_summary",
+    "from_ase",
+    "reference_energies",
+    "targets",
+  ),
   ("models",),
   ("pipeline",),
   ("checkpoints", "inference", "interop", "training"),
-  ("ase_datasets", "fine_tuning"),
+  ("ase_datasets", "ase_structures", "fine_tuning"),
   ("",),  # jmp_hk/__init__.py
 )
 _BUILDING = (

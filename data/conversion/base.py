@@ -166,6 +166,15 @@ class Converter(abc.ABC):
     del output, progress
     return self
 
+  def resolve(self) -> "Converter":
+    """The converter with options that the source decides, e.g. names of labels.
+
+    Raises:
+      PlanError: the source does not decide them; the message says what to do.
+      RawDataError: a raw file cannot be read.
+    """
+    return self
+
   @abc.abstractmethod
   def declare(self) -> dataset_summary.Declaration:
     """Says what is known before any record is read: labels, units, settings."""

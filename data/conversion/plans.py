@@ -26,6 +26,18 @@ DEATH_MESSAGE = (
 _EDGE = 1 << 16
 
 
+class OtherConversionError(base.PlanError):
+  """A directory holds what another conversion made.
+
+  Attributes:
+    changes: what differs, as "key was old, is new".
+  """
+
+  def __init__(self, message: str, changes: Sequence[str]) -> None:
+    super().__init__(message)
+    self.changes = list(changes)
+
+
 def select(
   units: Sequence[base.Unit], split: str, source: pathlib.Path
 ) -> dict[str, list[base.Unit]]:
@@ -64,7 +76,7 @@ def check_and_store(
     other = path.name.removesuffix(".plan.json")
     if other not in begun:
       continue
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = _upgrade(json.loads(path.read_text(encoding="utf-8")), converter)
     keys = plan if path == mine else ("dataset",)
     changes = [
       f"{key} was {_brief(stored.get(key))}, is {_brief(plan[key])}"
@@ -72,14 +84,15 @@ def check_and_store(
       if stored.get(key) != plan[key]
     ]
     if changes:
-      raise base.PlanError(
+      raise OtherConversionError(
         f"{output} already holds the split {other!r} of another conversion "
         f"({'; '.join(changes)}). Choose another --output, or "
         + (
           "pass --overwrite to replace it."
           if path == mine
           else f"delete {output} first."
-        )
+        ),
+        changes,
       )
   if split not in begun:
     files.write_atomically(mine, json.dumps(plan, indent=1))
@@ -155,6 +168,14 @@ def _describe(
       }
     )
   )
+
+
+def _upgrade(stored: dict[str, Any], converter: base.Converter) -> dict[str, Any]:
+  """A plan of an earlier version, with what was not an option then."""
+  if stored.get("converter") == converter.name:
+    defaults = dataclasses.asdict(converter.options_type())
+    stored["options"] = defaults | stored["options"]
+  return stored
 
 
 def _files(units: Sequence[base.Unit]) -> list[str]:

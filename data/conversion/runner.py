@@ -27,10 +27,13 @@ from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import files
+from jmp_hk import problems
 from jmp_hk import serialization
 from jmp_hk import statistics as statistics_lib
 from jmp_hk import structure as structure_lib
 from jmp_hk.runtime import workers
+
+_MOST_INVALID = 1000  # Records of a unit that are looked at before it is given up.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,7 @@ def convert(
     PlanError: the input makes no sense, or `output` holds something else.
     RawDataError, InvalidStructureError: bad input, naming file and record.
   """
-  converter = converter.prepare(output, progress)
+  converter = converter.prepare(output, progress).resolve()
   declaration = converter.declare()
   by_split = plans.select(converter.units(), converter.split, converter.source)
   state = output / plans.STATE
@@ -157,12 +160,19 @@ def run_job(job: Job) -> int:
         reason = structure_lib.find_problem(item) or declaration.find_problem(item)
         if reason is None:
           write(schema.encode(item))
-          statistics.add(item)
+          statistics.add(item, declaration.optional)
           continue
         item = base.Invalid(item.record_id, reason)
-      if not job.skip_invalid:
-        raise structure_lib.InvalidStructureError(f"{item.record_id}: {item.reason}.")
       invalid.append(dataclasses.asdict(item))
+      if not job.skip_invalid and len(invalid) == _MOST_INVALID:
+        break
+    if invalid and not job.skip_invalid:
+      raise structure_lib.InvalidStructureError(
+        problems.summarise(
+          [(entry["record_id"], entry["reason"]) for entry in invalid],
+          statistics.structures + len(invalid),
+        )
+      )
     sidecar = {
       "statistics": serialization.to_json(statistics),
       "filtered": dict(sorted(filtered.items())),

@@ -4,282 +4,297 @@
       --split_fractions=0.8,0.1,0.1
 
 Splits come from `--split_fractions`, or from folders train, val and test below the
-input, or everything is the one split that `--split` names.
+input, or everything is the one split that `--split` names. A CSV table of an identifier
+and values beside its structures is an input, too, see `jmp_hk.ase_files`.
 """
 
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
+import functools
+import logging
 import pathlib
-from typing import Any
 
-import ase
-from ase import constraints as ase_constraints
-from ase import units as ase_units
-import ase.io
-from ase.io import formats as ase_formats
 import numpy as np
 
 from data.conversion import base
+from data.formats import ase_atoms
+from jmp_hk import ase_files
+from jmp_hk import ase_labels
 from jmp_hk import dataset_summary
-from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
+logger = logging.getLogger(__name__)
+
 _SPLITS = ("train", "val", "test")
-_ADSORBATE_ELEMENTS = (1, 6, 7, 8)
-_ENERGY_UNITS = {
-  "eV": 1.0,
-  "meV": 1e-3,
-  "Hartree": ase_units.Hartree,
-  "Ry": ase_units.Rydberg,
-  "kcal/mol": ase_units.kcal / ase_units.mol,
-  "kJ/mol": ase_units.kJ / ase_units.mol,
-}
-_LENGTH_UNITS = {"Ang": 1.0, "Bohr": ase_units.Bohr}
-
-
-@dataclasses.dataclass(frozen=True)
-class AseOptions(base.Options):
-  """Options of `--dataset=ase`."""
-
-  name: str = base.option("ase", "Name of the dataset.")
-  pattern: str = base.option("*", "Files to read below a folder, e.g. *.traj.")
-  energy_key: str = base.option("energy", "Energy label, or none.")
-  forces_key: str = base.option("forces", "Force label, or none.")
-  energy_unit: str = base.option("eV", f"One of {', '.join(_ENERGY_UNITS)}.")
-  forces_unit: str = base.option(
-    "eV/Ang", "An energy unit, a slash, and Ang or Bohr, e.g. kcal/mol/Ang."
-  )
-  targets: str = base.option(
-    "",
-    "Further labels: NAME[:KIND[:UNIT]], comma separated; the kinds are "
-    "structure, class and atoms.",
-  )
-  tags_key: str = base.option(
-    "none",
-    "Array with tags (0 sub-surface, 1 surface, 2 adsorbate); none gives all "
-    "atoms tag 2; oc20_rule derives them: fixed 0, free slab 1, and 2 for the free "
-    "H, C, N, O atoms at the end.",
-  )
-  split_fractions: str = base.option(
-    "", "Shares of train, val and test, e.g. 0.8,0.1,0.1, drawn at random."
-  )
-  split_by: str = base.option(
-    "frame",
-    "What the fractions divide: frame, or file, so that frames of one file "
-    "stay together.",
-  )
-  split_seed: int = base.option(0, "Seed of the random split.")
-  cutoff: float = base.option(12.0, "Cutoff of the neighbor graphs, Å.")
-  max_neighbors: int = base.option(
-    30, "Largest number of neighbors of an atom in the main graph."
-  )
-  evaluate_free_atoms_only: bool = base.option(
-    False, "Leave fixed atoms out of force metrics."
-  )
-  periodic_in_3d: bool = base.option(
-    False,
-    "The structures are periodic in all three directions, also across the vacuum of "
-    "a slab; structures to predict are then taken to be so as well.",
-  )
+_FOUND = (ase_atoms.AUTO, ase_atoms.REQUIRED, ase_atoms.OPTIONAL)
+_SURVEYED = 1000  # Structures that decide the keys.
+_UNIT_BYTES, _UNIT_FILES = 8 << 20, 1000  # Small files share a shard up to here.
 
 
 class AseReadable(base.Converter):
   """Structures in any format that ASE reads."""
 
   name = "ase"
-  options_type = AseOptions
+  options_type = ase_atoms.AseOptions
 
   def declare(self) -> dataset_summary.Declaration:
     o = self.options
     return dataset_summary.Declaration(
       name=o.name,
       graph=graph_config.GraphConfig(o.cutoff, o.max_neighbors),
-      energy=o.energy_key != "none",
-      forces=o.forces_key != "none",
-      targets=parse_targets(o.targets),
+      energy=o.energy_key != ase_atoms.NONE,
+      forces=o.forces_key != ase_atoms.NONE,
+      targets=ase_atoms.parse_targets(o.targets),
+      optional=ase_atoms.parse_names(o.missing),
       evaluate_free_atoms_only=o.evaluate_free_atoms_only,
       periodic_in_3d=o.periodic_in_3d,
       notes={
-        "energy_unit_in_eV": _energy_unit(o.energy_unit),
-        "forces_unit_in_eV_per_Ang": _forces_unit(o.forces_unit),
+        "energy_unit_in_eV": ase_atoms.energy_unit(o.energy_unit),
+        "forces_unit_in_eV_per_Ang": ase_atoms.forces_unit(o.forces_unit),
       },
     )
 
-  def units(self) -> Sequence[base.Unit]:
-    files = [
-      path
-      for path in base.find_files(self.source, self.options.pattern)
-      if not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+  def resolve(self) -> "AseReadable":
+    """Finds the keys that were not given; says which they are."""
+    o = self.options
+    given = {"energy": o.energy_key, "forces": o.forces_key} | {
+      name: ase_atoms.parse_keys(o.target_keys).get(name, ase_atoms.REQUIRED)
+      for name in ase_atoms.parse_targets(o.targets)
+    }
+    unknown = {label for label, key in given.items() if key in _FOUND}
+    if not unknown:
+      return self
+    found = self.survey()
+    if not found.structures:
+      raise base.RawDataError(f"{self.source}: expected records, found none.")
+    left_out = {label for label in unknown if _is_left_out(found, label, given[label])}
+    if not set(given) - left_out:
+      raise base.PlanError(
+        f"--input={self.source}: there are neither energies nor forces. Name labels "
+        "with --energy_key, --forces_key or --targets; the structures have: "
+        f"{found.describe()}."
+      )
+    try:
+      keys = ase_labels.choose_keys(found, sorted(unknown - left_out))
+    except ase_labels.KeyNotFoundError as error:
+      flag = {"energy": "--energy_key=KEY", "forces": "--forces_key=KEY"}.get(
+        error.label, f"--target_keys={error.label}=KEY"
+      )
+      raise base.PlanError(
+        f"--input={self.source}: {error}. Say which with {flag}."
+      ) from error
+    if line := ase_labels.describe_keys(found, keys):
+      logger.info("%s", line)
+    return self.with_keys(given | keys | dict.fromkeys(left_out, ase_atoms.NONE))
+
+  def with_keys(self, keys: dict[str, str]) -> "AseReadable":
+    """The converter that reads labels from entries by name, `none` leaves one out."""
+    others = [
+      f"{label}={key}"
+      for label, key in keys.items()
+      if label not in ("energy", "forces", key)
     ]
+    return dataclasses.replace(
+      self,
+      options=dataclasses.replace(
+        self.options,
+        energy_key=keys["energy"],
+        forces_key=keys["forces"],
+        target_keys=",".join(others),
+      ),
+    )
+
+  def survey(self) -> ase_labels.Survey:
+    """Entries of the first structures, from which keys can be chosen."""
+    limit = 0 if self._is_divided_by_frame else _SURVEYED
+    return _contents(self._files(), self.root, limit).found
+
+  @property
+  def _is_divided_by_frame(self) -> bool:
+    return bool(self.options.split_fractions) and self.options.split_by == "frame"
+
+  def _files(self) -> tuple[pathlib.Path, ...]:
+    try:
+      return tuple(ase_files.find(self.source, self.options.pattern))
+    except ase_files.FileError as error:
+      raise base.PlanError(f"--input: {error}") from error
+
+  def units(self) -> Sequence[base.Unit]:
+    files = self._files()
     if not self.options.split_fractions:
       splits = base.split_by_folder(self.source, self.split, files)
       return [
-        base.Unit(split, self.relative(path), (self.relative(path),))
+        self._unit(split, dict.fromkeys(group))
         for split, paths in splits.items()
-        for path in paths
+        for group in _groups(paths)
       ]
-    shares = _fractions(self.options.split_fractions)
     if self.options.split_by == "file":
-      counts = [1] * len(files)
+      counts, elements = [1] * len(files), None
     elif self.options.split_by == "frame":
-      counts = [sum(1 for _ in _frames(path)) for path in files]
+      contents = _contents(files, self.root, 0)
+      counts, elements = contents.counts, contents.elements
     else:
       raise base.PlanError(f"--split_by={self.options.split_by} must be frame or file.")
-    order = np.random.RandomState(self.options.split_seed).permutation(sum(counts))
-    stops = np.rint(np.cumsum(shares) * len(order)).astype(int)
-    starts = np.concatenate([[0], np.cumsum(counts)])
+    shares = _fractions(self.options.split_fractions)
+    drawn = _divide(sum(counts), shares, self.options.split_seed, elements)
+    starts = dict(zip(files, np.cumsum([0, *counts[:-1]]), strict=True))
+    sizes = dict(zip(files, counts, strict=True))
     result = []
-    for split, drawn in zip(_SPLITS, np.split(order, stops[:-1]), strict=True):
-      drawn = np.sort(drawn)
-      for path, start, stop in zip(files, starts[:-1], starts[1:], strict=True):
-        mine = drawn[(drawn >= start) & (drawn < stop)] - start
-        if len(mine):
-          name = self.relative(path)
-          payload = mine.tolist() if self.options.split_by == "frame" else None
-          result.append(base.Unit(split, f"{name}[{split}]", (name,), payload))
+    for split, indices in drawn.items():
+      for group in _groups(files):
+        mine: dict[pathlib.Path, list[int] | None] = {}
+        for path in group:
+          start = starts[path]
+          inside = indices[(indices >= start) & (indices < start + sizes[path])]
+          if len(inside):
+            mine[path] = (inside - start).tolist() if elements is not None else None
+        if mine:
+          result.append(self._unit(split, mine, f"[{split}]"))
     return result
 
+  def _unit(
+    self,
+    split: str,
+    chosen: dict[pathlib.Path, list[int] | None],
+    suffix: str = "",
+  ) -> base.Unit:
+    """A unit of some structures of some files; None stands for all of a file."""
+    names = [self.relative(path) for path in chosen]
+    try:
+      files = [
+        self.relative(file) for path in chosen for file in ase_files.files_of(path)
+      ]
+    except ase_files.FileError as error:
+      raise base.RawDataError(str(error)) from error
+    if len(files) == 1:
+      return base.Unit(split, names[0] + suffix, tuple(files), *chosen.values())
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    payload = dict(zip(names, chosen.values(), strict=True))
+    return base.Unit(split, names[0] + more + suffix, tuple(files), payload)
+
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
-    (name,) = unit.files
-    wanted = None if unit.payload is None else set(unit.payload)
-    targets = parse_targets(self.options.targets)
-    for index, atoms in enumerate(_frames(self.root / name)):
-      if wanted is not None and index not in wanted:
-        continue
-      record_id = f"{name}:{index}"
-      try:
-        yield to_structure(atoms, self.options, targets, record_id)
-      except ValueError as error:
-        yield base.Invalid(record_id, str(error))
+    chosen = unit.payload
+    if not isinstance(chosen, dict):
+      chosen = {unit.files[0]: chosen}
+    targets = ase_atoms.parse_targets(self.options.targets)
+    for name, indices in chosen.items():
+      wanted = None if indices is None else set(indices)
+      for index, frame in enumerate(_frames(self.root / name, self.root, quiet=True)):
+        if wanted is not None and index not in wanted:
+          continue
+        try:
+          yield ase_atoms.to_structure(frame.atoms, self.options, targets, frame.name)
+        except ValueError as error:
+          yield base.Invalid(frame.name, str(error))
 
 
-def to_structure(
-  atoms: ase.Atoms,
-  options: AseOptions,
-  targets: dict[str, dataset_summary.Label],
-  record_id: str,
-) -> structure_lib.Structure:
-  """A structure with the labels that the options name.
+def _is_left_out(found: ase_labels.Survey, label: str, wanted: str) -> bool:
+  """Whether a label that may be absent is so."""
+  if wanted == ase_atoms.AUTO:
+    return not ase_labels.candidates(found, label)
+  return wanted == ase_atoms.OPTIONAL and not ase_labels.can_choose(found, label)
 
-  Raises:
-    ValueError: a label is missing or has the wrong shape.
+
+@dataclasses.dataclass(frozen=True)
+class _Contents:
+  """What is in some files.
+
+  Attributes:
+    found: entries that could be labels.
+    counts: structures by file.
+    elements: elements by structure.
   """
-  energy = forces = None
-  if options.energy_key != "none":
-    value = np.asarray(_label(atoms, options.energy_key), np.float64)
-    if value.size != 1:
-      raise ValueError(f"expected one number as energy, found shape {value.shape}")
-    energy = float(value.reshape(-1)[0]) * _energy_unit(options.energy_unit)
-  if options.forces_key != "none":
-    forces = np.asarray(_label(atoms, options.forces_key), np.float64)
-    forces = forces * _forces_unit(options.forces_unit)
-  fixed = np.zeros(len(atoms), bool)
-  for constraint in atoms.constraints:
-    if isinstance(constraint, ase_constraints.FixAtoms):
-      fixed[constraint.index] = True
-  return structure_lib.Structure(
-    positions=atoms.positions,
-    atomic_numbers=atoms.numbers.astype(np.int32),
-    cell=np.array(atoms.cell),
-    pbc=np.array(atoms.pbc),
-    tags=_tags(atoms, options.tags_key, fixed),
-    fixed=fixed,
-    energy=energy,
-    forces=forces,
-    targets={name: _target(atoms, name, t) for name, t in targets.items()},
-    record_id=record_id,
-  )
+
+  found: ase_labels.Survey
+  counts: list[int]
+  elements: list[frozenset[int]]
 
 
-def derive_oc20_tags(atomic_numbers: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-  """Tags of an OC20 trajectory, which does not store them.
+def _contents(
+  files: Sequence[pathlib.Path], root: pathlib.Path, limit: int
+) -> _Contents:
+  """Reads files, up to `limit` structures where that is not 0; remembers the last."""
+  stamps = []
+  for path in files:
+    status = path.stat()
+    stamps.append((path, status.st_size, status.st_mtime_ns))
+  return _read_contents(tuple(stamps), root, limit)
 
-  Args:
-    atomic_numbers: [n]; the adsorbate stands at the end.
-    fixed: [n] bool.
 
-  Returns:
-    [n] int32: 0 where fixed, 2 for the free H, C, N, O atoms at the end, else 1.
+@functools.lru_cache(maxsize=2)
+def _read_contents(
+  stamps: tuple[tuple[pathlib.Path, int, int], ...], root: pathlib.Path, limit: int
+) -> _Contents:
+  """See `_contents`; sizes and times of the files tell whether they have changed."""
+  found, counts, elements = ase_labels.Survey(), [], []
+  known: dict[frozenset[int], frozenset[int]] = {}
+  for path, _, _ in stamps:
+    before = found.structures
+    for frame in _frames(path, root):
+      found.add(frame.atoms)
+      present = frozenset(frame.atoms.numbers.tolist())
+      elements.append(known.setdefault(present, present))
+      if found.structures == limit:
+        return _Contents(found, counts, elements)
+    counts.append(found.structures - before)
+  return _Contents(found, counts, elements)
+
+
+def _groups(files: Sequence[pathlib.Path]) -> list[list[pathlib.Path]]:
+  """Consecutive files that become one shard together: large files alone."""
+  groups: list[list[pathlib.Path]] = []
+  size = 0
+  for path in files:
+    mine = path.stat().st_size
+    size += mine
+    if not groups or size > _UNIT_BYTES or len(groups[-1]) == _UNIT_FILES:
+      groups.append([])
+      size = mine
+    groups[-1].append(path)
+  return groups
+
+
+def _divide(
+  count: int,
+  shares: np.ndarray,
+  seed: int,
+  elements: Sequence[frozenset[int]] | None,
+) -> dict[str, np.ndarray]:
+  """Draws the splits; sorted indices by split.
+
+  A share above zero gets a structure where there are several. Where the elements are
+  known, structures with elements that no training structure has go to the training:
+  nothing can be learned about them elsewhere.
   """
-  tags = np.where(fixed, structure_lib.TAG_SUBSURFACE, structure_lib.TAG_SURFACE)
-  candidate = ~fixed & np.isin(atomic_numbers, _ADSORBATE_ELEMENTS)
-  trailing = np.cumprod(candidate[::-1])[::-1].astype(bool)
-  tags[trailing] = structure_lib.TAG_ADSORBATE
-  return tags.astype(np.int32)
+  order = np.random.RandomState(seed).permutation(count)
+  stops = np.rint(np.cumsum(shares) * count).astype(int)
+  pieces = np.split(order, stops[:-1])
+  train, *held_out = (piece.tolist() for piece in pieces)
+  for piece, share in zip(held_out, shares[1:], strict=True):
+    if share and not piece and len(train) > 1:  # Rounding left it nothing.
+      piece.append(train.pop())
+  if train and elements is not None:
+    known = frozenset().union(*(elements[i] for i in train))
+    for piece in held_out:
+      for index in list(piece):
+        if not elements[index] <= known:
+          piece.remove(index)
+          train.append(index)
+          known |= elements[index]
+  return {
+    split: np.sort(np.array(piece, int))
+    for split, piece in zip(_SPLITS, (train, *held_out), strict=True)
+  }
 
 
-def parse_targets(text: str) -> dict[str, dataset_summary.Label]:
-  """Targets from `NAME[:KIND[:UNIT]],…`."""
-  targets = {}
-  for part in filter(None, text.split(",")):
-    name, kind, unit = (part.split(":", 2) + ["", ""])[:3]
-    if kind not in ("", "structure", "class", "atoms"):
-      raise base.PlanError(f"--targets={text}: the kind {kind!r} is unknown.")
-    targets[name] = dataset_summary.Label(unit, kind or "structure")
-  return targets
-
-
-def _frames(path: pathlib.Path) -> Iterator[ase.Atoms]:
-  count = 0
+def _frames(
+  path: pathlib.Path, root: pathlib.Path, *, quiet: bool = False
+) -> Iterator[ase_files.Frame]:
   try:
-    for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True):
-      yield atoms
-      count += 1
-  except GeneratorExit:
-    raise
-  except Exception as error:  # ASE's readers raise nearly anything
-    if isinstance(error, ase_formats.UnknownFileTypeError):
-      hint = "; name the files to read with --pattern"
-    else:
-      hint = ""
-    raise base.RawDataError(
-      f"{path}: ASE fails after {count} frames: {type(error).__name__}: {error}{hint}."
-    ) from error
-
-
-def _label(atoms: ase.Atoms, key: str) -> Any:
-  """A label by name, wherever ASE keeps it."""
-  results = atoms.calc.results if atoms.calc is not None else {}
-  row = atoms.info.get("key_value_pairs", {}) | atoms.info.get("data", {})
-  for place in (atoms.info, atoms.arrays, results, row):
-    if key in place:
-      return place[key]
-  known = sorted({*atoms.info, *atoms.arrays, *results, *row})
-  raise ValueError(f"expected the label {key!r}, found {known}")
-
-
-def _target(atoms: ase.Atoms, name: str, target: dataset_summary.Label) -> np.ndarray:
-  value = np.asarray(_label(atoms, name), np.float64)
-  if target.kind == "atoms":
-    return value.reshape(len(atoms), -1)
-  return value.reshape(-1) if value.size > 1 else value.reshape(())
-
-
-def _tags(atoms: ase.Atoms, key: str, fixed: np.ndarray) -> np.ndarray:
-  if key == "none":
-    return np.full(len(atoms), structure_lib.TAG_ADSORBATE, np.int32)
-  if key == "oc20_rule":
-    return derive_oc20_tags(atoms.numbers, fixed)
-  return np.asarray(_label(atoms, key)).astype(np.int32)
-
-
-def _energy_unit(unit: str) -> float:
-  if unit not in _ENERGY_UNITS:
-    raise base.PlanError(
-      f"--energy_unit={unit} is unknown; known are {', '.join(_ENERGY_UNITS)}."
-    )
-  return _ENERGY_UNITS[unit]
-
-
-def _forces_unit(unit: str) -> float:
-  energy, _, length = unit.rpartition("/")
-  if energy not in _ENERGY_UNITS or length not in _LENGTH_UNITS:
-    raise base.PlanError(
-      f"--forces_unit={unit} must be one of {', '.join(_ENERGY_UNITS)}, a slash, and "
-      f"one of {', '.join(_LENGTH_UNITS)}."
-    )
-  return _ENERGY_UNITS[energy] / _LENGTH_UNITS[length]
+    yield from ase_files.read(path, root, quiet=quiet)
+  except ase_files.FileError as error:
+    raise base.RawDataError(str(error)) from error
 
 
 def _fractions(text: str) -> np.ndarray:

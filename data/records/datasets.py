@@ -159,8 +159,16 @@ def _open(
     name=config.name,
     split=config.split,
     num_structures=num_structures,
-    source=ShardSource(config.name, config.split, tuple(shards), num_structures),
+    source=ShardSource(
+      config.name, config.split, tuple(shards), num_structures, _missing(info, config)
+    ),
     info=info,
     task=task,
     weight=config.weight,
   )
+
+
+def _missing(info: dataset_info.DatasetInfo, config: DatasetConfig) -> dict[str, int]:
+  """Labels that some structures of a split lack, and how many."""
+  facts = info.splits.get(config.split)
+  return {k: v for k, v in facts.missing.items() if v} if facts else {}

@@ -55,7 +55,7 @@ class ShardReader:
     shuffle_buffer: int = 10_000,
     shards_per_group: int = 16,
   ):
-    """Looks at the first record.
+    """Looks at the first records.
 
     Args:
       source: the shards of the split.
@@ -68,7 +68,7 @@ class ShardReader:
     self._buffer = shuffle_buffer
     self._group_size = shards_per_group
     self._counts: dict[int, int] = {}
-    self._spec = parsing.spec_of(self._first())
+    self._spec = self._find_spec()
 
   def shuffled(self, start: int = 0) -> Iterator[structure_lib.Structure]:
     """Yields structures for ever; each once per epoch, in an order of its own.
@@ -109,12 +109,21 @@ class ShardReader:
     )
     return self._structures(serialized.take(count))
 
-  def _first(self) -> structure_lib.Structure:
-    for shard in self._source.shards:
+  def _find_spec(self) -> parsing.RecordSpec:
+    """What the first record shows, and others about labels that some lack."""
+    source, spec = self._source, None
+    unseen = {k for k, count in source.missing.items() if count < source.num_structures}
+    for shard in source.shards:
       for record in shards.read_shard(shard):
-        return schema.decode(record, str(shard))
+        structure = schema.decode(record, str(shard))
+        found = parsing.spec_of(structure, optional=source.missing)
+        spec = parsing.merge(spec, found) if spec else found
+        unseen -= {name for name in unseen if structure.label(name) is not None}
+        if not unseen:
+          return spec
     raise shards.RecordFileError(
-      f"Dataset {self._source.name!r}: split {self._source.split!r} is empty."
+      f"Dataset {source.name!r}: split {source.split!r} "
+      + (f"has no record with {', '.join(sorted(unseen))}." if spec else "is empty.")
     )
 
   def _structures(

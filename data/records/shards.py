@@ -6,6 +6,7 @@ called `train-00003-of-00007.tfrecord` is always whole.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import pathlib
@@ -32,12 +33,15 @@ class Split:
     split: name of the split, likewise.
     shards: the files, in order.
     num_structures: structures that the dataset's `dataset_info.json` promises.
+    missing: number of structures that lack a label, by its name; only labels that some
+      lack.
   """
 
   name: str
   split: str
   shards: tuple[pathlib.Path, ...]
   num_structures: int
+  missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class RecordFileError(ValueError):

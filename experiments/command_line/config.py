@@ -73,30 +73,45 @@ def store(config: RunConfig, workdir: pathlib.Path) -> None:
   run_directory.store_config(parts, workdir)
 
 
-def train(config: RunConfig, workdir: pathlib.Path, values: flags.FlagValues) -> None:
+def train(
+  config: RunConfig,
+  workdir: pathlib.Path,
+  values: flags.FlagValues,
+  test_split: str = "",
+) -> None:
   """Trains, or continues the run in its directory.
 
   Args:
     config: configuration of the run.
     workdir: directory of the run; the configuration and the flags are stored there.
     values: parsed flags.
+    test_split: split that is used after the run, and checked before it.
 
   Raises:
     FlagError: the directory holds another run.
+    PreflightError: the run would fail later on.
   """
+  from jmp_hk.training import preflight  # Slow to import.
+
+  tasks = config.trainer.model.tasks
+  test_datasets = [
+    dataclasses.replace(dataset, split=test_split)
+    for dataset in config.datasets
+    if dataset_info.load(dataset.directory).num_structures.get(test_split)
+  ]
+  opened = [
+    datasets_lib.open_datasets(entries, tasks)
+    for entries in (config.datasets, config.validation_datasets, test_datasets)
+  ]
+  preflight.check(config.trainer, [d for split in opened for d in split], workdir)
   if processes.is_first():
     store(config, workdir)
     command.save_flags(workdir, values)
   processes.wait_for_all("stored")
   from jmp_hk.training import trainer  # Slow to import; wrong flags shall fail fast.
 
-  tasks = config.trainer.model.tasks
-  trainer.Trainer(
-    config.trainer,
-    datasets_lib.open_datasets(config.datasets, tasks),
-    datasets_lib.open_datasets(config.validation_datasets, tasks),
-    workdir,
-  ).run()
+  training, validation, _ = opened
+  trainer.Trainer(config.trainer, training, validation, workdir).run()
   logging.info("Done: %s", workdir)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 
-from data import convert
+from data import convert as convert_lib
 from data.command_line import mistakes
 from data.conversion import base
 from data.conversion import registry
@@ -24,6 +24,9 @@ ERRORS = (
 )
 
 
+DATA = "data"  # Name of the dataset of a fine-tuning until its task has one.
+
+
 @dataclasses.dataclass(frozen=True)
 class Conversion:
   """Raw files that are converted before the run, unless that has been done.
@@ -39,6 +42,23 @@ class Conversion:
   converter: str
   input: str
   options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """The data of a fine-tuning.
+
+  Attributes:
+    directory: directory of the converted data.
+    conversions: the raw files that they come from; none where they are converted.
+  """
+
+  directory: str
+  conversions: tuple[Conversion, ...] = ()
+
+  def convert(self, program: str) -> None:
+    """Converts the raw files; arguments and errors as of `run`."""
+    run(self.conversions, {DATA: self.directory}, program)
 
 
 def parse(entry: str) -> Conversion:
@@ -92,19 +112,26 @@ def run(
     RawDataError: a raw file cannot be read.
   """
   if processes.is_first():
-    for conversion in conversions:
-      options = dict(conversion.options)
-      is_fitted = options.pop("scales", _PUBLISHED) == _FITTED
-      convert.run(
-        convert.Config(
-          dataset=conversion.converter,
-          input=conversion.input,
-          output=directories[conversion.dataset],
-          split=options.pop("split", ""),
-          num_workers=os.cpu_count() or 1,
-          scales=_FITTED if is_fitted else _PUBLISHED,
-          options=options,
-        ),
-        command=f"{program} --convert={conversion.dataset}",
-      )
+    convert(conversions, directories, program)
   processes.wait_for_all("converted")
+
+
+def convert(
+  conversions: Sequence[Conversion], directories: Mapping[str, str], program: str
+) -> None:
+  """Converts raw files in this process; arguments and errors as of `run`."""
+  for conversion in conversions:
+    options = dict(conversion.options)
+    is_fitted = options.pop("scales", _PUBLISHED) == _FITTED
+    convert_lib.run(
+      convert_lib.Config(
+        dataset=conversion.converter,
+        input=conversion.input,
+        output=directories[conversion.dataset],
+        split=options.pop("split", ""),
+        num_workers=os.cpu_count() or 1,
+        scales=_FITTED if is_fitted else _PUBLISHED,
+        options=options,
+      ),
+      command=f"{program} --convert={conversion.dataset}",
+    )

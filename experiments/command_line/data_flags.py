@@ -206,6 +206,34 @@ def load_info(
     raise command.FlagError(f"{flag}: dataset {dataset.name!r}: {error}") from error
 
 
+def check_splits(
+  values: flags.FlagValues, info: dataset_info.DatasetInfo, names: Sequence[str]
+) -> None:
+  """Checks that the data have the splits that flags name on the command line.
+
+  Args:
+    values: parsed flags.
+    info: constants of the data.
+    names: names of flags that name a split, or several of which one is enough.
+
+  Raises:
+    FlagError: there is no such split, or it is empty.
+  """
+  for name in names:
+    value = values[name].value
+    wanted = [value] if isinstance(value, str) else list(value or ())
+    wanted = list(filter(None, wanted))
+    if not wanted or not values[name].present:
+      continue
+    if not any(info.num_structures.get(split) for split in wanted):
+      known = ", ".join(f"{k} ({v})" for k, v in info.num_structures.items())
+      named = " or ".join(map(repr, wanted))
+      raise command.FlagError(
+        f"--{name}: the data have no structures in the split {named}; "
+        f"they have {known or 'none at all'}."
+      )
+
+
 def pipeline(
   values: flags.FlagValues, temperature: float = 1.0
 ) -> pipeline_config.PipelineConfig:

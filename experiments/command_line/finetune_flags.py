@@ -10,17 +10,19 @@ from experiments.command_line import command
 from experiments.command_line import conversions
 from experiments.command_line import data_flags
 from experiments.command_line import model_flags
+from experiments.command_line import own_data
 from experiments.command_line import runtime_flags
 from experiments.command_line import schedule_flags
 from experiments.command_line import tasks as declarations
 from experiments.command_line import training_flags
 from jmp_hk import serialization
+from jmp_hk.graphs import config as graph_config
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
 from jmp_hk.training import config as train_config
 
-_DATA = "data"  # Name of the dataset until its task has one.
+_SOURCES = ("data", "convert", "train_data")
 # Recipe A of the paper, where it differs from pre-training.
 _DEFAULTS = {
   "precision": "float32",
@@ -40,27 +42,10 @@ _DEFAULTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-  """What --data and --convert name.
-
-  Attributes:
-    directory: directory of the converted data.
-    conversion: the raw files that they come from, or None.
-  """
-
-  directory: str
-  conversion: conversions.Conversion | None
-
-  def convert(self) -> None:
-    """Converts raw files; errors as of `conversions.run`."""
-    made = [self.conversion] if self.conversion else []
-    conversions.run(made, {_DATA: self.directory}, "experiments.finetune")
-
-
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of fine-tuning; defaults are the paper's recipe."""
   _define_task(values)
+  own_data.define(values)
   _define_data(values)
   training_flags.define_start(values)
   data_flags.define_batches(values)
@@ -92,9 +77,11 @@ def _define_task(values: flags.FlagValues) -> None:
   flags.DEFINE_multi_string(
     "target",
     [],
-    "NAME=KIND[,reduction=sum|mean|max][,coefficient=X][,classes=N]: "
-    "What is learned on data of your own: NAME is a label of the data, coefficient the "
-    f"factor of its loss. KIND is one of {', '.join(spec_lib.kinds())}.",
+    "NAME=KIND[,reduction=sum|mean|max][,coefficient=X][,classes=N][,missing=allowed]"
+    "[,key=KEY][,unit=UNIT]: What is learned on data of your own: NAME is a label of "
+    "the data, coefficient the factor of its loss. With missing=allowed some "
+    "structures may lack the label. Of --train_data, key is the entry that holds the "
+    f"label and unit its unit. KIND is one of {', '.join(spec_lib.kinds())}.",
     flag_values=values,
   )
   string(
@@ -144,27 +131,46 @@ def directory(values: flags.FlagValues, name: str) -> str:
   return str(values[name].value).replace("{fold}", str(values.fold))
 
 
-def read_data(values: flags.FlagValues, workdir: pathlib.Path) -> Data:
-  """Reads --data and --convert.
+def read_data(
+  values: flags.FlagValues,
+  workdir: pathlib.Path,
+  graph: graph_config.GraphConfig = graph_config.GraphConfig(),
+) -> conversions.Data:
+  """Reads --data, --convert and --train_data.
 
   Args:
     values: parsed flags.
     workdir: directory of the run, where raw files are converted to without --data.
+    graph: graph settings of the checkpoint, for --train_data.
 
   Raises:
-    FlagError: nothing is given, or --convert cannot be read.
+    FlagError: nothing or too much is given, or it cannot be read.
   """
-  conversion = None
+  given = [name for name in _SOURCES if values[name].value]
+  if "train_data" in given:
+    if len(given) > 1:
+      raise command.FlagError(
+        "--train_data is converted by itself: leave out --"
+        + " and --".join(name for name in given if name != "train_data")
+        + "."
+      )
+    converted = str(pathlib.Path(workdir) / data_flags.CONVERTED)
+    return own_data.read(values, converted, targets(values), graph)
+  for name in ("val_data", "test_data"):
+    if values[name].value:
+      raise command.FlagError(f"--{name} needs --train_data beside it.")
+  made: tuple[conversions.Conversion, ...] = ()
   if values.convert:
-    conversion = conversions.parse(f"{_DATA}={directory(values, 'convert')}")
+    entry = f"{conversions.DATA}={directory(values, 'convert')}"
+    made = (conversions.parse(entry),)
   if values.data:
-    return Data(directory(values, "data"), conversion)
-  if conversion is None:
+    return conversions.Data(directory(values, "data"), made)
+  if not made:
     raise command.FlagError(
-      "No data: name a converted dataset with --data=DIR, or raw files with "
-      "--convert=CONVERTER:INPUT."
+      "No data: name your own file with --train_data=FILE, a converted dataset with "
+      "--data=DIR, or raw files with --convert=CONVERTER:INPUT."
     )
-  return Data(str(workdir / data_flags.CONVERTED), conversion)
+  return conversions.Data(str(pathlib.Path(workdir) / data_flags.CONVERTED), made)
 
 
 def targets(values: flags.FlagValues) -> tuple[tasks_lib.TargetConfig, ...]:

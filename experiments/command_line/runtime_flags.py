@@ -64,6 +64,7 @@ def expected_errors() -> tuple[type[Exception], ...]:
   """Wrong flags and bad data, which give one line without a traceback."""
   from jmp_hk.checkpoints import model_directory  # Slow to import.
   from jmp_hk.checkpoints import pretrained
+  from jmp_hk.training import preflight
   from jmp_hk.training import step_log
 
   return (
@@ -74,5 +75,6 @@ def expected_errors() -> tuple[type[Exception], ...]:
     processes.ConnectionFailedError,
     model_directory.CheckpointError,
     pretrained.PretrainedError,
+    preflight.PreflightError,
     *conversions.ERRORS,
   )

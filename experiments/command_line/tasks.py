@@ -13,6 +13,7 @@ from jmp_hk.targets import spec as spec_lib
 Reduction = tasks_lib.Reduction
 Target = tasks_lib.TargetConfig
 
+_LABEL_OPTIONS = ("key", "unit")  # Of data as they are.
 _FORCE_UNIT = "meV/Å"
 _MILLI = 1000.0
 
@@ -186,7 +187,8 @@ def parse_targets(entries: Sequence[str]) -> tuple[Target, ...]:
   `declare.with_energy`.
 
   Args:
-    entries: one per target. The options are reduction, coefficient and classes.
+    entries: one per target. The options are reduction, coefficient, classes, missing,
+      and those of `parse_label_options`.
 
   Raises:
     FlagError: an entry cannot be read.
@@ -199,21 +201,45 @@ def parse_targets(entries: Sequence[str]) -> tuple[Target, ...]:
     raise command.FlagError(f"--target: {error}") from error
 
 
-def _parse_target(entry: str) -> Target:
-  """One entry of --target."""
+def parse_label_options(entries: Sequence[str]) -> dict[str, dict[str, str]]:
+  """The options of --target about labels of data as they are.
+
+  Args:
+    entries: one per target.
+
+  Returns:
+    By name of the target, "key" (entry that holds the label) and "unit" where given.
+  """
+  result = {}
+  for entry in entries:
+    name, _, values = _split_target(entry)
+    result[name] = {k: v for k, v in values.items() if k in _LABEL_OPTIONS and v}
+  return result
+
+
+def _split_target(entry: str) -> tuple[str, str, dict[str, str]]:
+  """Name, kind and options of an entry of --target."""
   head, *options = entry.split(",")
   name, _, kind = head.partition("=")
-  kinds = spec_lib.kinds()
   pairs = (option.partition("=") for option in options)
-  values = {key: value for key, _, value in pairs}
-  unknown = set(values) - {"reduction", "coefficient", "classes"}
-  if not name or kind not in kinds or unknown:
+  return name, kind, {key: value for key, _, value in pairs}
+
+
+def _parse_target(entry: str) -> Target:
+  """One entry of --target."""
+  name, kind, values = _split_target(entry)
+  kinds = spec_lib.kinds()
+  known = {"reduction", "coefficient", "classes", "missing", *_LABEL_OPTIONS}
+  missing = values.get("missing", "refused")
+  is_known = set(values) <= known and missing in ("refused", "allowed")
+  if not name or kind not in kinds or not is_known:
     meant = (
       "" if kind in kinds else mistakes.did_you_mean(kind, list(kinds), f"{name}=")
     )
     raise command.FlagError(
       f"--target: {entry!r} does not read NAME=KIND[,reduction=sum|mean|max]"
-      f"[,coefficient=X][,classes=N] with KIND one of {', '.join(kinds)}.{meant}"
+      "[,coefficient=X][,classes=N][,missing=allowed][,key=KEY][,unit=UNIT] with KIND "
+      f"one of {', '.join(kinds)}.{meant}"
     )
   try:
     return Target(
@@ -222,6 +248,7 @@ def _parse_target(entry: str) -> Target:
       Reduction(values.get("reduction", "sum")),
       float(values.get("coefficient", 1.0)),
       int(values.get("classes", 0)),
+      allow_missing=missing == "allowed",
     )
   except ValueError as error:
     raise command.FlagError(f"--target: {entry!r}: {error}") from error

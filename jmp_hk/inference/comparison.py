@@ -28,7 +28,8 @@ class Comparison:
       of all structures one after another.
     predictions: likewise; for classes the probabilities [structures, classes].
     counted: [structures] or [atoms] bool, the rows that metrics count; without fixed
-      atoms where the dataset says so.
+      atoms where the dataset says so, and without missing labels, which are NaN, of
+      classes -1.
   """
 
   target: tasks_lib.TargetConfig
@@ -96,7 +97,8 @@ def predict_and_compare(
 
   Args:
     predictor: the model.
-    structures: records with labels in physical units, all with the same ones.
+    structures: records with labels in physical units, all with the same ones but for
+      those that may be missing.
     head: name of the head; may be left out if the model has one.
     units: units of the labels by name; by default those of the head's dataset.
     on_progress: called with the number of structures done, and of all.
@@ -122,7 +124,7 @@ def predict_and_compare(
       free_atoms_only=task.constants(info).free_atoms_only,
     )
     for target in task.learned
-    if records and target.spec.label(records[0]) is not None
+    if any(target.spec.label(record) is not None for record in records)
   ]
   return Results(task, records, predictions, compared)
 
@@ -149,10 +151,17 @@ def compare(
   """
   spec = target.spec
   values = [prediction.get(target) for prediction in predictions]
+  missing = [labels.is_missing(target, structure) for structure in structures]
   stacked = spec.stack_labels(
-    [labels.required_label(target, structure) for structure in structures]
+    [
+      spec.missing_label(structure)
+      if is_missing
+      else labels.required_label(target, structure)
+      for structure, is_missing in zip(structures, missing, strict=True)
+    ]
   )
-  counted = np.ones(len(stacked), bool)
+  sizes = [structure.num_atoms if spec.per_atom else 1 for structure in structures]
+  counted = ~np.repeat(missing, sizes)
   if spec.per_atom and spec.skips_fixed_atoms and free_atoms_only:
-    counted = ~np.concatenate([structure.fixed for structure in structures])
+    counted &= ~np.concatenate([structure.fixed for structure in structures])
   return Comparison(target, unit, stacked, spec.stack_predictions(values), counted)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jmp_hk import dataset_info
 from jmp_hk import from_ase
+from jmp_hk import problems as problems_lib
 from jmp_hk import structure as structure_lib
 from jmp_hk.inference import batching
 
@@ -31,10 +32,10 @@ class InvalidStructuresError(ValueError):
 
   def __init__(self, problems: Mapping[int, str]) -> None:
     self.problems = dict(problems)
+    named = [problem.partition(": ") for problem in self.problems.values()]
     super().__init__(
       f"{len(self.problems)} of the structures cannot be predicted: "
-      + "; ".join(self.problems.values())
-      + "."
+      + problems_lib.summarise([(name, reason) for name, _, reason in named])
     )
 
 
@@ -84,7 +85,7 @@ def prepare(
     The prepared structures; None for those that are left out.
 
   Raises:
-    InvalidStructuresError: some cannot be predicted; the message names all of them.
+    InvalidStructuresError: some cannot be predicted; the message sums them up.
     TypeError: something is no `ase.Atoms`.
   """
   items: list[batching.Prepared | None] = []

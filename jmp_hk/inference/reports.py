@@ -68,9 +68,15 @@ def write_table(results: comparison_lib.Results, path: pathlib.Path) -> None:
       errors = np.abs(comparison.predictions - comparison.labels)
       errors = errors.reshape(len(errors), -1).mean(axis=1)
       starts = np.cumsum(sizes) - sizes
-      columns[f"{name}_mae"] = (np.add.reduceat(errors, starts) / sizes).tolist()
+      means = np.add.reduceat(errors, starts) / sizes
+      columns[f"{name}_mae"] = ["" if np.isnan(mean) else float(mean) for mean in means]
       continue
-    columns[name] = comparison.labels.tolist()
+    # A missing label is an empty cell.
+    has_label = comparison.counted.tolist()
+    columns[name] = [
+      label if counts else ""
+      for label, counts in zip(comparison.labels.tolist(), has_label, strict=True)
+    ]
     if comparison.is_class:
       columns[f"{name}_predicted"] = comparison.predictions.argmax(axis=1).tolist()
       for index, column in enumerate(comparison.predictions.T):
@@ -170,7 +176,9 @@ def _draw_classes(axis: "axes_lib.Axes", comparison: comparison_lib.Comparison) 
   """How often each class is predicted as each."""
   num_classes = comparison.predictions.shape[1]
   counts = np.zeros((num_classes, num_classes), int)
-  np.add.at(counts, (comparison.labels, comparison.predictions.argmax(axis=1)), 1)
+  labels = comparison.labels[comparison.counted]
+  chosen = comparison.predictions[comparison.counted].argmax(axis=1)
+  np.add.at(counts, (labels, chosen), 1)
   axis.imshow(counts, cmap="Blues")
   for (row, column), count in np.ndenumerate(counts):
     dark = count > counts.max() / 2

@@ -54,6 +54,8 @@ class TargetConfig:
     loss_coefficient: factor of this target's loss; zero switches the loss off.
     num_classes: number of classes, for kinds that have to be told ("multiclass").
     head_bias: biases in the head (conservative heads have none, as published).
+    allow_missing: some structures may lack the label; they do not count in the loss and
+      the metrics of this target.
   """
 
   name: str
@@ -62,6 +64,7 @@ class TargetConfig:
   loss_coefficient: float = 1.0
   num_classes: int = 0
   head_bias: bool = True
+  allow_missing: bool = False
 
   def __post_init__(self) -> None:
     field = self.name if self.name in FIELDS else None
@@ -173,7 +176,7 @@ def check_tasks(tasks: tuple[TaskConfig, ...]) -> None:
       raise ValueError(f"Task {task.name!r} declares a target twice: {own}.")
     for target in task.targets:
       # Tasks with the same target share its head's shape and meaning.
-      head = dataclasses.replace(target, loss_coefficient=1.0)
+      head = dataclasses.replace(target, loss_coefficient=1.0, allow_missing=False)
       if shared.setdefault(target.name, head) != head:
         raise ValueError(
           f"Target {target.name!r} must have one kind, reduction, num_classes and "

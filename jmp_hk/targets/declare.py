@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+from typing import Literal
 
 from jmp_hk import dataset_info
 from jmp_hk.targets import config as config_lib
@@ -66,6 +67,15 @@ def with_energy(
   )
   energy = dataclasses.replace(energy, head_bias=False)
   return (energy, *(target for target in targets if target.name != "energy"))
+
+
+def label_kind(
+  target: config_lib.TargetConfig,
+) -> Literal["structure", "atoms", "class"]:
+  """What the label of a target belongs to, see `dataset_summary.Label`."""
+  if target.spec.is_class:
+    return "class"
+  return "atoms" if target.spec.per_atom else "structure"
 
 
 def with_classes(

@@ -70,18 +70,25 @@ def normalise_labels(
     task: the task that it trains.
 
   Returns:
-    Labels by name.
+    Labels by name; those that are missing and may be as `TargetSpec.missing_label`.
 
   Raises:
-    LabelError: a label is missing, or an element has no reference.
+    LabelError: a label is missing that may not be, or an element has no reference.
   """
   constants = task.constants(info)
   return {
-    target.name: target.spec.normalise(
-      required_label(target, structure), constants, structure
-    )
+    target.name: target.spec.missing_label(structure)
+    if is_missing(target, structure)
+    else target.spec.normalise(required_label(target, structure), constants, structure)
     for target in task.learned
   }
+
+
+def is_missing(
+  target: tasks_lib.TargetConfig, structure: structure_lib.Structure
+) -> bool:
+  """Whether a structure lacks a label that it may lack."""
+  return target.allow_missing and target.spec.label(structure) is None
 
 
 def required_label(

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmp_hk import dataset_info
+from jmp_hk import dataset_summary
 from jmp_hk import serialization
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
@@ -34,8 +35,8 @@ Value = float | np.ndarray
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 
 
-class LabelError(ValueError):
-  """A structure lacks a label that its task learns, or has one it cannot use."""
+# A structure lacks a label that its task learns, or has one it cannot use.
+LabelError = dataset_summary.LabelError
 
 
 class PredictedFrom(enum.Enum):
@@ -202,6 +203,33 @@ class TargetSpec(abc.ABC):
     if self.label_name is not None:
       return getattr(structure, self.label_name)
     return structure.targets.get(self.name)
+
+  def missing_label(self, structure: structure_lib.Structure) -> np.ndarray:
+    """What batches hold in place of the normalised label of a structure without one.
+
+    Args:
+      structure: the structure.
+
+    Returns:
+      NaN in the shape of a normalised label, for classes -1.
+    """
+    shape = (structure.num_atoms, *self.shape) if self.per_atom else self.shape
+    return np.full(shape, -1) if self.is_class else np.full(shape, np.nan)
+
+  def split_missing(self, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Tells labels from what stands for missing ones, on the device.
+
+    Args:
+      label: [rows, …] normalised labels and `missing_label`s.
+
+    Returns:
+      The labels with zeros in place of missing ones, and [rows] bool, the rows that
+      have a label.
+    """
+    entries = label >= 0 if self.is_class else jnp.isfinite(label)
+    rows = entries.reshape(*label.shape[: label.ndim - len(self.shape)], -1).all(-1)
+    mask = rows.reshape(rows.shape + (1,) * len(self.shape))
+    return jnp.where(mask, label, 0), rows
 
   @abc.abstractmethod
   def normalise(

@@ -67,12 +67,18 @@ def loss_terms(
     prediction, label = predictions[target.name], batch.targets[target.name]
     chex.assert_shape(prediction, (*mask.shape, *spec.prediction_shape))
     chex.assert_shape(label, (*mask.shape, *spec.shape))
+    if target.allow_missing:
+      # Before the loss, so that what stands for missing labels has no gradient.
+      label, has_label = spec.split_missing(label)
+      mask &= has_label
     losses = spec.loss(prediction, label)
     chex.assert_equal_shape([losses, mask])
     owned, coefficient = _per_graph(coefficients, batch)
     if spec.per_atom:
-      terms[target.name] = _atom_terms(config, batch, losses, owned, coefficient)
+      mask &= owned[batch.node_graph]
+      terms[target.name] = _atom_terms(config, batch, losses, mask, coefficient)
     else:
+      owned &= mask
       total = jnp.where(owned, coefficient * losses, 0).sum()
       terms[target.name] = total, owned.sum().astype(total.dtype)
   return terms
@@ -87,12 +93,17 @@ def mean_loss(terms: Terms) -> jax.Array:
 def _active_targets(
   tasks: Sequence[tasks_lib.TaskConfig],
 ) -> list[tuple[tasks_lib.TargetConfig, list[float | None]]]:
-  """Targets with a loss, and per task the coefficient or None where it lacks them."""
+  """Targets with a loss, and per task the coefficient or None where it lacks them.
+
+  Labels of a target may be missing where any of its tasks allows it.
+  """
   targets: dict[str, tuple[tasks_lib.TargetConfig, list[float | None]]] = {}
   for i, task in enumerate(tasks):
     for target in task.targets:
       entry = targets.setdefault(target.name, (target, [None] * len(tasks)))
       entry[1][i] = target.loss_coefficient
+      if target.allow_missing:
+        targets[target.name] = target, entry[1]
   return [entry for entry in targets.values() if any(entry[1])]
 
 
@@ -109,11 +120,10 @@ def _atom_terms(
   config: LossConfig,
   batch: batch_lib.Batch,
   losses: jax.Array,
-  owned: jax.Array,
+  mask: jax.Array,
   coefficient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """Losses of atoms [N], averaged as configured."""
-  mask = batch.atom_mask & owned[batch.node_graph]
+  """Losses of the atoms in a mask [N], averaged as configured."""
   if config.free_atoms_only:
     mask &= ~batch.fixed
   losses = jnp.where(mask, losses * coefficient[batch.node_graph], 0)

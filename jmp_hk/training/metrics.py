@@ -51,6 +51,9 @@ def batch_sums(
       spec = target.spec
       rows = spec.counted(batch, graphs, constants)
       prediction, label = predictions[target.name], batch.targets[target.name]
+      if target.allow_missing:
+        label, has_label = spec.split_missing(label)
+        rows &= has_label
       chex.assert_shape(prediction, (*rows.shape, *spec.prediction_shape))
       chex.assert_shape(label, (*rows.shape, *spec.shape))
       entries = spec.metrics(prediction, label, rows, batch, constants)
@@ -92,6 +95,22 @@ def summarise(batches: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str,
   if scores:
     metrics[SCORE] = math.fsum(scores.values()) / len(scores)
   return metrics
+
+
+def names(
+  tasks: Sequence[tasks_lib.TaskConfig],
+  infos: Mapping[str, info_lib.DatasetInfo],
+  example: batch_lib.Batch,
+) -> list[str]:
+  """Names of the metrics that `summarise` gives where all labels occur.
+
+  Args:
+    tasks: tasks of the model.
+    infos: scales by dataset name.
+    example: a batch, for shapes; nothing is computed.
+  """
+  sums = lambda batch: batch_sums(tasks, infos, batch, zero_predictions(tasks, batch))
+  return list(summarise([dict.fromkeys(jax.eval_shape(sums, example), (0.0, 1.0))]))
 
 
 def zero_predictions(

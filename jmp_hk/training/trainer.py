@@ -27,8 +27,10 @@ from jmp_hk.training import batch_sources
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import initial as initial_lib
 from jmp_hk.training import loop as loop_lib
+from jmp_hk.training import metrics as metrics_lib
 from jmp_hk.training import objective
 from jmp_hk.training import plot
+from jmp_hk.training import preflight
 from jmp_hk.training import profiling
 from jmp_hk.training import program as program_lib
 from jmp_hk.training import run_directory
@@ -79,12 +81,14 @@ class Trainer:
 
     Raises:
       OtherRunError: the directory holds a run with other settings.
+      PreflightError: the run would fail later on, see `preflight`.
       ValueError: the datasets do not fit the model.
     """
     configuration.configure()
     self.config = config
     self.workdir = pathlib.Path(workdir)
     run_directory.check_config({"trainer": config}, self.workdir)
+    preflight.check(config, (*training, *validation), self.workdir)
     mesh = sharding.make_mesh()
     self._batches = batches or batch_sources.open_datasets(
       config, training, validation, self.workdir, mesh
@@ -93,6 +97,7 @@ class Trainer:
     self._program = program_lib.Program(
       config, self._batches.infos, self._example, mesh
     )
+    self._check_outputs()
     self._initial = initial
     self._origin: Mapping[str, Any] = {}  # Of the weights that the run starts from.
     self._state: state_lib.TrainState | None = None
@@ -227,6 +232,17 @@ class Trainer:
       origin=self._origin,
       precision=self.config.model.precision,
     )
+
+  def _check_outputs(self) -> None:
+    """Checks that checkpoints find room, and that validation gives its metric."""
+    train = self.config.train
+    if processes.is_first():
+      preflight.check_disk(train, self._program.state_shapes(), self.workdir)
+    if self._batches.has_validation:
+      names = metrics_lib.names(
+        self.config.model.tasks, self._batches.infos, self._example
+      )
+      preflight.check_metric(train, names)
 
   def _start(self) -> tuple[state_lib.TrainState, state_lib.HostState]:
     """The newest checkpoint, or a fresh state."""

@@ -22,7 +22,7 @@ def test_flag_files_name_shipped_data(path, monkeypatch):
   monkeypatch.chdir(demo_data.ROOT)
   values = finetune_data.parse(f"--flagfile={path}", "--workdir=w")
   data = finetune_flags.read_data(values, pathlib.Path("w"))
-  assert pathlib.Path(data.conversion.input).exists()
+  assert pathlib.Path(data.conversions[0].input).exists()
   assert finetune_flags.targets(values)
   # Its labels are not the paper's, so neither may its name be.
   assert values.name.startswith("demo_") and values.name not in tasks.TASKS

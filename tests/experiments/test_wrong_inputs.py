@@ -61,7 +61,7 @@ _CASES = (
   (report, "D/empty", "holds no finished fine-tuning run"),
   # Data that are wrong.
   (convert, _CONVERT + "D/broken.extxyz", "broken.extxyz: ASE fails after 14 frames"),
-  (convert, _CONVERT + "D/unlabelled.extxyz", "expected the label 'energy', found"),
+  (convert, _CONVERT + "D/unlabelled.extxyz", "there are neither energies nor forces"),
   (convert, _CONVERT + "D/unknown.extxyz", "KeyError: 'Qq'"),
   (convert, _CONVERT + "D/none.extxyz", "Empty file"),
   (convert, _CONVERT + "D/mine.extxyz --energy_unit=ev", "--energy_unit=ev is unknown"),

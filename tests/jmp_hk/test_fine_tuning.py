@@ -10,6 +10,7 @@ from absl.testing import parameterized
 import ase
 import ase.build
 from ase.calculators import singlepoint
+import ase.io
 import chex
 import numpy as np
 
@@ -20,6 +21,7 @@ from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
 from jmp_hk.training import run_directory
+from jmp_hk.training import writers
 from tests import schnet
 
 _GRAPH = graph_config.GraphConfig(cutoff=4.0, max_neighbors=8)
@@ -159,8 +161,8 @@ class FineTuningTest(parameterized.TestCase):
     structures[4].positions[0, 0] += 1.0  # The stored results are not of this any more.
     with self.assertRaisesRegex(
       spec_lib.LabelError,
-      r"2 of 6 structures .*structure 1 \(CH4\): it has no label 'energy'; it has "
-      r"kind, size; structure 4 \(CH4\)",
+      r"2 of 6 records: it has no label 'energy'; it has kind, size "
+      r"\(structure 1 \(CH4\), structure 4 \(CH4\)\)",
     ):
       self._tune(structures)
     with self.assertRaisesRegex(spec_lib.LabelError, "no label 'dipole'"):
@@ -192,6 +194,34 @@ class FineTuningTest(parameterized.TestCase):
     self.assertIsInstance(forces, tasks_lib.TargetConfig)
     self.assertEqual(
       model.config.backbone, schnet.SchNetConfig(atom_channels=32, direct_vectors=False)
+    )
+
+  def test_structures_without_a_label_do_not_count(self):
+    path, structures = self.directory / "mine.traj", _molecules(12)
+    for atoms in structures[::4]:
+      del atoms.calc.results["energy"]
+    ase.io.write(path, structures)
+    targets = [
+      tasks_lib.TargetConfig("energy", "energy", allow_missing=True),
+      tasks_lib.TargetConfig("forces", "conservative_forces"),
+    ]
+    model = self._tune(
+      path, targets=targets, validation=path, num_steps=2, learning_rate=1e-4
+    )
+    self.assertEqual(model.infos["fine_tuned"].splits["val"].missing["energy"], 3)
+    errors = [
+      abs(prediction.energy - atoms.calc.results["energy"])
+      for prediction, atoms in zip(model.predict(structures), structures, strict=True)
+      if "energy" in atoms.calc.results
+    ]
+    [record] = [
+      record
+      for record in writers.read_metrics(self.directory / "run" / writers.METRICS_FILE)
+      if record["kind"] == "val"
+    ]
+    self.assertLen(errors, 9)
+    self.assertAlmostEqual(
+      record["fine_tuned/energy_mae_mev"], 1000 * np.mean(errors), delta=0.5
     )
 
   def test_every_element_of_the_validation_is_in_the_training(self):

@@ -88,3 +88,21 @@ def test_nothing_to_fit():
   empty = statistics_lib.Statistics()
   assert statistics_lib.fit_references(empty, empty.energy).references == {}
   assert empty.forces.rms() == 0.0
+
+
+def test_structures_without_a_label_are_left_out_of_its_fit():
+  structures = list(_structures(200))
+  # Sodium occurs only where there is no energy.
+  bare = structure_lib.molecule(np.zeros((2, 3)), [11, 8], "x")
+  labelled = statistics_lib.of_structures(structures, ("energy",))
+  both = statistics_lib.of_structures([*structures, bare, bare], ("energy",))
+  assert both.missing["energy"].structures == 2 and both.structures == 202
+  expected = statistics_lib.fit_references(labelled, labelled.energy, "energy")
+  assert statistics_lib.fit_references(both, both.energy, "energy") == expected
+  assert set(expected.references) == set(_REFERENCES)
+  # Through JSON and in parts, as sidecars are.
+  merged = statistics_lib.Statistics()
+  for part in (labelled, statistics_lib.of_structures([bare, bare], ("energy",))):
+    stored = serialization.to_json(part)
+    merged.merge(serialization.from_json(statistics_lib.Statistics, stored))
+  assert merged == both

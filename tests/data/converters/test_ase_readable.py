@@ -1,5 +1,7 @@
 """`--dataset=ase`: label keys, units, splits, tags of OC20 trajectories."""
 
+import shutil
+
 import ase
 from ase import constraints
 import ase.build
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from data.conversion import base
-from data.converters import ase_readable
+from data.formats import ase_atoms
 from jmp_hk import structure as structure_lib
 from tests import shared_files
 
@@ -151,7 +153,7 @@ def test_tags_of_oc20_trajectories():
   # Two fixed slab atoms, a free one, a free slab oxygen, and CO at the end.
   numbers = np.array([29, 8, 29, 8, 29, 6, 8])
   fixed = np.array([True, True, False, False, False, False, False])
-  tags = ase_readable.derive_oc20_tags(numbers, fixed)
+  tags = ase_atoms.derive_oc20_tags(numbers, fixed)
   assert tags.tolist() == [0, 0, 1, 1, 1, 2, 2]
 
 
@@ -167,3 +169,133 @@ def test_real_trajectory_keeps_raw_forces_of_fixed_atoms(convert):
     assert isinstance(constraint, constraints.FixAtoms)
     assert (np.flatnonzero(structure.fixed) == np.sort(constraint.index)).all()
     assert (structure.tags[structure.fixed] == 0).all() and (structure.tags == 2).any()
+
+
+def test_keys_are_found_and_stored(convert, tmp_path):
+  path = tmp_path / "mace.extxyz"
+  frames = [_atoms(k) for k in range(4)]
+  for atoms in frames:
+    atoms.info["REF_energy"] = atoms.get_potential_energy()
+    atoms.arrays["REF_forces"] = atoms.get_forces()
+    atoms.calc = singlepoint.SinglePointCalculator(
+      atoms, energy=99.0, forces=np.zeros((4, 3))
+    )
+  ase.io.write(path, frames)
+  found, info = convert("ase", path, "train", targets="GAP")
+  assert [s.energy for s in found["train"]] == pytest.approx(
+    [a.info["REF_energy"] for a in frames]
+  )
+  assert float(found["train"][1].targets["GAP"]) == frames[1].info["gap"]
+  options = info.provenance["splits"]["train"]["options"]
+  assert options["energy_key"] == "REF_energy" and options["target_keys"] == "GAP=gap"
+
+
+def test_keys_that_are_not_plain_are_asked_for(convert, tmp_path):
+  path = tmp_path / "mine.extxyz"
+  atoms = _atoms(0)
+  atoms.info["dft_energy"] = 1.0
+  ase.io.write(path, [atoms])
+  with pytest.raises(base.PlanError, match="'dft_energy'.*Say which with --energy_key"):
+    convert("ase", path, "train")
+  with pytest.raises(base.PlanError, match="--target_keys=dipole=KEY"):
+    convert("ase", path, "train", energy_key="energy", targets="dipole")
+  atoms = ase.build.molecule("H2O")
+  ase.io.write(path, [atoms])
+  with pytest.raises(base.PlanError, match="neither energies nor forces"):
+    convert("ase", path, "train")
+  with pytest.raises(base.PlanError, match="no label 'energy'"):
+    convert("ase", path, "train", energy_key="required")
+
+
+def test_labels_that_may_be_missing(convert, tmp_path):
+  path = tmp_path / "mine.traj"
+  frames = [_atoms(k) for k in range(6)]
+  del frames[0].info["gap"]
+  frames[1].info["gap"] = float("nan")
+  frames[2].calc = None
+  ase.io.write(path, frames)
+  found, info = convert(
+    "ase", path, "train", targets="gap", missing="gap,energy,forces"
+  )
+  lacking = [
+    [name for name in ("energy", "forces", "gap") if structure.label(name) is None]
+    for structure in found["train"]
+  ]
+  assert lacking == [["gap"], ["gap"], ["energy", "forces"], [], [], []]
+  facts = info.splits["train"]
+  assert facts.missing == {"energy": 1, "forces": 1, "gap": 2}
+  assert facts.elements == (1,)
+  gaps = [a.info["gap"] for a in frames[2:]]
+  assert info.targets["gap"].mean == pytest.approx(np.mean(gaps))
+  with pytest.raises(
+    structure_lib.InvalidStructureError, match="^mine.traj:0: expected the label 'gap'"
+  ):
+    convert("ase", path, "val", targets="gap", missing="energy,forces")
+
+
+def test_errors_of_one_kind_are_one_sentence(convert, tmp_path):
+  path = tmp_path / "mine.traj"
+  frames = [_atoms(k) for k in range(40)]
+  for atoms in frames[::2]:
+    atoms.calc.results["forces"] = np.full((4, 3), np.nan)
+  ase.io.write(path, frames)
+  with pytest.raises(
+    structure_lib.InvalidStructureError,
+    match=r"^20 of 40 records: expected finite forces.*mine.traj:8, and 15 more\)\.$",
+  ):
+    convert("ase", path, "train")
+
+
+def test_small_files_share_a_shard(convert, tmp_path):
+  (tmp_path / "raw").mkdir()
+  for k in range(5):
+    ase.io.write(tmp_path / "raw" / f"{k}.xyz", [_atoms(k), _atoms(k + 10)])
+  found, info = convert("ase", tmp_path / "raw", "train")
+  assert info.provenance["splits"]["train"]["shards"] == 1
+  expected = [f"{k}.xyz:{i}" for k in range(5) for i in range(2)]
+  assert [structure.record_id for structure in found["train"]] == expected
+  assert len(info.provenance["splits"]["train"]["sources"]) == 5
+
+
+def test_elements_that_are_rare_stay_in_the_training(convert, tmp_path):
+  path = tmp_path / "mine.traj"
+  frames = [_atoms(k) for k in range(20)]
+  labels = frames[7].calc.results
+  frames[7].symbols[0] = "Pt"
+  frames[7].calc = singlepoint.SinglePointCalculator(frames[7], **labels)
+  ase.io.write(path, frames)
+  for seed in range(4):
+    found, info = convert(
+      "ase", path, split_fractions="0.5,0.25,0.25", split_seed=seed, name=f"s{seed}"
+    )
+    assert 78 in info.splits["train"].elements
+    assert sum(map(len, found.values())) == 20
+    shutil.rmtree(tmp_path / "converted")
+
+
+def test_small_shares_get_a_structure(convert, tmp_path):
+  path = tmp_path / "mine.traj"
+  ase.io.write(path, [_atoms(k) for k in range(3)])
+  _, info = convert("ase", path, split_fractions="0.9,0.1")
+  assert info.num_structures == {"train": 2, "val": 1}
+
+
+def test_a_table_beside_structures(convert, tmp_path):
+  rows = ["id,gap"]
+  for k in range(6):
+    ase.io.write(tmp_path / f"s{k}.cif", ase.build.bulk("Cu", a=3.6 + 0.01 * k))
+    rows.append(f"s{k},{'' if k == 2 else k / 2}")
+  (tmp_path / "props.csv").write_text("\n".join(rows))
+  found, info = convert(
+    "ase",
+    tmp_path / "props.csv",
+    targets="gap:structure:eV",
+    missing="gap",
+    split_fractions="0.5,0.5",
+  )
+  labels = {s.record_id: s.label("gap") for split in found.values() for s in split}
+  expected = {f"props.csv:s{k}": None if k == 2 else k / 2 for k in range(6)}
+  assert labels == expected
+  assert info.units["gap"] == "eV" and "energy" not in info.units
+  sources = [s["name"] for s in info.provenance["splits"]["train"]["sources"]]
+  assert sources == sorted(["props.csv", *(f"s{k}.cif" for k in range(6))])

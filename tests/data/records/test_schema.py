@@ -127,3 +127,16 @@ def test_checksum_is_tensorflows(size, tmp_path):
   # TensorFlow checks both checksums of a record.
   assert [r.numpy() for r in tf.data.TFRecordDataset(str(path))] == [data]
   assert list(shards.read_shard(path)) == [data]
+
+
+@hypothesis.given(st.lists(structures(), min_size=1, max_size=5))
+@hypothesis.settings(max_examples=20, deadline=None)
+def test_batched_parse_of_optional_labels(batch):
+  optional = ("energy", "forces", "scalar", "spectrum", "charges")
+  spec = parsing.RecordSpec(
+    True, True, {"scalar": 1, "spectrum": 7}, {"charges": 1}, frozenset(optional)
+  )
+  serialized = tf.constant([schema.encode(s) for s in batch])
+  arrays = {k: v.numpy() for k, v in parsing.parse_batch(serialized, spec).items()}
+  for structure, found in zip(batch, parsing.split_batch(arrays), strict=True):
+    assert_equal(found, structure)

@@ -155,5 +155,47 @@ class CompareTest(parameterized.TestCase):
       )
 
 
+class MissingLabelsTest(absltest.TestCase):
+  def test_they_do_not_count_and_leave_cells_empty(self):
+    targets = [
+      dataclasses.replace(examples.TARGETS[kind], allow_missing=True)
+      for kind in ("energy", "direct_forces", "multiclass")
+    ]
+    structures = [
+      examples.structure(0),
+      examples.structure(1, energy=None, forces=None, targets={}),
+      examples.structure(2),
+    ]
+    chances = np.eye(3)
+    predictions = [
+      prediction_lib.Prediction(
+        energy=(structure.energy or 0.0) + 1.0,
+        forces=np.ones((3, 3)) if structure.forces is None else structure.forces + 0.5,
+        properties={"lattice": chances[int(structure.targets.get("lattice", 0))]},
+      )
+      for structure in structures
+    ]
+    task = tasks_lib.TaskConfig("mine", tuple(targets))
+    compared = [comparison.compare(t, "", structures, predictions) for t in targets]
+    results = comparison.Results(task, structures, predictions, compared)
+    metrics = results.metrics()
+    self.assertAlmostEqual(metrics["energy"]["mae"], 1.0)
+    self.assertAlmostEqual(metrics["forces"]["mae"], 0.5)
+    self.assertEqual(metrics["lattice"]["accuracy"], 1.0)
+    directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    reports.write(results, directory)
+    with (directory / reports.TABLE_FILE).open(encoding="utf-8") as file:
+      rows = list(csv.DictReader(file))
+    cells = [rows[1][name] for name in ("energy", "forces_mae", "lattice")]
+    self.assertEqual(cells, ["", "", ""])
+    self.assertEqual(float(rows[0]["forces_mae"]), 0.5)
+
+  def test_labels_that_may_not_be_missing_are_named(self):
+    structures = [examples.structure(0), examples.structure(1, energy=None)]
+    predictions = [prediction_lib.Prediction(energy=0.0)] * 2
+    with self.assertRaisesRegex(labels.LabelError, "mine:1 has no label 'energy'"):
+      comparison.compare(examples.TARGETS["energy"], "", structures, predictions)
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -108,5 +108,26 @@ class CheckStatisticsTest(absltest.TestCase):
       labels.check_statistics(task, info)
 
 
+class MissingLabelsTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ("energy", ()), ("direct_forces", (3, 3)), ("multiclass", ()), ("vector", (3, 3))
+  )
+  def test_what_stands_for_them_is_told_from_labels(self, kind, shape):
+    target = dataclasses.replace(examples.TARGETS[kind], allow_missing=True)
+    task = tasks_lib.TaskConfig("mine", (target,))
+    rows = []
+    for changes in ({}, {"energy": None, "forces": None, "targets": {}}):
+      structure = examples.structure(**changes)
+      found = labels.normalise_labels(structure, examples.info(), task)[target.name]
+      chex.assert_shape(found, shape)
+      rows.append(np.atleast_1d(found) if not target.spec.per_atom else found)
+    stacked = np.concatenate(rows)
+    filled, has_label = target.spec.split_missing(stacked)
+    half = len(stacked) // 2
+    self.assertEqual(has_label.tolist(), [True] * half + [False] * half)
+    chex.assert_trees_all_close(filled[:half], stacked[:half], rtol=1e-6)
+    self.assertTrue((np.asarray(filled[half:]) == 0).all())
+
+
 if __name__ == "__main__":
   absltest.main()

@@ -176,5 +176,64 @@ class LossTermsTest(parameterized.TestCase):
       losses.loss_terms(losses.LossConfig(), _TASKS, batch, _predictions())
 
 
+class MissingLabelsTest(parameterized.TestCase):
+  """Structures without a label weigh nothing in its loss."""
+
+  _TARGETS = (
+    Target("energy", "energy", loss_coefficient=2.0, allow_missing=True),
+    Target("forces", "direct_forces", loss_coefficient=3.0, allow_missing=True),
+    Target("group", "multiclass", num_classes=3, allow_missing=True),
+  )
+
+  def _with_missing(self, batch, graph):
+    """The batch with NaN and -1 as the labels of one structure."""
+    energy, forces, group = (
+      np.array(batch.targets[name]) for name in ("energy", "forces", "group")
+    )
+    energy[graph], group[graph] = np.nan, -1
+    forces[np.asarray(batch.node_graph) == graph] = np.nan
+    return batch.replace(targets={"energy": energy, "forces": forces, "group": group})
+
+  @parameterized.product(graph=(0, 1, 2), structure_wise=(True, False))
+  def test_the_loss_is_that_of_the_other_structures(self, graph, structure_wise):
+    tasks = (tasks_lib.TaskConfig("mine", self._TARGETS),)
+    config = losses.LossConfig(structure_wise=structure_wise)
+    whole = _batch(tasks=(0, 0, 0))
+    batch = self._with_missing(whole, graph)
+    predictions = {k: v for k, v in _predictions().items() if k != "metal"}
+    others = whole.replace(
+      graph_mask=np.array(whole.graph_mask) & (np.arange(4) != graph),
+      atom_mask=np.array(whole.atom_mask) & (np.asarray(whole.node_graph) != graph),
+    )
+    found = losses.loss_terms(config, tasks, batch, predictions)
+    expected = losses.loss_terms(config, tasks, others, predictions)
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+  def test_gradients_are_finite_and_zero_for_missing_labels(self):
+    tasks = (tasks_lib.TaskConfig("mine", self._TARGETS),)
+    batch = self._with_missing(_batch(tasks=(0, 0, 0)), 1)
+
+    def loss(predictions):
+      terms = losses.loss_terms(losses.LossConfig(), tasks, batch, predictions)
+      return losses.mean_loss(terms)
+
+    predictions = {k: v for k, v in _predictions().items() if k != "metal"}
+    gradient = jax.device_get(jax.grad(loss)(predictions))
+    chex.assert_tree_all_finite(gradient)
+    chex.assert_trees_all_equal(gradient["energy"][1], np.float32(0))
+    chex.assert_trees_all_equal(gradient["group"][1], np.zeros(3, np.float32))
+    atoms = np.asarray(batch.node_graph) == 1
+    self.assertTrue((gradient["forces"][atoms] == 0).all())
+    self.assertTrue((gradient["energy"][[0, 2]] != 0).all())
+
+  def test_no_label_at_all_gives_no_loss(self):
+    tasks = (tasks_lib.TaskConfig("mine", self._TARGETS[:1]),)
+    batch = _batch(tasks=(0, 0, 0))
+    batch = batch.replace(targets={"energy": np.full(4, np.nan, np.float32)})
+    terms = losses.loss_terms(losses.LossConfig(), tasks, batch, _predictions())
+    chex.assert_trees_all_equal(jax.device_get(terms["energy"]), (0.0, 0.0))
+    self.assertEqual(float(losses.mean_loss(terms)), 0.0)
+
+
 if __name__ == "__main__":
   absltest.main()

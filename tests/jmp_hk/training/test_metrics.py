@@ -1,5 +1,7 @@
 """Metrics are in the stated units, per dataset, and independent of batching."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -230,3 +232,35 @@ def test_evaluation_over_microbatches_equals_single_batches():
       step, variables, None, source, mesh, lambda: source[0], lambda: 15
     )
   assert stopped.value.number == 15
+
+
+def test_missing_labels_do_not_count():
+  batch = small.microbatch(small.batch(0))
+  predictions = _predictions(batch)
+  tasks = tuple(
+    dataclasses.replace(
+      task,
+      targets=tuple(dataclasses.replace(t, allow_missing=True) for t in task.targets),
+    )
+    for task in small.TASKS
+  )
+  graphs = np.flatnonzero(batch.graph_mask)
+  lacking = int(graphs[-1])
+  targets = {name: np.array(value) for name, value in batch.targets.items()}
+  targets["energy"][lacking] = np.nan
+  targets["forces"][np.asarray(batch.node_graph) == lacking] = np.nan
+  found = metrics.batch_sums(
+    tasks, small.INFOS, batch.replace(targets=targets), predictions
+  )
+  others = batch.replace(
+    graph_mask=np.array(batch.graph_mask) & (np.arange(len(batch.task)) != lacking)
+  )
+  expected = metrics.batch_sums(small.TASKS, small.INFOS, others, predictions)
+  chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+def test_names_are_those_of_a_validation():
+  batch = small.microbatch(small.batch(0))
+  sums = metrics.batch_sums(small.TASKS, small.INFOS, batch, _predictions(batch))
+  names = metrics.names(small.TASKS, small.INFOS, batch)
+  assert set(names) == set(metrics.summarise([jax.device_get(sums)]))
