@@ -17,6 +17,7 @@ import pytest
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.training import plot
 from jmp_hk.training import writers
+from tests import compiling
 from tests.experiments import demo_data
 
 _TIMING = ("seconds", "steps_per_second", "structures_per_second")
@@ -46,11 +47,12 @@ def _command(workdir: pathlib.Path, datasets, *arguments: str) -> list[str]:
 
 
 def _environment(devices: int = 1) -> dict[str, str]:
-  flags = f"--xla_force_host_platform_device_count={devices}" if devices > 1 else ""
+  flag = f"--xla_force_host_platform_device_count={devices}"
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": flags,
+    "XLA_FLAGS": compiling.with_flag(flag),
     "JAX_COMPILATION_CACHE_DIR": str(demo_data.ROOT / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     "JAX_LOG_COMPILES": "1",
   }
 
