@@ -9,10 +9,10 @@ from typing import NoReturn
 
 from absl import app
 from absl import flags
-from absl import logging
 
 from data.command_line import flag_help
 from data.command_line import mistakes
+from jmp_hk.runtime import console
 
 _HELP = ("help", "h", "helpshort", "?")
 _FULL_HELP = ("helpfull",)
@@ -132,7 +132,7 @@ class Program:
 
   def _run(self, others: Sequence[str], values: flags.FlagValues) -> int:
     """Runs the program; the lines that the library logs are shown."""
-    logging.set_verbosity(logging.INFO)
+    console.log_to_stderr()
     try:
       self.run(values, *([others] if self.takes_arguments else []))
     except Exception as error:

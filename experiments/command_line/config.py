@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 from absl import flags
-from absl import logging
 
 from data.records import datasets as datasets_lib
 from experiments.command_line import command
@@ -97,7 +96,6 @@ def train(config: RunConfig, workdir: pathlib.Path, values: flags.FlagValues) ->
     datasets_lib.open_datasets(config.validation_datasets, tasks),
     workdir,
   ).run()
-  logging.info("Done: %s", workdir)
 
 
 def _parts(config: RunConfig) -> Mapping[str, Any]:

@@ -43,6 +43,10 @@ class Scalar(spec.TargetSpec):
     std = constants.statistics[self.name].std
     return arithmetic.error_sums(self.name, prediction, label, rows, std)
 
+  def shown_metrics(self, unit: str) -> tuple[spec.ShownMetric, ...]:
+    """Errors in the unit of the label."""
+    return arithmetic.shown_errors(self.name, unit)
+
   def normalise(
     self,
     label: spec.Value,

@@ -18,7 +18,6 @@ from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import model as model_lib
-from jmp_hk.models import parameters
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import processes
@@ -33,6 +32,7 @@ from jmp_hk.training import program as program_lib
 from jmp_hk.training import run_directory
 from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
+from jmp_hk.training import summary
 from jmp_hk.training import writers as writers_lib
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,9 @@ class Trainer:
   """One training run; everything that it writes lies in its directory.
 
   Where the directory holds a run already, that run is continued from its newest
-  checkpoint. Progress goes to the loggers below `jmp_hk`; in a notebook
-  `logging.basicConfig(level=logging.INFO)` shows it.
+  checkpoint. A terminal or notebook shows a progress bar. Lines with errors, and tables
+  of validations, go to the loggers below `jmp_hk`; in a notebook
+  `logging.basicConfig(level=logging.INFO)` shows them.
 
   Example:
     >>> trainer = Trainer(config, [training], [validation], "runs/mine")
@@ -98,13 +99,7 @@ class Trainer:
     self._host = state_lib.HostState()
     if processes.is_first():
       run_directory.store_config({"trainer": config}, self.workdir)
-    logger.info(
-      "%d parameters, %d microbatches on %d devices, microbatches of %s.",
-      parameters.count(self._program.shapes.params),
-      config.train.num_microbatches,
-      mesh.size,
-      self._example.budget,
-    )
+    summary.tell_start(config, self._program, self._example.budget)
 
   @classmethod
   def from_batches(
@@ -145,9 +140,12 @@ class Trainer:
     """
     state = self.state  # It is restored before metrics after it are cut off.
     is_first = processes.is_first()
+    described = self._program.described
+    units = {name: metric.unit for name, metric in described.items()}
     writers = (
-      writers_lib.open_writers(self.workdir, int(state.step)) if is_first else ()
+      writers_lib.open_writers(self.workdir, int(state.step), units) if is_first else ()
     )
+    records = writers_lib.read_metrics(self.workdir / writers_lib.METRICS_FILE)
     profiler = profiling.Profiler(
       self.config.train.profile_steps, self.workdir / profiling.DIRECTORY
     )
@@ -161,7 +159,7 @@ class Trainer:
         self.config.train,
         self._program,
         self._batches,
-        loop_lib.Outputs(checkpointer, writers, profiler),
+        loop_lib.Outputs(checkpointer, writers, profiler, records),
         state,
         self._host,
       )
@@ -223,7 +221,7 @@ class Trainer:
       variables = initial_lib.take_backbone(initial, variables, self.workdir)
     else:
       variables = initial_lib.fit_scales(
-        program.model, variables, self._batches, train.num_scale_batches
+        program.model, variables, self._batches, train.num_scale_batches, self.workdir
       )
     # Other hardware may round otherwise; all processes start from the same bits.
     variables = model_lib.Variables(*sharding.from_first_process(variables))
@@ -246,6 +244,5 @@ class Trainer:
       return {}
     plot.plot_run(self.workdir)
     metrics = run_directory.save_results(self.workdir, linear_fit)
-    if table := run_directory.results_table(metrics, linear_fit):
-      logger.info("Last validation:\n%s", table)
+    summary.tell_end(self.config, self.workdir, self._program, linear_fit)
     return metrics
