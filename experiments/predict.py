@@ -85,8 +85,8 @@ def _define_output(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "prefix",
     prediction_files.PREFIX,
-    "TEXT: Begins the names of predictions, as in jmp_energy. With an empty prefix they "
-    "are the results of the structures' calculator, for files without labels.",
+    "TEXT: Begins the names of predictions, as in jmp_energy. If it is empty, they are "
+    "stored as results of a calculator, for files without labels.",
     flag_values=values,
   )
   flags.DEFINE_bool(
