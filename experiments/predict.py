@@ -119,9 +119,9 @@ def run(values: flags.FlagValues) -> None:
   model = inference_flags.load_predictor(
     values, {head: values.references} if values.references else None
   )
+  results = _predict(model, structures, head, values.skip_invalid)
   for notice in model.notices(head):
     logging.warning("%s Give them with --references=FILE.npz.", notice)
-  results = _predict(model, structures, head, values.skip_invalid)
   done = [
     (atoms, result)
     for atoms, result in zip(structures, results, strict=True)

@@ -11,6 +11,8 @@ from typing import Any
 from tqdm import auto as tqdm_auto
 from tqdm.contrib import logging as tqdm_logging
 
+from jmp_hk.runtime import configuration
+
 logger = logging.getLogger(__name__)
 
 _SECONDS = 30.0  # Between lines where there is no bar.
@@ -114,6 +116,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
   """
   handler = _StderrHandler()
   handler.setFormatter(_Formatter())
+  handler.addFilter(configuration.is_worth_reading)
   others = [x for x in logging.root.handlers if not _is_console(x)]
   logging.root.handlers[:] = [*others, handler]
   logging.root.setLevel(level)
