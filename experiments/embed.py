@@ -22,6 +22,7 @@ from experiments.command_line import command
 from experiments.command_line import inference_flags
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
+from jmp_hk.runtime import console
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -120,19 +121,17 @@ def run(values: flags.FlagValues) -> None:
 def _embed(model: Any, corpora: Sequence[Corpus]) -> dict[str, Any]:
   """Embeddings of all datasets, one after another."""
   import numpy as np
-  import tqdm
 
   rows, names, record_ids = [], [], []
   for corpus in corpora:
-    total = len(corpus.structures)
-    with tqdm.tqdm(total=total, desc=corpus.name, unit="structure") as bar:
+    with console.progress("structure", f"Embedding {corpus.name}") as update:
       rows += model.embed_structures(
         corpus.structures,
         model.heads[0],
         graph=corpus.info.graph,
-        on_progress=lambda done, total, bar=bar: bar.update(done - bar.n),
+        on_progress=update,
       )
-    names += [corpus.name] * total
+    names += [corpus.name] * len(corpus.structures)
     record_ids += [structure.record_id for structure in corpus.structures]
   arrays = {"nodes": np.stack([row.nodes for row in rows])}
   if rows[0].edges is not None:

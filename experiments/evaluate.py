@@ -5,7 +5,8 @@
       --data=converted/oc20 --split=val_id --limit=1000
 
 Writes metrics.json (MAE, RMSE, R²; of classes accuracy, F1, AUC), predictions.csv (one
-row a structure), parity.png, and predictions.extxyz where there are forces.
+row a structure), parity.png, and predictions.extxyz where there are forces. Labels have
+their usual names there, predictions `jmp_energy` and so on.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from experiments.command_line import data_flags
 from experiments.command_line import inference_flags
 from experiments.command_line import runtime_flags
 from jmp_hk.pipeline import datasets as pipeline_datasets
+from jmp_hk.runtime import console
 
 if TYPE_CHECKING:
   from jmp_hk.inference import predictor as predictor_lib
@@ -53,7 +55,14 @@ def _define_output(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "output",
     "",
-    "DIR: Directory for the results, by default CHECKPOINT/evaluation/DATA_SPLIT.",
+    "DIR: Directory for the results, by default CHECKPOINT/evaluation/DATA_SPLIT_STEP, "
+    "with further settings in its name where they are not the default ones.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "Replace the results of another evaluation in --output.",
     flag_values=values,
   )
 
@@ -116,32 +125,77 @@ def _evaluate(
 
   for notice in predictor.notices(head):
     logging.warning("%s", notice)
-  results = comparison.predict_and_compare(
-    predictor,
-    dataset.evenly(values.limit),
-    head,
-    units=dataset.info.units,
-    on_progress=lambda done, total: logging.info("%d of %d structures", done, total),
-  )
+  settings = _settings(values, head)
+  output = pathlib.Path(values.output or default_output(values, settings))
+  try:
+    reports.check_settings(output, settings, overwrite=values.overwrite)
+  except reports.OtherResultsError as error:
+    raise command.FlagError(
+      f"--output: {error} Give another --output, or --overwrite."
+    ) from error
+  with console.progress("structure", "Evaluation") as update:
+    results = comparison.predict_and_compare(
+      predictor,
+      dataset.evenly(values.limit),
+      head,
+      units=dataset.info.units,
+      on_progress=update,
+    )
   if not results.comparisons:
     raise command.FlagError(
       f"--data: split {values.split!r} has none of the labels that the head {head!r} "
       "predicts."
     )
-  output = pathlib.Path(values.output or default_output(values))
-  metrics = reports.write(results, output)
-  print(reports.markdown_table(metrics))
-  print(f"Results of {len(results.structures)} structures: {output}")
+  metrics = reports.write(
+    results, output, settings=settings, overwrite=values.overwrite
+  )
+  print(f"{len(results.structures):,} structures of split {values.split!r}:")
+  print(results.table())
+  print(f"Metrics, predictions and parity plot: {output}")
   return metrics
 
 
-def default_output(values: flags.FlagValues) -> pathlib.Path:
-  """Below the checkpoint, or beside a PyTorch file; named after data and split."""
-  name = f"{pathlib.Path(values.data).resolve().name}_{values.split}"
+def _settings(values: flags.FlagValues, head: str) -> dict[str, Any]:
+  """What is evaluated; results of other settings are not replaced."""
+  from jmp_hk.checkpoints import loading  # Imports jax.
+  from jmp_hk.checkpoints import model_directory
+
+  path, step = pathlib.Path(values.checkpoint), None
+  if not loading.is_torch_file(path):
+    path = model_directory.find_checkpoint(path)
+    step = int(path.name) if path.name.isdigit() else None
+  return {
+    "checkpoint": str(path.resolve()),
+    "step": step,
+    "averaged_weights": values.ema,
+    "precision": values.precision,
+    "head": head,
+    "data": str(pathlib.Path(values.data).resolve()),
+    "split": values.split,
+    "limit": values.limit,
+  }
+
+
+def default_output(
+  values: flags.FlagValues, settings: Mapping[str, Any]
+) -> pathlib.Path:
+  """Below the checkpoint, or beside a PyTorch file; named after what is evaluated."""
+  data = pathlib.Path(settings["data"]).name
+  parts = [data, values.split]
+  if settings["step"] is not None:
+    parts.append(f"step{settings['step']}")
+  if values.limit:
+    parts.append(f"limit{values.limit}")
+  if values.head and values.head != data:
+    parts.append(values.head)
+  if not values.ema:
+    parts.append("raw")
+  if values.precision != "float32":
+    parts.append(values.precision)
   checkpoint = pathlib.Path(values.checkpoint)
   if checkpoint.is_file():
     checkpoint = checkpoint.with_name(f"{checkpoint.name}_results")
-  return checkpoint / "evaluation" / name
+  return checkpoint / "evaluation" / "_".join(parts)
 
 
 def _dataset(values: flags.FlagValues, name: str) -> datasets_lib.DatasetConfig:

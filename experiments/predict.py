@@ -3,13 +3,14 @@
   python -m experiments.predict --checkpoint=DIR --input=structures.cif \
       --output=predicted.extxyz --head=oc20
 
-Reads anything that ASE reads. Energy, forces and stress are stored as the file's
-results, other targets under their names.
+Reads anything that ASE reads. The output holds all that the input holds, and beside it
+the predictions as `jmp_energy`, `jmp_forces`, `jmp_stress` and `jmp_TARGET`; where the
+input has labels, also the differences `jmp_energy_error` and so on.
 """
 
 from collections.abc import Sequence
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 from absl import logging
@@ -18,6 +19,15 @@ from data.command_line import flag_help
 from data.command_line import program as program_lib
 from experiments.command_line import command
 from experiments.command_line import inference_flags
+from jmp_hk.inference import prediction_files
+from jmp_hk.runtime import console
+
+if TYPE_CHECKING:
+  import ase
+
+  from jmp_hk.inference import prediction as prediction_lib
+  from jmp_hk.inference import predictor as predictor_lib
+  from jmp_hk.targets import config as tasks_lib
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -65,7 +75,23 @@ def _define_head(values: flags.FlagValues) -> None:
 
 @flag_help.group("Output")
 def _define_output(values: flags.FlagValues) -> None:
-  flags.DEFINE_string("output", None, "FILE.extxyz: File to write.", flag_values=values)
+  flags.DEFINE_string(
+    "output",
+    None,
+    "FILE: File to write: .extxyz (or .xyz); .csv with one row a structure, without "
+    "forces of atoms; or .db, ASE's database.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "prefix",
+    prediction_files.PREFIX,
+    "TEXT: Begins the names of predictions, as in jmp_energy. If it is empty, they are "
+    "stored as results of a calculator, for files without labels.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "overwrite", False, "Replace --output where it exists.", flag_values=values
+  )
   flags.DEFINE_bool(
     "skip_invalid",
     False,
@@ -83,71 +109,118 @@ def run(values: flags.FlagValues) -> None:
   """
   command.require(values, *PROGRAM.required)
   path = inference_flags.existing_file(values.input, "input")
-  output = inference_flags.new_file(values.output, "output", ".extxyz", ".xyz")
+  output = _output(values, path)
   inference_flags.start(values)
   config, _ = inference_flags.read_description(values)
   head = inference_flags.choose_head([t.name for t in config.tasks], values.head)
   structures = list(inference_flags.read_structures(path, values.index))
+  (task,) = (task for task in config.tasks if task.name == head)
+  _check_names(values, structures, task)
   model = inference_flags.load_predictor(
     values, {head: values.references} if values.references else None
   )
-  notices = model.notices(head)
-  for notice in notices:
-    logging.warning("%s Give them with --references=FILE.npz.", notice)
   results = _predict(model, structures, head, values.skip_invalid)
+  for notice in model.notices(head):
+    logging.warning("%s Give them with --references=FILE.npz.", notice)
   done = [
-    _with_results(atoms, result, model.head(head).task, bool(notices))
+    (atoms, result)
     for atoms, result in zip(structures, results, strict=True)
     if result is not None
   ]
-  _write(output, done)
-  print(
-    f"{output}: {len(done)} of {len(structures)} structures, head {head!r}, "
-    f"{model.num_compilations} compilations."
-  )
+  prediction_files.write(output, _annotate(values, model, head, done))
+  print(f"{output}: predictions of {len(done)} of {len(structures)} structures.")
+  _print_errors(model, head, done)
 
 
-def _predict(model: Any, structures: Sequence[Any], head: str, skip_invalid: bool):
-  """Predicts with a progress bar."""
-  import tqdm
+def _output(values: flags.FlagValues, path: pathlib.Path) -> pathlib.Path:
+  """The file to write, which is neither the input nor another one that exists."""
+  output = inference_flags.new_file(values.output, "output", *prediction_files.SUFFIXES)
+  if output.exists() and output.samefile(path):
+    raise command.FlagError(
+      f"--output={output} is --input: predictions are written to a file of their own."
+    )
+  if output.exists() and not values.overwrite:
+    raise command.FlagError(
+      f"--output={output} exists already: give another name, or --overwrite."
+    )
+  return output
 
-  with tqdm.tqdm(total=len(structures), unit="structure", dynamic_ncols=True) as bar:
+
+def _check_names(
+  values: flags.FlagValues,
+  structures: Sequence["ase.Atoms"],
+  task: "tasks_lib.TaskConfig",
+) -> None:
+  """Checks that no prediction would replace what the structures hold."""
+  from jmp_hk.inference import annotation  # Imports jax.
+
+  try:
+    annotation.check_names(structures, task, values.prefix)
+  except annotation.NameTakenError as error:
+    raise command.FlagError(f"--prefix={values.prefix}: {error}") from error
+
+
+def _predict(
+  model: "predictor_lib.Predictor",
+  structures: Sequence["ase.Atoms"],
+  head: str,
+  skip_invalid: bool,
+) -> list["prediction_lib.Prediction | None"]:
+  """Predicts and shows how far it is."""
+  with console.progress("structure", "Prediction") as update:
     return model.predict(
       structures,
       head,
       skip_invalid=skip_invalid,
-      on_progress=lambda done, total: bar.update(done - bar.n),
-      on_invalid=lambda index, problem: bar.write(f"Left out: {problem}."),
+      on_progress=update,
+      on_invalid=lambda index, problem: logging.warning("Left out: %s.", problem),
     )
 
 
-def _with_results(atoms: Any, result: Any, task: Any, is_relative: bool) -> Any:
-  """The structure with its predictions and without any other results."""
-  from ase.calculators import singlepoint
+def _annotate(
+  values: flags.FlagValues,
+  model: "predictor_lib.Predictor",
+  head: str,
+  done: Sequence[tuple["ase.Atoms", "prediction_lib.Prediction"]],
+) -> list["ase.Atoms"]:
+  """The structures with their predictions beside what they hold."""
+  from jmp_hk.inference import annotation  # Imports jax.
 
-  results = {"energy": result.energy, "forces": result.forces, "stress": result.stress}
-  known = {name: value for name, value in results.items() if value is not None}
-  atoms = atoms.copy()
-  atoms.calc = singlepoint.SinglePointCalculator(atoms, **known) if known else None
-  atoms.info["head"] = task.name
-  if is_relative:
-    atoms.info["energy_is_relative_to_references"] = True
-  for name, value in result.properties.items():
-    if name in task.per_atom:
-      atoms.arrays[name] = value
-    else:
-      atoms.info[name] = value
-  return atoms
+  task, is_relative = model.head(head).task, bool(model.notices(head))
+  annotated = []
+  for atoms, result in done:
+    annotated.append(
+      annotation.annotate(
+        atoms, result, task, prefix=values.prefix, is_relative=is_relative
+      )
+    )
+    annotated[-1].info[f"{values.prefix}head"] = head
+  return annotated
 
 
-def _write(path: pathlib.Path, structures: Sequence[Any]) -> None:
-  """Writes all structures; the file appears whole or not at all."""
-  import ase.io
+def _print_errors(
+  model: "predictor_lib.Predictor",
+  head: str,
+  done: Sequence[tuple["ase.Atoms", "prediction_lib.Prediction"]],
+) -> None:
+  """Prints how far predictions are from the labels of the file, where it has any."""
+  from jmp_hk.inference import annotation  # Imports jax.
+  from jmp_hk.inference import comparison
 
-  from jmp_hk import files
-
-  with files.open_atomically(path, "w") as file:
-    ase.io.write(file, structures, format="extxyz")
+  if not done:
+    return
+  runner = model.head(head)
+  structures, predictions = zip(*done, strict=True)
+  errors = annotation.compare(
+    structures,
+    predictions,
+    runner.task,
+    runner.info.units,
+    is_relative=bool(model.notices(head)),
+  )
+  if errors:
+    print("Against the labels of the input:")
+    print(comparison.shown_table(errors))
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -19,6 +19,7 @@ from experiments.command_line import runtime_flags
 from experiments.command_line import training_flags
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import mixture as mixture_lib
+from jmp_hk.runtime import processes
 from jmp_hk.training import config as train_config
 
 
@@ -47,7 +48,23 @@ def run(values: flags.FlagValues) -> None:
 
     preflight.check_directory(workdir)
     mixture.convert("experiments.pretrain")
-    config_lib.train(make_config(values, mixture), workdir, values)
+    config = make_config(values, mixture)
+    config_lib.train(config, workdir, values)
+    if processes.is_first():
+      _print_next(config, workdir)
+
+
+def _print_next(config: config_lib.RunConfig, workdir: pathlib.Path) -> None:
+  """Says what can be done with the model."""
+  print(f"\nModel:  {workdir}")
+  if config.validation_datasets:
+    dataset = config.validation_datasets[0]
+    print(
+      f"Next:   python -m experiments.evaluate --checkpoint={workdir} \\\n"
+      f"            --head={dataset.name} --data={dataset.directory} "
+      f"--split={dataset.split}\n"
+      f"        python -m experiments.finetune --checkpoint={workdir} …"
+    )
 
 
 def check_flags(

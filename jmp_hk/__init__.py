@@ -14,6 +14,8 @@ import typing
 from jmp_hk.runtime import configuration
 
 if typing.TYPE_CHECKING:
+  import ase
+
   from jmp_hk import dataset_info
   from jmp_hk import fine_tuning
   from jmp_hk.graphs import config as graph_config
@@ -23,7 +25,7 @@ if typing.TYPE_CHECKING:
   from jmp_hk.inference import preparation
   from jmp_hk.targets import config as targets_config
 
-__all__ = ("embed", "fine_tune", "load", "make_calculator", "predict")
+__all__ = ("annotate", "embed", "fine_tune", "load", "make_calculator", "predict")
 __version__ = "0.2.0"  # Read by pyproject.toml; CITATION.cff has the same.
 
 
@@ -115,6 +117,56 @@ def predict(
     ValueError: there is no such head, or there are several and none is named.
   """
   return model.predict(structures, head, skip_invalid=skip_invalid)
+
+
+def annotate(
+  model: predictor_lib.Predictor,
+  structures: Sequence[ase.Atoms],
+  predictions: Sequence[prediction.Prediction | None],
+  head: str | None = None,
+  *,
+  prefix: str = "jmp_",
+) -> list[ase.Atoms]:
+  """Puts predictions beside what structures hold, for `ase.io.write` and the like.
+
+  `atoms.info` gets `jmp_energy`, `jmp_stress` and other targets, `atoms.arrays` gets
+  `jmp_forces`; where a structure has the label, `jmp_energy_error` and so on are the
+  differences. Labels stay as they are.
+
+  Example:
+    >>> import ase.build
+    >>> import jmp_hk
+    >>> model = jmp_hk.load(path)
+    >>> water = ase.build.molecule("H2O")
+    >>> water.info["REF_energy"] = -14.0
+    >>> [result] = jmp_hk.predict(model, [water], head="transition1x")
+    >>> [annotated] = jmp_hk.annotate(model, [water], [result], head="transition1x")
+    >>> annotated.info["jmp_energy"] == result.energy
+    True
+
+  Args:
+    model: the model that predicted.
+    structures: what was predicted.
+    predictions: what `predict` gave for them.
+    head: name of the head that predicted; may be left out if the model has one.
+    prefix: begins the names of predictions. With "" energy, forces and stress are the
+      results of a calculator.
+
+  Returns:
+    Copies of the structures, without those that have no prediction.
+
+  Raises:
+    NameTakenError: a structure holds something of that name already.
+    ValueError: there is no such head, or as many predictions as structures.
+  """
+  from jmp_hk.inference import annotation
+
+  task, is_relative = model.head(head).task, bool(model.notices(head))
+  return [
+    annotation.annotate(atoms, prediction, task, prefix=prefix, is_relative=is_relative)
+    for atoms, prediction in zip(structures, predictions, strict=True)
+    if prediction is not None
+  ]
 
 
 def embed(

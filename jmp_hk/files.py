@@ -40,11 +40,37 @@ def open_atomically(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[
   except BaseException:
     pathlib.Path(temporary).unlink(missing_ok=True)
     raise
-  directory = os.open(path.parent, os.O_RDONLY)
+  _sync(path.parent)
+
+
+@contextlib.contextmanager
+def named_atomically(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Like `open_atomically`, for what opens files by their names itself.
+
+  Args:
+    path: where the file appears; a file that is already there is replaced.
+
+  Yields:
+    Path of a file to write, which does not exist yet.
+  """
+  path = pathlib.Path(path)
+  with tempfile.TemporaryDirectory(
+    dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX
+  ) as folder:
+    temporary = pathlib.Path(folder) / path.name
+    yield temporary
+    _sync(temporary)
+    os.replace(temporary, path)
+  _sync(path.parent)
+
+
+def _sync(path: pathlib.Path) -> None:
+  """Flushes a file or a folder to disk."""
+  descriptor = os.open(path, os.O_RDONLY)
   try:
-    os.fsync(directory)
+    os.fsync(descriptor)
   finally:
-    os.close(directory)
+    os.close(descriptor)
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -17,6 +17,7 @@ from tests.source_imports import When
 # A module of jmp_hk may import modules of its own row and of those before it.
 _ORDER = (
   (
+    "figures",
     "files",
     "problems",
     "published",
@@ -25,6 +26,7 @@ _ORDER = (
     "serialization",
     "statistics",
     "structure",
+    "text_table",
   ),
   ("graphs",),
   (

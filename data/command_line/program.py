@@ -9,10 +9,10 @@ from typing import NoReturn
 
 from absl import app
 from absl import flags
-from absl import logging
 
 from data.command_line import flag_help
 from data.command_line import mistakes
+from jmp_hk.runtime import console
 from jmp_hk.runtime import interruption
 
 _HELP = ("help", "h", "helpshort", "?")
@@ -137,7 +137,7 @@ class Program:
     SIGINT and SIGTERM end it in good order with the exit codes 130 and 143, a second
     one at once.
     """
-    logging.set_verbosity(logging.INFO)
+    console.log_to_stderr()
     try:
       with interruption.caught(ends_process=True):
         self.run(values, *([others] if self.takes_arguments else []))

@@ -9,13 +9,12 @@ import json
 import pathlib
 from typing import Any
 
-import tqdm
-
 from data.conversion import base
 from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import files
+from jmp_hk.runtime import console
 from jmp_hk.runtime import workers
 
 STATE = ".conversion"
@@ -129,13 +128,15 @@ def checksums(
       sums = pool.map(_sha256, paths, chunk_size=8)
     else:
       sums = map(_sha256, paths)
-    bar = tqdm.tqdm(
-      sums, total=len(paths), unit="file", desc="checksums", disable=not progress
+    update = stack.enter_context(
+      console.progress("file", "Checksums", is_shown=progress)
     )
-    return [
-      {"name": converter.relative(path), "bytes": path.stat().st_size, "sha256": value}
-      for value, path in zip(bar, paths, strict=True)
-    ]
+    found = []
+    for path, value in zip(paths, sums, strict=True):
+      name, size = converter.relative(path), path.stat().st_size
+      found.append({"name": name, "bytes": size, "sha256": value})
+      update(len(found), len(paths))
+    return found
 
 
 def _describe(

@@ -16,9 +16,6 @@ import dataclasses
 import fcntl
 import json
 import pathlib
-import time
-
-import tqdm
 
 from data.conversion import base
 from data.conversion import plans
@@ -31,6 +28,7 @@ from jmp_hk import problems
 from jmp_hk import serialization
 from jmp_hk import statistics as statistics_lib
 from jmp_hk import structure as structure_lib
+from jmp_hk.runtime import console
 from jmp_hk.runtime import workers
 
 _MOST_INVALID = 1000  # Records of a unit that are looked at before it is given up.
@@ -119,17 +117,13 @@ def _run(jobs: Sequence[Job], num_workers: int, progress: bool) -> None:
   if not jobs:
     return
   with (
-    tqdm.tqdm(
-      total=len(jobs), unit="shard", disable=not progress, dynamic_ncols=True
-    ) as bar,
+    console.progress("shard", "Conversion", is_shown=progress) as update,
     contextlib.closing(_results(jobs, num_workers)) as results,
   ):
-    done, start = 0, time.monotonic()
-    for count in results:
-      done += count
-      rate = done / max(time.monotonic() - start, 1e-9)
-      bar.set_postfix_str(f"{done} structures, {rate:.0f}/s", refresh=False)
-      bar.update()
+    structures = 0
+    for number, count in enumerate(results, start=1):
+      structures += count
+      update(number, len(jobs), f"{structures:,} structures")
 
 
 def _results(jobs: Sequence[Job], num_workers: int) -> Generator[int, None, None]:

@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 from absl import flags
-from absl import logging
 
 from data.records import datasets as datasets_lib
 from experiments.command_line import command
@@ -112,7 +111,6 @@ def train(
 
   training, validation, _ = opened
   trainer.Trainer(config.trainer, training, validation, workdir).run()
-  logging.info("Done: %s", workdir)
 
 
 def _parts(config: RunConfig) -> Mapping[str, Any]:

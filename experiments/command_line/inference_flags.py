@@ -158,9 +158,15 @@ def read_structures(
   """
   import ase.io
 
+  from jmp_hk.inference import prediction_files
+
   count = 0
   try:
-    for atoms in ase.io.iread(path, index, do_not_split_by_at_sign=True):
+    if path.suffix == ".db":
+      found = prediction_files.read_db(path, index)
+    else:
+      found = ase.io.iread(path, index, do_not_split_by_at_sign=True)
+    for atoms in found:
       yield atoms
       count += 1
   except Exception as error:  # ASE's readers raise nearly anything.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import logging
 
 from absl import flags
 
@@ -55,6 +56,8 @@ def running(
   )
   configuration.configure(config)
   processes.connect(config)
+  if not processes.is_first():  # They would log the same.
+    logging.getLogger("jmp_hk").setLevel(logging.WARNING)
   with processes.ends_together(errors()):
     yield
     processes.wait_for_all("done")

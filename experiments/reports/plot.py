@@ -4,9 +4,12 @@ from collections.abc import Sequence
 import pathlib
 
 from experiments.reports import comparison as comparison_lib
+from jmp_hk import figures
+from jmp_hk import text_table
 
-_COLOURS = {"from scratch": "#9aa5b1", "fine-tuned": "#1f6feb"}
-_PUBLISHED_COLOURS = ("#d9c8a9", "#c4a05c", "#b5d3b0", "#5b9e54")
+_COLOURS = {"from scratch": figures.GREY, "fine-tuned": figures.COLOURS[0]}
+_PUBLISHED_COLOURS = ("#E8C9B5", "#D89B6F", "#B9D9CC", "#6FB39A")
+_MOST_LEVEL = 3  # Bars whose labels have room side by side.
 
 
 def draw(
@@ -21,25 +24,25 @@ def draw(
     published: the published errors.
     path: PNG file to write.
   """
-  from matplotlib import figure as figure_lib  # Slow to import.
-
-  columns = min(4, len(comparisons))
-  rows = -(-len(comparisons) // columns)
-  figure = figure_lib.Figure(figsize=(4.2 * columns, 3.2 * rows))
-  axes = figure.subplots(rows, columns, squeeze=False)
-  for axis, comparison in zip(axes.flat, comparisons, strict=False):
-    bars = bars_of(comparison, published)
-    labels, heights, colours = zip(*bars, strict=True)
-    drawn = axis.bar(range(len(bars)), heights, color=colours)
-    axis.bar_label(drawn, fmt="%.3g", fontsize=8)
-    axis.set_xticks(range(len(bars)), labels, rotation=25, ha="right", fontsize=8)
-    axis.set_ylabel(f"test error ({comparison.unit})", fontsize=8)
-    axis.set_title(comparison.task, fontsize=10)
-    axis.margins(y=0.15)
-  for axis in axes.flat[len(comparisons) :]:
-    axis.set_visible(False)
-  figure.tight_layout()
-  figure.savefig(path, dpi=120)
+  with figures.style():
+    figure, axes = figures.panels(len(comparisons), columns=4, size=(2.9, 2.7))
+    for axis, comparison in zip(axes, comparisons, strict=True):
+      bars = bars_of(comparison, published)
+      labels, heights, colours = zip(*bars, strict=True)
+      drawn = axis.bar(range(len(bars)), heights, width=0.7, color=colours)
+      texts = [text_table.number(height) for height in heights]
+      axis.bar_label(drawn, texts, fontsize=8, padding=1)
+      turned = {"rotation": 30, "ha": "right"} if len(bars) > _MOST_LEVEL else {}
+      axis.set_xticks(range(len(bars)), labels, **turned)
+      axis.tick_params(axis="x", length=0)
+      axis.grid(visible=False, axis="x")
+      centre, width = (len(bars) - 1) / 2, max(len(bars), _MOST_LEVEL)
+      axis.set_xlim(centre - width / 2, centre + width / 2)
+      figures.plain_ticks(axis.yaxis)
+      axis.set_ylabel(f"test error ({comparison.unit})")
+      axis.set_title(comparison.task)
+      axis.margins(y=0.15)
+    figures.save(figure, path)
 
 
 def bars_of(
@@ -55,7 +58,7 @@ def bars_of(
   task = published.tasks.get(comparison.task)
   if task:
     bars += [
-      (f"{model}\n(paper)", task.mae[model], colour)
+      (f"{model} (paper)", task.mae[model], colour)
       for model, colour in zip(published.models, _PUBLISHED_COLOURS, strict=True)
     ]
   return bars

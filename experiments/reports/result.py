@@ -13,10 +13,12 @@ from experiments.command_line import config as config_lib
 from experiments.command_line import tasks as declarations
 from jmp_hk import dataset_info
 from jmp_hk import serialization
+from jmp_hk import text_table
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.inference import comparison
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import reports
+from jmp_hk.runtime import console
 from jmp_hk.training import writers
 
 FILE = "finetune_result.json"  # In the working directory.
@@ -61,14 +63,6 @@ class Result:
   error: float
   metrics: Mapping[str, Any]
 
-  def describe(self) -> str:
-    """The result in one line."""
-    return (
-      f"{self.task}: test error {self.error:.4g} {self.unit} with the weights of "
-      f"step {self.best_step} ({self.validation_metric} {self.validation:.4g}), "
-      f"{self.seconds * self.num_devices / 3600:.4f} device-hours of training"
-    )
-
 
 def test(
   config: config_lib.RunConfig, workdir: pathlib.Path, split: str, fold: int = 0
@@ -93,17 +87,36 @@ def test(
   (opened,) = datasets_lib.open_datasets(
     (dataclasses.replace(training, split=split),), model.tasks
   )
-  results = comparison.predict_and_compare(
-    predictor_lib.load(workdir, precision=model.precision),
-    opened.evenly(),
-    units=info.units,
-    on_progress=lambda done, total: logging.info("Tested %d of %d.", done, total),
-  )
+  with console.progress("structure", "Test") as update:
+    results = comparison.predict_and_compare(
+      predictor_lib.load(workdir, precision=model.precision),
+      opened.evenly(),
+      units=info.units,
+      on_progress=update,
+    )
   metrics = reports.write(results, workdir / TEST_DIRECTORY)
   result = _result(config, workdir, metrics, fold)
   serialization.save(result, workdir / FILE)
-  print(result.describe())
+  print(_describe(results, result, workdir))
   return result
+
+
+def _describe(
+  results: comparison.Results, result: Result, workdir: pathlib.Path
+) -> str:
+  """All that a user wants to know at the end: errors, files, what to do next."""
+  hours = result.seconds * result.num_devices / 3600
+  number, step = len(results.structures), result.best_step
+  return f"""
+Test of {result.task} on {number:,} structures, with the weights of step {step:,}:
+{results.table()}
+{text_table.number(hours)} device-hours of training.
+
+Model:        {workdir}
+Predictions:  {workdir / TEST_DIRECTORY / reports.TABLE_FILE}
+Parity plot:  {workdir / TEST_DIRECTORY / reports.PLOT_FILE}
+Next:         python -m experiments.predict --checkpoint={workdir} \\
+                  --input=FILE --output=predicted.extxyz"""
 
 
 def _result(
@@ -118,7 +131,7 @@ def _result(
   (task,) = trainer.model.tasks
   declared = declarations.TASKS.get(task.name)
   target = task.headline(metrics)  # It stands for the whole task.
-  shown = target.spec.shown_error(metrics[target.name]["unit"])
+  shown = target.spec.shown_metrics(metrics[target.name]["unit"])[0]
   if declared:
     shown = shown._replace(unit=declared.unit, factor=declared.factor)
   records = writers.read_metrics(workdir / writers.METRICS_FILE)
@@ -140,6 +153,6 @@ def _result(
     best_step=best_step,
     validation_metric=primary,
     validation=validations.get(best_step, {}).get(primary, float("nan")),
-    error=metrics[target.name][shown.metric] * shown.factor,
+    error=metrics[target.name][shown.score] * shown.factor,
     metrics=metrics,
   )

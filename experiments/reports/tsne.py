@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 import pathlib
 
-from matplotlib import figure
+from matplotlib import collections
 import numpy as np
 from sklearn import manifold
 from sklearn import preprocessing
+
+from jmp_hk import figures
 
 _TITLES = {"nodes": "Atom embeddings", "edges": "Edge embeddings"}
 
@@ -48,13 +50,25 @@ def plot(
     seed: seed of t-SNE.
   """
   names = list(dict.fromkeys(dataset.tolist()))
-  canvas = figure.Figure(figsize=(5 * len(embeddings), 5), layout="constrained")
-  axes = canvas.subplots(1, len(embeddings), squeeze=False)[0]
-  for axis, (kind, values) in zip(axes, embeddings.items(), strict=True):
-    points = project(values, perplexity, seed)
-    for index, name in enumerate(names):
-      chosen = points[dataset == name]
-      axis.scatter(chosen[:, 0], chosen[:, 1], s=8, color=f"C{index % 10}", label=name)
-    axis.set(title=_TITLES.get(kind, kind), xticks=[], yticks=[])
-  axes[0].legend(markerscale=2)
-  canvas.savefig(path, dpi=150)
+  size = float(np.clip(3000 / max(len(dataset), 1), 3, 25))
+  with figures.style():
+    canvas, axes = figures.panels(len(embeddings), size=(3.6, 3.6))
+    for axis, (kind, values) in zip(axes, embeddings.items(), strict=True):
+      points = project(values, perplexity, seed)
+      for index, name in enumerate(names):
+        chosen = points[dataset == name]
+        colour = figures.COLOURS[index % len(figures.COLOURS)]
+        axis.scatter(
+          *chosen.T, s=size, color=colour, alpha=0.7, linewidths=0, label=name
+        )
+      axis.set(title=_TITLES.get(kind, kind), xlabel="t-SNE 1", ylabel="t-SNE 2")
+      axis.set(xticks=[], yticks=[])
+      axis.set_box_aspect(1)
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = canvas.legend(
+      handles, labels, ncols=min(len(names), 5), loc="outside lower center"
+    )
+    for handle in legend.legend_handles:
+      if isinstance(handle, collections.PathCollection):
+        handle.set(sizes=[25], alpha=1)
+    figures.save(canvas, path)

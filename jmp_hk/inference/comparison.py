@@ -9,12 +9,14 @@ import chex
 import numpy as np
 
 from jmp_hk import structure as structure_lib
+from jmp_hk import text_table
 from jmp_hk.inference import batching
 from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import scores
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import labels
+from jmp_hk.targets import spec as spec_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Comparison:
     counted: [structures] or [atoms] bool, the rows that metrics count; without fixed
       atoms where the dataset says so, and without missing labels, which are NaN, of
       classes -1.
+    num_atoms: [structures] sizes of the structures.
   """
 
   target: tasks_lib.TargetConfig
@@ -37,6 +40,7 @@ class Comparison:
   labels: np.ndarray
   predictions: np.ndarray
   counted: np.ndarray
+  num_atoms: np.ndarray
 
   def __post_init__(self) -> None:
     chex.assert_equal_shape_prefix([self.labels, self.predictions, self.counted], 1)
@@ -52,11 +56,26 @@ class Comparison:
     return self.target.spec.per_atom
 
   def metrics(self) -> dict[str, float]:
-    """MAE, RMSE and R² over structures or components, or the scores of classes."""
+    """Scores in the unit of the labels.
+
+    Returns:
+      MAE, RMSE and R² over structures or components, or the scores of classes; and what
+      the kind of target adds, such as "mae_per_atom" of energies.
+    """
     labels, predictions = self.labels[self.counted], self.predictions[self.counted]
-    if self.is_class:
-      return scores.classification(labels, predictions)
-    return scores.regression(labels, predictions)
+    score = scores.classification if self.is_class else scores.regression
+    sizes = self.num_atoms[:0] if self.is_per_atom else self.num_atoms[self.counted]
+    spec = self.target.spec
+    return score(labels, predictions) | spec.more_scores(labels, predictions, sizes)
+
+  def shown(self) -> dict[spec_lib.ShownMetric, float]:
+    """The metrics that people read, in the units that training tells them in."""
+    scored = self.metrics()
+    return {
+      metric: metric.factor * scored[metric.score]
+      for metric in self.target.spec.shown_metrics(self.unit)
+      if metric.score in scored
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +95,45 @@ class Results:
   comparisons: Sequence[Comparison]
 
   def metrics(self) -> dict[str, dict[str, float | str]]:
-    """Metrics by target name, each with its unit."""
+    """Metrics by target name in the units of the labels, each with its unit."""
     return {
       comparison.target.name: {**comparison.metrics(), "unit": comparison.unit}
       for comparison in self.comparisons
     }
+
+  def validation_metrics(self) -> dict[str, float]:
+    """The same with the names and units of validation, e.g. "mine/gap_mae"."""
+    return {
+      f"{self.task.name}/{metric.name}": value
+      for comparison in self.comparisons
+      for metric, value in comparison.shown().items()
+      if metric.name
+    }
+
+  def table(self) -> str:
+    """The metrics as lines, a row a target, with the units of validation."""
+    return shown_table({c.target.name: c.shown() for c in self.comparisons})
+
+
+def shown_table(
+  targets: Mapping[str, Mapping[spec_lib.ShownMetric, float]],
+) -> str:
+  """Metrics as lines.
+
+  Args:
+    targets: values by metric, by target.
+
+  Returns:
+    A row a target with its unit, and a column for each kind of metric.
+  """
+  titles = list(
+    dict.fromkeys(metric.title for row in targets.values() for metric in row)
+  )
+  rows = [["", *titles]]
+  for target, row in targets.items():
+    cells = {m.title: text_table.quantity(v, m.unit, 4) for m, v in row.items()}
+    rows.append([target, *(cells.get(title, "") for title in titles)])
+  return text_table.align(rows)
 
 
 def predict_and_compare(
@@ -164,4 +217,6 @@ def compare(
   counted = ~np.repeat(missing, sizes)
   if spec.per_atom and spec.skips_fixed_atoms and free_atoms_only:
     counted &= ~np.concatenate([structure.fixed for structure in structures])
-  return Comparison(target, unit, stacked, spec.stack_predictions(values), counted)
+  num_atoms = np.array([structure.num_atoms for structure in structures])
+  predicted = spec.stack_predictions(values)
+  return Comparison(target, unit, stacked, predicted, counted, num_atoms)

@@ -1,8 +1,10 @@
 """Writes compared predictions: metrics, table, structures with forces, parity plot."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from collections.abc import Sequence
-import csv
+import json
 import os
 import pathlib
 from typing import TYPE_CHECKING
@@ -10,12 +12,15 @@ from typing import Any
 
 import ase
 from ase.calculators import singlepoint
-import ase.io
 import numpy as np
 
+from jmp_hk import figures
 from jmp_hk import serialization
 from jmp_hk import structure as structure_lib
+from jmp_hk import text_table
+from jmp_hk.inference import annotation
 from jmp_hk.inference import comparison as comparison_lib
+from jmp_hk.inference import prediction_files
 
 if TYPE_CHECKING:  # It is slow to import.
   from matplotlib import axes as axes_lib
@@ -25,171 +30,202 @@ TABLE_FILE = "predictions.csv"
 STRUCTURES_FILE = "predictions.extxyz"
 PLOT_FILE = "parity.png"
 
-_ACRONYM = 5  # Shorter names of metrics are written in capitals.
 _MOST_POINTS = 20_000  # In a panel of the plot.
+_CROWD = 1_000  # Points from which on their density is shown.
+_BINS = 120
+_MOST_CLASSES = 12  # Whose numbers are written into the panel.
+
+
+class OtherResultsError(ValueError):
+  """A directory holds the results of another evaluation; lists the differences."""
 
 
 def write(
-  results: comparison_lib.Results, directory: str | os.PathLike[str]
+  results: comparison_lib.Results,
+  directory: str | os.PathLike[str],
+  *,
+  settings: Mapping[str, Any] | None = None,
+  overwrite: bool = False,
 ) -> dict[str, dict[str, float | str]]:
   """Writes everything that there is to tell about compared predictions.
 
   Args:
     results: predictions and labels.
-    directory: where the files go; those of an earlier call are replaced.
+    directory: where the files go.
+    settings: what was evaluated, as JSON values; stored with the metrics.
+    overwrite: whether to replace results that were made with other settings. Those of
+      the same settings are replaced anyway.
 
   Returns:
-    The metrics by target, each with its unit.
+    The metrics by target in the units of the labels, each with its unit.
+
+  Raises:
+    OtherResultsError: the directory holds other results.
   """
   directory = pathlib.Path(directory)
+  check_settings(directory, settings, overwrite=overwrite)
   directory.mkdir(parents=True, exist_ok=True)
   metrics = results.metrics()
-  serialization.save(
-    {"structures": len(results.structures), "targets": metrics},
-    directory / METRICS_FILE,
-  )
-  write_table(results, directory / TABLE_FILE)
+  stored = {
+    "structures": len(results.structures),
+    "targets": metrics,
+    # The names and units of metrics.jsonl.
+    "validation_metrics": results.validation_metrics(),
+  }
+  if settings is not None:
+    stored["settings"] = dict(settings)
+  frames = [
+    annotation.annotate(to_atoms(structure), prediction, results.task)
+    for structure, prediction in zip(
+      results.structures, results.predictions, strict=True
+    )
+  ]
+  prediction_files.write_csv(directory / TABLE_FILE, frames)
   if any(comparison.is_per_atom for comparison in results.comparisons):
-    write_structures(results, directory / STRUCTURES_FILE)
+    prediction_files.write(directory / STRUCTURES_FILE, frames)
   plot(results.comparisons, directory / PLOT_FILE)
+  serialization.save(stored, directory / METRICS_FILE)
   return metrics
 
 
-def write_table(results: comparison_lib.Results, path: pathlib.Path) -> None:
-  """Writes one row a structure: labels and predictions, or its mean absolute error."""
-  sizes = np.array([structure.num_atoms for structure in results.structures])
-  columns: dict[str, Sequence[Any]] = {
-    "record": [structure.record_id for structure in results.structures],
-    "num_atoms": sizes.tolist(),
-  }
-  for comparison in results.comparisons:
-    name = comparison.target.name
-    if comparison.is_per_atom:
-      errors = np.abs(comparison.predictions - comparison.labels)
-      errors = errors.reshape(len(errors), -1).mean(axis=1)
-      starts = np.cumsum(sizes) - sizes
-      means = np.add.reduceat(errors, starts) / sizes
-      columns[f"{name}_mae"] = ["" if np.isnan(mean) else float(mean) for mean in means]
-      continue
-    # A missing label is an empty cell.
-    has_label = comparison.counted.tolist()
-    columns[name] = [
-      label if counts else ""
-      for label, counts in zip(comparison.labels.tolist(), has_label, strict=True)
-    ]
-    if comparison.is_class:
-      columns[f"{name}_predicted"] = comparison.predictions.argmax(axis=1).tolist()
-      for index, column in enumerate(comparison.predictions.T):
-        columns[f"{name}_probability_{index}"] = column.tolist()
-    else:
-      columns[f"{name}_predicted"] = comparison.predictions.tolist()
-  with path.open("w", encoding="utf-8", newline="") as file:
-    writer = csv.writer(file)
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-
-
-def write_structures(results: comparison_lib.Results, path: pathlib.Path) -> None:
-  """Writes extxyz: predictions as energy and forces, labels as `reference_` ones."""
-  frames = []
-  for structure, prediction in zip(
-    results.structures, results.predictions, strict=True
-  ):
-    atoms = to_atoms(structure)
-    atoms.calc = singlepoint.SinglePointCalculator(
-      atoms, energy=prediction.energy, forces=prediction.forces
-    )
-    for name, value in prediction.properties.items():
-      if name not in results.task.per_atom:
-        continue
-      atoms.arrays[name] = np.asarray(value)
-      if name in structure.targets:
-        atoms.arrays[f"reference_{name}"] = np.asarray(structure.targets[name])
-    if structure.energy is not None:
-      atoms.info["reference_energy"] = structure.energy
-    if structure.forces is not None:
-      atoms.arrays["reference_forces"] = np.asarray(structure.forces)
-    frames.append(atoms)
-  ase.io.write(path, frames, format="extxyz")
-
-
-def markdown_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-  """Metrics as a Markdown table, one row a target.
+def check_settings(
+  directory: pathlib.Path,
+  settings: Mapping[str, Any] | None,
+  *,
+  overwrite: bool = False,
+) -> None:
+  """Checks that a directory holds no results of another evaluation.
 
   Args:
-    metrics: see `comparison.Results.metrics`.
+    directory: where results go; it need not exist.
+    settings: what is evaluated, see `write`.
+    overwrite: see `write`.
+
+  Raises:
+    OtherResultsError: it does.
   """
-  names = list(dict.fromkeys(k for row in metrics.values() for k in row if k != "unit"))
-  titles = (name.upper() if len(name) < _ACRONYM else name for name in names)
-  rows = [["target", "unit", *titles], ["---"] * (2 + len(names))]
-  for target, row in metrics.items():
-    cells = [f"{row[name]:.5g}" if name in row else "" for name in names]
-    rows.append([target, row["unit"], *cells])
-  return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+  path = directory / METRICS_FILE
+  if overwrite or settings is None or not path.exists():
+    return
+  stored = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+  changes = serialization.differences(stored, json.loads(json.dumps(dict(settings))))
+  if changes:
+    raise OtherResultsError(
+      f"{directory} holds the results of another evaluation: {'; '.join(changes)}."
+    )
 
 
 def to_atoms(structure: structure_lib.Structure) -> ase.Atoms:
-  """The structure as ASE has it, with its record id as info["record"]."""
-  return ase.Atoms(
+  """The structure as ASE has it, with its labels and its record id as info["record"].
+
+  Energy and forces are the results of its calculator.
+  """
+  atoms = ase.Atoms(
     numbers=structure.atomic_numbers,
     positions=structure.positions,
     cell=structure.cell,
     pbc=structure.pbc,
     info={"record": structure.record_id},
   )
+  for name, value in structure.targets.items():
+    value = np.asarray(value)
+    is_per_atom = value.ndim > 0 and len(value) == len(atoms)
+    if is_per_atom:
+      atoms.arrays[name] = value
+    else:
+      atoms.info[name] = value.item() if value.ndim == 0 else value
+  labels = {"energy": structure.energy, "forces": structure.forces}
+  known = {name: value for name, value in labels.items() if value is not None}
+  if known:
+    atoms.calc = singlepoint.SinglePointCalculator(atoms, **known)
+  return atoms
 
 
 def plot(comparisons: Sequence[comparison_lib.Comparison], path: pathlib.Path) -> None:
   """Draws predictions over labels, one panel a target."""
   if not comparisons:
     return
-  from matplotlib import figure as figure_lib  # Slow to import.
-
-  # Without pyplot, which would change the backend of the caller's notebook.
-  figure = figure_lib.Figure(figsize=(5 * len(comparisons), 4.6))
-  axes = figure.subplots(1, len(comparisons), squeeze=False)
-  for axis, comparison in zip(axes.flat, comparisons, strict=True):
-    (_draw_classes if comparison.is_class else _draw_values)(axis, comparison)
-  figure.tight_layout()
-  figure.savefig(path, dpi=120)
+  with figures.style():
+    figure, axes = figures.panels(len(comparisons), 3, (3.3, 3.3))
+    for axis, comparison in zip(axes, comparisons, strict=True):
+      (_draw_classes if comparison.is_class else _draw_values)(axis, comparison)
+      axis.set_title(comparison.target.name)
+      axis.set_aspect("equal", adjustable="box")
+    figures.save(figure, path)
 
 
-def _draw_values(axis: "axes_lib.Axes", comparison: comparison_lib.Comparison) -> None:
+def _draw_values(axis: axes_lib.Axes, comparison: comparison_lib.Comparison) -> None:
   """Values or components against labels, with the diagonal."""
   labels = comparison.labels[comparison.counted].ravel()
   predictions = comparison.predictions[comparison.counted].ravel()
   step = -(-len(labels) // _MOST_POINTS)
-  axis.plot(labels[::step], predictions[::step], ".", markersize=3, alpha=0.4)
-  ends = [min(labels.min(), predictions.min()), max(labels.max(), predictions.max())]
-  axis.plot(ends, ends, color="black", linewidth=0.8)
-  metrics = comparison.metrics()
-  axis.set_title(
-    f"{comparison.target.name}: MAE {metrics['mae']:.4g} {comparison.unit}, "
-    f"R² {metrics['r2']:.4f}",
-    fontsize=10,
+  ends = np.array(
+    [min(labels.min(), predictions.min()), max(labels.max(), predictions.max())]
   )
-  axis.set_xlabel(f"label ({comparison.unit})")
-  axis.set_ylabel(f"prediction ({comparison.unit})")
+  ends += np.array([-0.04, 0.04]) * (ends[1] - ends[0] or 1.0)
+  axis.plot(ends, ends, color=figures.GREY, linewidth=0.9, zorder=1)
+  _scatter(axis, labels[::step], predictions[::step])
+  axis.set(xlim=ends, ylim=ends)
+  figures.plain_ticks(axis.xaxis, axis.yaxis)
+  _note(axis, comparison)
+  unit = f" ({comparison.unit})" if comparison.unit else ""
+  quantity = "component " if comparison.labels.ndim > 1 else ""
+  axis.set_xlabel(f"{quantity}label{unit}")
+  axis.set_ylabel(f"{quantity}prediction{unit}")
 
 
-def _draw_classes(axis: "axes_lib.Axes", comparison: comparison_lib.Comparison) -> None:
-  """How often each class is predicted as each."""
-  num_classes = comparison.predictions.shape[1]
-  counts = np.zeros((num_classes, num_classes), int)
+def _scatter(axis: axes_lib.Axes, x: np.ndarray, y: np.ndarray) -> None:
+  """Points; of many, the colour says how dense they lie."""
+  if len(x) < _CROWD:
+    axis.plot(x, y, "o", color=figures.COLOURS[0], markersize=3.5, alpha=0.6, mew=0)
+    return
+  counts, xs, ys = np.histogram2d(x, y, bins=_BINS)
+  column = np.clip(np.searchsorted(xs, x, side="right") - 1, 0, _BINS - 1)
+  row = np.clip(np.searchsorted(ys, y, side="right") - 1, 0, _BINS - 1)
+  density = np.log(counts[column, row])
+  order = np.argsort(density)
+  axis.scatter(x[order], y[order], c=density[order], s=4, linewidths=0, cmap="viridis")
+
+
+def _note(axis: axes_lib.Axes, comparison: comparison_lib.Comparison) -> None:
+  """Writes the metrics into the free corner above the diagonal."""
+  lines = [
+    f"{metric.title} {text_table.quantity(value, metric.unit)}"
+    for metric, value in comparison.shown().items()
+    if np.isfinite(value)
+  ]
+  axis.text(
+    0.04,
+    0.96,
+    "\n".join(lines),
+    transform=axis.transAxes,
+    verticalalignment="top",
+    fontsize=8,
+    linespacing=1.4,
+  )
+
+
+def _draw_classes(axis: axes_lib.Axes, comparison: comparison_lib.Comparison) -> None:
+  """How often each class is predicted as each; the colour is the share of its row."""
   labels = comparison.labels[comparison.counted]
   chosen = comparison.predictions[comparison.counted].argmax(axis=1)
+  num_classes = comparison.predictions.shape[1]
+  counts = np.zeros((num_classes, num_classes), int)
   np.add.at(counts, (labels, chosen), 1)
-  axis.imshow(counts, cmap="Blues")
-  for (row, column), count in np.ndenumerate(counts):
-    dark = count > counts.max() / 2
-    axis.text(
-      column, row, count, ha="center", va="center", color="white" if dark else "black"
-    )
-  metrics = comparison.metrics()
-  axis.set_title(
-    f"{comparison.target.name}: accuracy {metrics['accuracy']:.3f}", fontsize=10
-  )
+  shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+  axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+  if num_classes <= _MOST_CLASSES:
+    for (row, column), count in np.ndenumerate(counts):
+      colour = "white" if shares[row, column] > 1 / 2 else "#222222"
+      axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
+  axis.grid(visible=False)
+  axis.spines[:].set_visible(False)
+  axis.tick_params(length=0)
   axis.set_xticks(range(num_classes))
   axis.set_yticks(range(num_classes))
-  axis.set_xlabel("predicted class")
+  shown = [
+    f"{metric.title} {text_table.quantity(value, metric.unit)}"
+    for metric, value in comparison.shown().items()
+  ]
+  axis.set_xlabel(f"predicted class\n{', '.join(shown[:2])}")
   axis.set_ylabel("class")

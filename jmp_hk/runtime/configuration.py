@@ -125,12 +125,15 @@ def _quieten_logs() -> None:
   if jax_logger.level == logging.NOTSET:
     jax_logger.setLevel(logging.WARNING)
   absl_logger = logging.getLogger("absl")  # Orbax logs there, many lines a checkpoint.
-  if _is_worth_reading not in absl_logger.filters:
-    absl_logger.addFilter(_is_worth_reading)
+  if is_worth_reading not in absl_logger.filters:
+    absl_logger.addFilter(is_worth_reading)
 
 
-def _is_worth_reading(record: logging.LogRecord) -> bool:
-  return record.levelno >= logging.WARNING or "orbax" not in record.pathname
+def is_worth_reading(record: logging.LogRecord) -> bool:
+  """Whether a line of a log is more than Orbax's account of what it does."""
+  # Where absl cannot tell who called it, it names itself.
+  unwanted = "orbax" in record.pathname or "absl/logging" in record.pathname
+  return record.levelno >= logging.WARNING or not unwanted
 
 
 def _configure_cpu(config: RuntimeConfig) -> None:

@@ -46,6 +46,20 @@ def error_sums(
   }
 
 
+def shown_errors(name: str, unit: str) -> tuple[spec.ShownMetric, ...]:
+  """The metrics of `error_sums` as people read them, and R².
+
+  Args:
+    name: name of the target.
+    unit: unit of the label.
+  """
+  return (
+    spec.ShownMetric("MAE", unit, "mae", name=f"{name}_mae"),
+    spec.ShownMetric("RMSE", unit, "rmse", name=f"{name}{ROOT}"),
+    spec.ShownMetric("R²", "", "r2", higher_is_better=True),
+  )
+
+
 def sum_of_references(
   references: Mapping[int, float], structure: structure_lib.Structure, name: str
 ) -> float:

@@ -62,9 +62,16 @@ class Classes(spec.TargetSpec):
     """Indices of classes, integers."""
     return super().stack_labels(labels).astype(np.int64)
 
-  def shown_error(self, unit: str) -> spec.ShownError:
-    """The cross-entropy."""
-    return spec.ShownError("cross_entropy", "nat")
+  def shown_metrics(self, unit: str) -> tuple[spec.ShownMetric, ...]:
+    """The cross-entropy, accuracy, F1 and area under the ROC curve."""
+    return (
+      spec.ShownMetric("cross-entropy", "nat", "cross_entropy", 1, self.primary_metric),
+      spec.ShownMetric(
+        "accuracy", "", "accuracy", 1, f"{self.name}_accuracy", higher_is_better=True
+      ),
+      spec.ShownMetric("F1", "", "f1", higher_is_better=True),
+      spec.ShownMetric("AUC", "", "auc", higher_is_better=True),
+    )
 
 
 @spec.register("binary")

@@ -1,5 +1,6 @@
 """Total energies."""
 
+from collections.abc import Mapping
 import dataclasses
 
 import jax
@@ -78,6 +79,27 @@ class Energy(spec.TargetSpec):
       constants.energy_references, structure, self.name
     )
 
-  def shown_error(self, unit: str) -> spec.ShownError:
-    """Mean absolute error in thousandths of the unit."""
-    return spec.ShownError("mae", f"m{unit}", arithmetic.MILLI)
+  def unit(self, units: Mapping[str, str]) -> str:
+    """The unit of energies, by default eV."""
+    return units.get(self.name) or "eV"
+
+  def shown_metrics(self, unit: str) -> tuple[spec.ShownMetric, ...]:
+    """Errors per atom in thousandths of the unit."""
+    per_atom, milli = f"m{unit}/atom", arithmetic.MILLI
+    return (
+      spec.ShownMetric(
+        "MAE", per_atom, "mae_per_atom", milli, "energy_mae_mev_per_atom"
+      ),
+      spec.ShownMetric("RMSE", per_atom, "rmse_per_atom", milli),
+      spec.ShownMetric("R²", "", "r2", higher_is_better=True),
+    )
+
+  def more_scores(
+    self, labels: np.ndarray, predictions: np.ndarray, num_atoms: np.ndarray
+  ) -> dict[str, float]:
+    """Errors per atom."""
+    error = (predictions - labels) / num_atoms
+    return {
+      "mae_per_atom": float(np.abs(error).mean()),
+      "rmse_per_atom": float(np.sqrt(np.square(error).mean())),
+    }

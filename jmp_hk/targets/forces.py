@@ -1,5 +1,6 @@
 """Forces on atoms: from a head of their own, or as derivatives of the energy."""
 
+from collections.abc import Mapping
 import dataclasses
 
 import jax
@@ -68,9 +69,29 @@ class DirectForces(vector.Vector):
     """Forces in eV/Å, [n, 3]."""
     return value * constants.force_scale
 
-  def shown_error(self, unit: str) -> spec.ShownError:
-    """Mean absolute error of components in thousandths of the unit."""
-    return spec.ShownError("mae", f"m{unit}", arithmetic.MILLI)
+  def unit(self, units: Mapping[str, str]) -> str:
+    """The unit of forces, by default eV/Å."""
+    return units.get(self.name) or "eV/Å"
+
+  def shown_metrics(self, unit: str) -> tuple[spec.ShownMetric, ...]:
+    """Errors of components in thousandths of the unit, and the cosine."""
+    small, milli = f"m{unit}", arithmetic.MILLI
+    return (
+      spec.ShownMetric("MAE", small, "mae", milli, self.primary_metric),
+      spec.ShownMetric("RMSE", small, "rmse", milli),
+      spec.ShownMetric(
+        "cosine", "", "cosine", name="force_cosine", higher_is_better=True
+      ),
+      spec.ShownMetric("R²", "", "r2", higher_is_better=True),
+    )
+
+  def more_scores(
+    self, labels: np.ndarray, predictions: np.ndarray, num_atoms: np.ndarray
+  ) -> dict[str, float]:
+    """Mean cosine between predicted and labelled forces."""
+    norms = np.linalg.norm(predictions, axis=-1) * np.linalg.norm(labels, axis=-1)
+    cosine = (predictions * labels).sum(axis=-1) / np.maximum(norms, _COSINE_EPS)
+    return {"cosine": float(cosine.mean())}
 
 
 @spec.register("conservative_forces")

@@ -47,6 +47,10 @@ class Scalar(spec.TargetSpec):
     """The standard deviation."""
     return constants.statistics[self.name].std
 
+  def shown_metrics(self, unit: str) -> tuple[spec.ShownMetric, ...]:
+    """Errors in the unit of the label."""
+    return arithmetic.shown_errors(self.name, unit)
+
   def normalise(
     self,
     label: spec.Value,

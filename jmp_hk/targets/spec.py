@@ -47,18 +47,26 @@ class PredictedFrom(enum.Enum):
   ENERGY = "energy"  # No head: it is a derivative of the predicted energy.
 
 
-class ShownError(NamedTuple):
-  """How the error of a target is shown to people.
+class ShownMetric(NamedTuple):
+  """A metric as people read it: in training, in validation, and of a test.
 
   Attributes:
-    metric: which metric of an offline comparison it is.
-    unit: its unit.
-    factor: shown number over the metric in the unit of the label.
+    title: what it is called, e.g. "MAE".
+    unit: its unit; "" for a pure number.
+    score: name of the same quantity in a comparison of stored predictions, see
+      `inference.comparison.Comparison.metrics`.
+    factor: shown number over that score, which is in the unit of the label.
+    name: its name among `TargetSpec.metrics`, which are in the shown unit; "" where
+      validation does not compute it.
+    higher_is_better: whether it is no error.
   """
 
-  metric: str
+  title: str
   unit: str
+  score: str
   factor: float = 1.0
+  name: str = ""
+  higher_is_better: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,13 +293,33 @@ class TargetSpec(abc.ABC):
     """Unit of the label, by the units of a dataset."""
     return units.get(self.name, "")
 
-  def shown_error(self, unit: str) -> ShownError:
-    """The error that reports show.
+  def shown_metrics(self, unit: str) -> tuple[ShownMetric, ...]:
+    """The metrics that people are shown; the first stands for the target.
 
     Args:
       unit: unit of the label.
     """
-    return ShownError("mae", unit)
+    return (
+      ShownMetric("MAE", unit, "mae", name=self.primary_metric),
+      ShownMetric("RMSE", unit, "rmse"),
+      ShownMetric("R²", "", "r2", higher_is_better=True),
+    )
+
+  def more_scores(
+    self, labels: np.ndarray, predictions: np.ndarray, num_atoms: np.ndarray
+  ) -> dict[str, float]:
+    """What `shown_metrics` needs of stored predictions besides MAE, RMSE and R².
+
+    Args:
+      labels: [rows, …] in physical units, only rows that count.
+      predictions: likewise.
+      num_atoms: [rows] sizes of the structures; empty for targets of atoms.
+
+    Returns:
+      Scores by name, in the unit of the label where they have one.
+    """
+    del labels, predictions, num_atoms
+    return {}
 
   @property
   def calculator_property(self) -> str:

@@ -1,6 +1,7 @@
 """The weights that a run starts from: fresh ones, or those of another model."""
 
 from collections.abc import Mapping
+import csv
 import dataclasses
 import logging
 import pathlib
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 
 from jmp_hk import dataset_info
+from jmp_hk import files
 from jmp_hk.checkpoints import loading
 from jmp_hk.checkpoints import pretrained
 from jmp_hk.graphs import batch as batch_lib
@@ -19,6 +21,8 @@ from jmp_hk.training import config as config_lib
 from jmp_hk.training import run_directory
 
 logger = logging.getLogger(__name__)
+
+SCALES_FILE = "scale_factors.csv"  # In the directory of a run.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +122,7 @@ def fit_scales(
   variables: model_lib.Variables,
   batches: batch_sources.BatchSource,
   num_batches: int,
+  workdir: pathlib.Path,
 ) -> model_lib.Variables:
   """Fits the backbone's scale factors on training data.
 
@@ -126,11 +131,24 @@ def fit_scales(
     variables: its fresh variables.
     batches: the training data.
     num_batches: microbatches to fit on; zero fits nothing.
+    workdir: directory of the run; a table of all factors is stored there.
   """
   if not num_batches:
     return variables
-  return model.fit_state(
-    variables,
-    batches.sample(num_batches),
-    lambda name, value: logger.info("Fitted %s = %.4g.", name, value),
+  fitted: dict[str, float] = {}
+  variables = model.fit_state(
+    variables, batches.sample(num_batches), fitted.__setitem__
   )
+  if fitted and processes.is_first():
+    with files.open_atomically(workdir / SCALES_FILE, "w") as file:
+      writer = csv.writer(file, lineterminator="\n")
+      writer.writerow(("module", "scale_factor"))
+      writer.writerows(fitted.items())
+    logger.info(
+      "Fitted %d scale factors from %.3g to %.3g, see %s.",
+      len(fitted),
+      min(fitted.values()),
+      max(fitted.values()),
+      SCALES_FILE,
+    )
+  return variables

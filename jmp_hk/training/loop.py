@@ -2,22 +2,28 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import logging
 import time
+from typing import Any
 from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
+import tqdm
 
 from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.pipeline import batches as batches_lib
+from jmp_hk.runtime import console
 from jmp_hk.runtime import interruption
+from jmp_hk.runtime import processes
 from jmp_hk.training import batch_sources
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import evaluation
+from jmp_hk.training import metric_table
 from jmp_hk.training import profiling
 from jmp_hk.training import program as program_lib
 from jmp_hk.training import progress as progress_lib
@@ -38,11 +44,13 @@ class Outputs:
     checkpointer: saves the state.
     writers: take metrics; empty in all processes but the first.
     profile: records some steps, or None.
+    records: metrics that earlier starts of the run have written.
   """
 
   checkpointer: checkpointer_lib.Checkpointer
   writers: Sequence[writers_lib.MetricWriter] = ()
   profile: profiling.Profiler | None = None
+  records: Sequence[Mapping[str, Any]] = ()
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """Writes metrics, see `writers.MetricWriter`."""
@@ -97,6 +105,10 @@ class Loop:
     # Structures of the interval that the progress knows of.
     self._counted = self._log.num_structures
     self._saved_at = time.monotonic()
+    self._bar: tqdm.tqdm | None = None
+    self._validations = metric_table.ValidationLog(
+      program.described, config.primary_metric, outputs.records
+    )
 
   def run(self) -> None:
     """Trains. The last state is saved when this returns.
@@ -118,10 +130,21 @@ class Loop:
     if self._is_finished():
       return
     source = self._batches.training(self.host.data)
-    with sharding.to_devices(source, self._program.mesh) as batches:
+    with contextlib.ExitStack() as stack:
+      batches = stack.enter_context(sharding.to_devices(source, self._program.mesh))
+      bar = self._bar = stack.enter_context(
+        console.bar(
+          self._config.num_steps,
+          "step",
+          "Training",
+          initial=self._step,
+          is_shown=processes.is_first(),
+        )
+      )
       self._progress.resume()
       for item in batches:
         self._take_step(item)
+        bar.update()
         self._signals.is_deferred = True  # From now on there is something to save.
         self._after_step()
         if self._is_finished():
@@ -136,10 +159,12 @@ class Loop:
     """Dispatches one step."""
     train_step = self._program.train_step
     is_first = train_step.compiled is None
+    if is_first:
+      logger.info("Compiling the training step, which may take minutes.")
     self.state, metrics = train_step(self.state, item.batch)
     self._step += 1
     if is_first:
-      logger.info("Compiled in %.1f s.", train_step.compile_seconds)
+      logger.info("Compiled in %.0f s.", train_step.compile_seconds)
       jax.block_until_ready(metrics)
       self._progress.update(self._step, 0, counts=False)
       self._saved_at = time.monotonic()
@@ -193,8 +218,10 @@ class Loop:
     values = self._log.summarise(self._step)
     structures = self._log.num_structures - self._counted
     self._progress.update(self._step, structures * jax.process_count())
-    used = values[f"utilisation/{self._program.main_field}"]
-    logger.info("%s", self._progress.line(values, used))
+    errors = metric_table.training_errors(self._program.described, values)
+    logger.info("%s", self._progress.line(values, errors))
+    if self._bar is not None:
+      self._bar.set_postfix_str(", ".join(errors), refresh=False)
     timing = {"seconds": self._progress.seconds, **self._progress.rates()}
     self._outputs.write(self._step, "train", values | timing)
     self.host = dataclasses.replace(
@@ -239,11 +266,6 @@ class Loop:
       return None, error.number
     seconds = {"seconds": self._progress.seconds}
     self._outputs.write(self._step, "val", metrics | seconds)
-    logger.info(
-      "step %d validation: %s",
-      self._step,
-      ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())),
-    )
     primary = metrics.get(self._config.primary_metric)
     if primary is None:
       raise ValueError(
@@ -252,12 +274,12 @@ class Loop:
       )
     if raw is not None:
       self._outputs.write(self._step, "val_raw", raw | seconds)
+    more = {"raw weights": raw} if raw is not None else None
+    logger.info("%s", self._validations.tell(self._step, metrics, more))
+    if raw is not None:
       logger.info(
-        "The averaged weights were validated; the raw ones differ: %s %.4g instead of "
-        "%.4g. `jmp_hk.load(…, ema=False)` and --noema take them.",
-        self._config.primary_metric,
-        raw[self._config.primary_metric],
-        primary,
+        "The averaged weights were validated; the raw ones differ by more than 10 %%. "
+        "`jmp_hk.load(…, ema=False)` and --noema take them."
       )
     self._update_plateau(primary)
     stopped = stopping.update_early_stopping(

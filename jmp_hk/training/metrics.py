@@ -33,7 +33,7 @@ def batch_sums(
 
   Args:
     tasks: datasets with their targets; `batch.task` indexes this tuple.
-    infos: scales by dataset name.
+    infos: scales by dataset name; tasks without them are left out.
     batch: structures with normalised targets.
     predictions: normalised predictions by target name.
 
@@ -43,6 +43,8 @@ def batch_sums(
   """
   sums: Sums = {}
   for index, task in enumerate(tasks):
+    if task.name not in infos:
+      continue
     graphs = batch.graph_mask & (batch.task == index)
     constants = task.constants(infos[task.name])
     for target in task.learned:
@@ -61,6 +63,32 @@ def batch_sums(
       entries[f"{SCORE}/{target.name}"] = error
       sums |= {f"{task.name}/{name}": entry for name, entry in entries.items()}
   return sums
+
+
+def training_sums(
+  tasks: Sequence[tasks_lib.TaskConfig],
+  infos: Mapping[str, info_lib.DatasetInfo],
+  batch: batch_lib.Batch,
+  predictions: Mapping[str, jax.Array],
+) -> Sums:
+  """The one metric of every target that lines of the training log tell.
+
+  Args:
+    tasks: see `batch_sums`.
+    infos: see `batch_sums`.
+    batch: see `batch_sums`.
+    predictions: see `batch_sums`.
+
+  Returns:
+    "dataset/metric" → (sum, count), see `targets.spec.TargetSpec.shown_metrics`.
+  """
+  wanted = {
+    f"{task.name}/{target.spec.shown_metrics('')[0].name}"
+    for task in tasks
+    for target in task.learned
+  }
+  sums = batch_sums(tasks, infos, batch, predictions)
+  return {name: entry for name, entry in sums.items() if name in wanted}
 
 
 def summarise(batches: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, float]:

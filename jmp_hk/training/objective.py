@@ -33,20 +33,30 @@ class Objective:
     terms: (batch, predictions) → {name: (weighted sum, count)} of one microbatch.
       Counts depend on the batch alone, never on the predictions.
     process_gradients: applied to the summed gradients before clipping.
+    errors: (batch, predictions) → {name: (sum, count)}, metrics that are told beside
+      the loss and not minimised.
   """
 
   predict: Callable[[hk.Params, hk.State, jax.Array, batch_lib.Batch], Predictions]
   terms: Callable[[batch_lib.Batch, Predictions], Terms]
   process_gradients: Callable[[hk.MutableParams], hk.MutableParams] = _unchanged
+  errors: Callable[[batch_lib.Batch, Predictions], Terms] = lambda batch, values: {}
 
 
-def make_objective(model: model_lib.Model, loss: losses.LossConfig) -> Objective:
+def make_objective(
+  model: model_lib.Model,
+  loss: losses.LossConfig,
+  infos: Mapping[str, dataset_info.DatasetInfo],
+) -> Objective:
   """The loss of a model, as pre-training and fine-tuning minimise it.
 
   Args:
     model: the model; its tasks say which targets have a loss.
     loss: what the loss averages over.
+    infos: constants of the datasets of its tasks by name; errors in physical units are
+      told for those that are given.
   """
+  tasks = model.config.tasks
 
   def predict(
     params: hk.Params, scales: hk.State, key: jax.Array, batch: batch_lib.Batch
@@ -55,9 +65,12 @@ def make_objective(model: model_lib.Model, loss: losses.LossConfig) -> Objective
     return model.apply(variables, key, batch, is_training=True)
 
   def terms(batch: batch_lib.Batch, predictions: Predictions) -> Terms:
-    return losses.loss_terms(loss, model.config.tasks, batch, predictions)
+    return losses.loss_terms(loss, tasks, batch, predictions)
 
-  return Objective(predict, terms, model.config.backbone.process_gradients)
+  def errors(batch: batch_lib.Batch, predictions: Predictions) -> Terms:
+    return metrics_lib.training_sums(tasks, infos, batch, predictions)
+
+  return Objective(predict, terms, model.config.backbone.process_gradients, errors)
 
 
 def make_validation_sums(

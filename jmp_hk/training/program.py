@@ -13,6 +13,7 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import evaluation
+from jmp_hk.training import metric_table
 from jmp_hk.training import objective
 from jmp_hk.training import optimizer as optimizer_lib
 from jmp_hk.training import sharding
@@ -32,7 +33,7 @@ class Program:
     schedule: base learning rate by step.
     train_step: (state, batch) → (state, metrics), see `step.make_train_step`.
     eval_step: (params, scales, batch) → sums of metrics, see `evaluation.evaluate`.
-    main_field: field of the budget that costs most.
+    described: what the metrics of its datasets are, see `metric_table.describe`.
   """
 
   def __init__(
@@ -59,7 +60,7 @@ class Program:
     self.optimizer = optimizer_lib.make_optimizer(train.optimizer, self.shapes.params)
     self.schedule = optimizer_lib.make_schedule(train.optimizer.schedule)
     self.train_step = step_lib.make_train_step(
-      objective.make_objective(self.model, config.loss),
+      objective.make_objective(self.model, config.loss, infos),
       self.optimizer,
       train,
       self.mesh,
@@ -70,8 +71,9 @@ class Program:
     self._linear_fit_step = evaluation.make_eval_step(
       objective.make_linear_fit_sums(self.model, infos), self.mesh, "linear_fit"
     )
-    self.main_field = config.model.backbone.graph_builder.budget_type.main_field
     self._train = train
+    known = [task for task in config.model.tasks if task.name in infos]
+    self.described = metric_table.describe(known, infos)
 
   def init_state(
     self, variables: model_lib.Variables, key: jax.Array | np.ndarray

@@ -2,7 +2,11 @@
 
 import collections
 from collections.abc import Mapping
+from collections.abc import Sequence
 import time
+
+from jmp_hk import text_table
+from jmp_hk.runtime import console
 
 _WINDOW = 20  # Log intervals that the speed is averaged over.
 
@@ -61,32 +65,26 @@ class Progress:
       "structures_per_second": sum(i[1] for i in self._intervals) / seconds,
     }
 
-  def line(self, metrics: Mapping[str, float], used: float) -> str:
+  def line(self, metrics: Mapping[str, float], errors: Sequence[str]) -> str:
     """The progress line.
 
     Args:
       metrics: metrics of the last interval.
-      used: part of the batches' costliest field (edges, say) that is not padding.
+      errors: errors of the targets with their units, see
+        `metric_table.training_errors`.
     """
     rates = self.rates()
+    width = len(str(self._num_steps))
     parts = [
-      f"step {self._step}/{self._num_steps}",
-      f"loss {metrics['loss']:.4f}",
-      f"lr {metrics['learning_rate']:.2e}",
+      f"step {self._step:>{width}}/{self._num_steps}",
+      f"loss {text_table.number(metrics['loss'], 4)}",
+      *errors,
+      f"lr {metrics['learning_rate']:.1e}",
     ]
     if rates:
       left = (self._num_steps - self._step) / rates["steps_per_second"]
       parts += [
-        f"{rates['steps_per_second']:.2f} steps/s",
-        f"{rates['structures_per_second']:.1f} structures/s",
-        f"{used:.0%} of the budget used",
-        f"ETA {duration(left)}",
+        f"{text_table.number(rates['structures_per_second'])} structures/s",
+        f"ETA {console.duration(left)}",
       ]
     return " | ".join(parts)
-
-
-def duration(seconds: float) -> str:
-  """Hours, minutes and seconds, e.g. "1:02:03"."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02}:{seconds:02}"

@@ -8,7 +8,9 @@ again continues:
   budget.json         static sizes of a microbatch: chosen once, or given
   metrics.jsonl       metrics of training and validation, also in tensorboard/
   checkpoints/        see `jmp_hk.checkpoints.checkpointer`
+  metric_units.json   units of the metrics by name
   parameters.csv      which parameters came from another model
+  scale_factors.csv   scale factors that were fitted at the start
   results.json, loss_curves.png   written at the end
 """
 
@@ -52,12 +54,6 @@ _FREE_TRAINER_FIELDS = (
   "train.keep_best",
 )
 FREE_FIELDS = tuple(f"trainer.{name}" for name in _FREE_TRAINER_FIELDS)
-
-_COLUMNS = {
-  "energy_mae_mev_per_atom": "energy MAE (meV/atom)",
-  "force_mae_mev_per_angstrom": "force MAE (meV/Å)",
-}
-_COSINE = "force_cosine"
 
 
 class OtherRunError(ValueError):
@@ -142,37 +138,6 @@ def stored_results(directory: pathlib.Path, step: int) -> dict[str, float] | Non
     return None
   validation = json.loads(path.read_text(encoding="utf-8"))["validation"]
   return validation if validation["step"] == step else None
-
-
-def results_table(metrics: Mapping[str, float], linear_fit: Mapping[str, float]) -> str:
-  """The last validation as a Markdown table, beside the per-element linear fit.
-
-  Args:
-    metrics: validation metrics.
-    linear_fit: metrics of the linear fit.
-
-  Returns:
-    One row a dataset that has energies or forces; "" where none has.
-  """
-  names = [
-    name
-    for name in dict.fromkeys(k.partition("/")[0] for k in metrics if "/" in k)
-    if any(f"{name}/{key}" in metrics for key in _COLUMNS)
-  ]
-  if not names:
-    return ""
-  head = ["validation", *_COLUMNS.values(), "force cosine"]
-  rows = [head, ["---"] * len(head)]
-  for name in names:
-    cells = [
-      f"{metrics[f'{name}/{key}']:.1f} (linear fit {linear_fit[f'{name}/{key}']:.1f})"
-      if f"{name}/{key}" in metrics
-      else ""
-      for key in _COLUMNS
-    ]
-    cosine = metrics.get(f"{name}/{_COSINE}")
-    rows.append([name, *cells, "" if cosine is None else f"{cosine:.3f}"])
-  return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _stored_config(directory: pathlib.Path) -> dict[str, Any]:

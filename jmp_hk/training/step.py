@@ -20,7 +20,10 @@ from jmp_hk.training import optimizer as optimizer_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
 
+ERROR_SUM, ERROR_COUNT = "error_sum/", "error_count/"  # Begin names of metrics.
+
 Metrics = dict[str, jax.Array]
+Errors = Mapping[str, tuple[jax.Array, jax.Array]]
 TreeT = TypeVar("TreeT")  # A pytree of arrays.
 
 
@@ -45,7 +48,8 @@ def make_train_step(
   Returns:
     A function (state, batch [microbatches, ...]) → (state, metrics), which donates the
     state. Metrics are scalars: "loss", "loss/term" for each term, "gradient_norm"
-    (before clipping), "learning_rate" and "finite".
+    (before clipping), "learning_rate" and "finite"; and for each of the objective's
+    errors "error_sum/name" and "error_count/name".
   """
   schedule = optimizer_lib.make_schedule(config.optimizer.schedule)
 
@@ -53,7 +57,7 @@ def make_train_step(
     state: state_lib.TrainState, batch: batch_lib.Batch
   ) -> tuple[state_lib.TrainState, Metrics]:
     key = jax.random.fold_in(state.key, state.step)
-    gradients, terms = microbatch_gradients(
+    gradients, terms, errors = microbatch_gradients(
       objective, mesh, state.params, state.scales, key, batch
     )
     gradients = objective.process_gradients(gradients)
@@ -65,6 +69,8 @@ def make_train_step(
     rate = schedule(state.step) * state.plateau.scale
     metrics = {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
     metrics |= {f"loss/{name}": value for name, value in terms.items()}
+    for name, (total, count) in errors.items():
+      metrics |= {f"{ERROR_SUM}{name}": total, f"{ERROR_COUNT}{name}": count}
     updated = _update(state, gradients, optimizer, average_rate(state.step, config))
     new_state = jax.tree.map(
       lambda new, old: jnp.where(proceed, new, old), updated, state
@@ -91,8 +97,8 @@ def microbatch_gradients(
   scales: hk.State,
   key: jax.Array,
   batch: batch_lib.Batch,
-) -> tuple[hk.MutableParams, Metrics]:
-  """Gradient of the loss of all microbatches, and its terms.
+) -> tuple[hk.MutableParams, Metrics, Errors]:
+  """Gradient of the loss of all microbatches, its terms, and errors.
 
   Each device works through its microbatches one after another. What is differentiated
   is local to a device (no collective inside); sums over devices come afterwards.
@@ -106,7 +112,8 @@ def microbatch_gradients(
     batch: [microbatches, ...], split by microbatch.
 
   Returns:
-    Gradients like `params`, and the value of each term of the loss.
+    Gradients like `params`, the value of each term of the loss, and the sum and count
+    of each of the objective's errors.
   """
   chex.assert_equal_shape_prefix(jax.tree.leaves(batch), 1)
   microbatch = jax.sharding.PartitionSpec(sharding.AXIS)
@@ -127,31 +134,32 @@ def _local_gradients(
   scales: hk.State,
   key: jax.Array,
   microbatches: batch_lib.Batch,
-) -> tuple[hk.MutableParams, Metrics]:
+) -> tuple[hk.MutableParams, Metrics, Errors]:
   """What one device computes of `microbatch_gradients`, summed over the devices."""
   num_microbatches = jax.tree.leaves(microbatches)[0].shape[0]
-  counts, no_terms = _counts(objective, params, scales, key, microbatches)
+  counts, zeros = _counts(objective, params, scales, key, microbatches)
   totals = jax.lax.psum(counts, sharding.AXIS)
   first = jax.lax.axis_index(sharding.AXIS) * num_microbatches
 
   def microbatch_loss(
     params: hk.Params, microbatch: batch_lib.Batch, number: jax.Array
-  ) -> tuple[jax.Array, Metrics]:
+  ) -> tuple[jax.Array, tuple[Metrics, Errors]]:
     predictions = objective.predict(
       params, scales, jax.random.fold_in(key, number), microbatch
     )
     terms = objective.terms(microbatch, predictions)
     values = {k: s / jnp.maximum(totals[k], 1) for k, (s, _) in terms.items()}
-    return _total(values), values
+    return _total(values), (values, objective.errors(microbatch, predictions))
 
   gradient = jax.grad(microbatch_loss, has_aux=True)
   sums = _sum_over_microbatches(
     lambda microbatch, i: gradient(params, microbatch, first + i),
     microbatches,
     num_microbatches,
-    (jax.tree.map(jnp.zeros_like, params), no_terms),
+    (jax.tree.map(jnp.zeros_like, params), zeros),
   )
-  return jax.lax.psum(sums, sharding.AXIS)
+  gradients, (terms, errors) = jax.lax.psum(sums, sharding.AXIS)
+  return gradients, terms, errors
 
 
 def _sum_over_microbatches(
@@ -192,17 +200,26 @@ def _counts(
   scales: hk.State,
   key: jax.Array,
   microbatches: batch_lib.Batch,
-) -> tuple[Metrics, Metrics]:
-  """Counts of the terms over local microbatches, and a zero for each term.
+) -> tuple[Metrics, tuple[Metrics, Errors]]:
+  """Counts of the terms over local microbatches, and zeros for terms and errors.
 
   Predictions do not matter for the counts, so zeros of the right shapes serve.
   """
   microbatch = jax.tree.map(lambda x: x[0], microbatches)
   shapes = jax.eval_shape(objective.predict, params, scales, key, microbatch)
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  terms = jax.vmap(lambda microbatch: objective.terms(microbatch, zeros))(microbatches)
+  nothing = _zeros(shapes)
+  terms = jax.vmap(lambda microbatch: objective.terms(microbatch, nothing))(
+    microbatches
+  )
   counts = {name: count.sum() for name, (_, count) in terms.items()}
-  return counts, {name: jnp.zeros((), s.dtype) for name, (s, _) in terms.items()}
+  no_terms = {name: jnp.zeros((), s.dtype) for name, (s, _) in terms.items()}
+  errors = jax.eval_shape(objective.errors, microbatch, shapes)
+  return counts, (no_terms, _zeros(errors))
+
+
+def _zeros(shapes: TreeT) -> TreeT:
+  """Zeros of the shapes and types of a tree."""
+  return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
 
 def average_rate(step: jax.Array, config: config_lib.TrainConfig) -> jax.Array | float:

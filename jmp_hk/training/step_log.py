@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from jmp_hk.pipeline import batches as batches_lib
+from jmp_hk.targets import arithmetic
+from jmp_hk.training import step as step_lib
 
 _AHEAD = 2  # Steps that the host may run ahead of the devices.
 _LAST_COUNTS = ("learning_rate",)  # Of these the last value is told, not the mean.
@@ -76,7 +78,7 @@ class StepLog:
     """Takes a step that was just dispatched; waits for the step before the last.
 
     Args:
-      metrics: scalars on the devices.
+      metrics: scalars on the devices, see `step.make_train_step`.
       info: facts about the step's batch.
     """
     self._metrics.append(metrics)
@@ -91,20 +93,28 @@ class StepLog:
       step: number of the last step.
 
     Returns:
-      Metrics by name, and "utilisation/field" for each field of the budget.
+      Metrics by name, "dataset/metric" for each error, and "utilisation/field" for each
+      field of the budget.
 
     Raises:
       NonFiniteLossError: a step's loss or gradient was not finite.
     """
     fetched = jax.device_get(self._metrics)
     self._check_finite(fetched, step)
-    values = {
-      name: float(fetched[-1][name])
-      if name in _LAST_COUNTS
-      else float(np.mean([metrics[name] for metrics in fetched], dtype=np.float64))
-      for name in fetched[-1]
-      if name != "finite"
-    }
+    values: dict[str, float] = {}
+    for name in fetched[-1]:
+      column = [float(metrics[name]) for metrics in fetched]
+      if name.startswith(step_lib.ERROR_SUM):
+        # Errors are averaged over structures or atoms rather than over steps.
+        error = name.removeprefix(step_lib.ERROR_SUM)
+        count = sum(metrics[step_lib.ERROR_COUNT + error] for metrics in fetched)
+        if count:
+          mean = sum(column) / float(count)
+          values[error] = mean**0.5 if error.endswith(arithmetic.ROOT) else mean
+      elif name in _LAST_COUNTS:
+        values[name] = column[-1]
+      elif name != "finite" and not name.startswith(step_lib.ERROR_COUNT):
+        values[name] = float(np.mean(column))
     return values | {
       f"utilisation/{name}": float(
         np.mean([info.utilisation[name] for info in self._infos])

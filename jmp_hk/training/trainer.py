@@ -18,7 +18,6 @@ from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import model as model_lib
-from jmp_hk.models import parameters
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import interruption
@@ -36,6 +35,7 @@ from jmp_hk.training import program as program_lib
 from jmp_hk.training import run_directory
 from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
+from jmp_hk.training import summary
 from jmp_hk.training import writers as writers_lib
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,9 @@ class Trainer:
   """One training run; everything that it writes lies in its directory.
 
   Where the directory holds a run already, that run is continued from its newest
-  checkpoint. Progress goes to the loggers below `jmp_hk`; in a notebook
-  `logging.basicConfig(level=logging.INFO)` shows it.
+  checkpoint. A terminal or notebook shows a progress bar. Lines with errors, and tables
+  of validations, go to the loggers below `jmp_hk`; in a notebook
+  `logging.basicConfig(level=logging.INFO)` shows them.
 
   Example:
     >>> trainer = Trainer(config, [training], [validation], "runs/mine")
@@ -104,13 +105,7 @@ class Trainer:
     self._host = state_lib.HostState()
     if processes.is_first():
       run_directory.store_config({"trainer": config}, self.workdir)
-    logger.info(
-      "%d parameters, %d microbatches on %d devices, microbatches of %s.",
-      parameters.count(self._program.shapes.params),
-      config.train.num_microbatches,
-      mesh.size,
-      self._example.budget,
-    )
+    summary.tell_start(config, self._program, self._example.budget)
 
   @classmethod
   def from_batches(
@@ -172,11 +167,14 @@ class Trainer:
         stored = run_directory.stored_results(self.workdir, int(state.step))
       return self._finish() if stored is None else stored
     is_first = processes.is_first()
+    described = self._program.described
+    units = {name: metric.unit for name, metric in described.items()}
     writers = ()
     if is_first:
       writers = writers_lib.open_writers(
-        self.workdir, int(state.step), is_unvalidated=self._host.is_unvalidated
+        self.workdir, int(state.step), units, is_unvalidated=self._host.is_unvalidated
       )
+    records = writers_lib.read_metrics(self.workdir / writers_lib.METRICS_FILE)
     profiler = profiling.Profiler(
       self.config.train.profile_steps, self.workdir / profiling.DIRECTORY
     )
@@ -190,7 +188,7 @@ class Trainer:
         self.config.train,
         self._program,
         self._batches,
-        loop_lib.Outputs(checkpointer, writers, profiler),
+        loop_lib.Outputs(checkpointer, writers, profiler, records),
         state,
         self._host,
         signals,
@@ -266,7 +264,7 @@ class Trainer:
       )
     else:
       variables = initial_lib.fit_scales(
-        program.model, variables, self._batches, train.num_scale_batches
+        program.model, variables, self._batches, train.num_scale_batches, self.workdir
       )
     # Other hardware may round otherwise; all processes start from the same bits.
     variables = model_lib.Variables(*sharding.from_first_process(variables))
@@ -308,6 +306,5 @@ class Trainer:
       return {}
     plot.plot_run(self.workdir)
     metrics = run_directory.save_results(self.workdir, linear_fit)
-    if table := run_directory.results_table(metrics, linear_fit):
-      logger.info("Last validation:\n%s", table)
+    summary.tell_end(self.config, self.workdir, self._program, linear_fit)
     return metrics

@@ -11,7 +11,14 @@ from typing import Protocol
 from jmp_hk import files
 
 METRICS_FILE = "metrics.jsonl"
+UNITS_FILE = "metric_units.json"
 TENSORBOARD_DIRECTORY = "tensorboard"
+# Of what is told of every run.
+_UNITS = {
+  "seconds": "s",
+  "steps_per_second": "1/s",
+  "structures_per_second": "1/s",
+}
 
 
 class MetricWriter(Protocol):
@@ -69,12 +76,24 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-  """Scalars as "kind/name" in TensorBoard's event files."""
+  """Scalars as "kind/name" in TensorBoard's event files, described with their units."""
 
-  def __init__(self, directory: pathlib.Path, resume_step: int = 0) -> None:
-    """Opens a new event file; events after `resume_step` are hidden."""
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    resume_step: int = 0,
+    units: Mapping[str, str] | None = None,
+  ) -> None:
+    """Opens a new event file; events after `resume_step` are hidden.
+
+    Args:
+      directory: where the event files lie.
+      resume_step: step at which the run continues.
+      units: units of metrics by name.
+    """
     import tensorboardX  # Slow to import, and only runners write metrics.
 
+    self._units = dict(units or {})
     self._writer = tensorboardX.SummaryWriter(
       str(directory), purge_step=resume_step + 1 if resume_step else None
     )
@@ -82,7 +101,10 @@ class TensorBoardWriter:
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """See `MetricWriter`."""
     for name, value in values.items():
-      self._writer.add_scalar(f"{kind}/{name}", value, step)
+      unit = self._units.get(name)
+      self._writer.add_scalar(
+        f"{kind}/{name}", value, step, summary_description=f"In {unit}." if unit else ""
+      )
 
   def close(self) -> None:
     """See `MetricWriter`."""
@@ -90,13 +112,32 @@ class TensorBoardWriter:
 
 
 def open_writers(
-  workdir: pathlib.Path, resume_step: int, *, is_unvalidated: bool = False
+  workdir: pathlib.Path,
+  resume_step: int,
+  units: Mapping[str, str] | None = None,
+  *,
+  is_unvalidated: bool = False,
 ) -> Sequence[MetricWriter]:
-  """The writers of a run below its directory; arguments as of `JsonlWriter`."""
+  """The writers of a run, below its working directory.
+
+  Args:
+    workdir: directory of the run.
+    resume_step: step at which the run continues.
+    units: units of metrics by name; they are stored beside the metrics.
+    is_unvalidated: see `JsonlWriter`.
+  """
+  units = {**(units or {}), **_UNITS}
+  files.write_atomically(workdir / UNITS_FILE, json.dumps(units, indent=2) + "\n")
   return (
     JsonlWriter(workdir / METRICS_FILE, resume_step, is_unvalidated=is_unvalidated),
-    TensorBoardWriter(workdir / TENSORBOARD_DIRECTORY, resume_step),
+    TensorBoardWriter(workdir / TENSORBOARD_DIRECTORY, resume_step, units),
   )
+
+
+def read_units(workdir: pathlib.Path) -> dict[str, str]:
+  """Units of a run's metrics by name; "" for pure numbers, empty if not stored."""
+  path = workdir / UNITS_FILE
+  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -87,21 +87,17 @@ def test_a_run_ends_with_its_test(scratch, data):
 
 def test_predictions_and_metrics_agree(scratch):
   frames = ase.io.read(scratch / "test" / "predictions.extxyz", ":")
-  error = np.concatenate(
-    [f.get_forces() - f.arrays["reference_forces"] for f in frames]
-  )
+  error = np.concatenate([f.arrays["jmp_forces"] - f.get_forces() for f in frames])
   test = json.loads((scratch / "test" / "metrics.json").read_text())
   assert np.abs(error).mean() == pytest.approx(
     test["targets"]["forces"]["mae"], rel=1e-4
   )
   rows = list(csv.DictReader((scratch / "test" / "predictions.csv").open()))
   assert [row["record"] for row in rows] == [frame.info["record"] for frame in frames]
-  expected = np.abs(
-    frames[0].get_forces() - frames[0].arrays["reference_forces"]
-  ).mean()
-  assert float(rows[0]["forces_mae"]) == pytest.approx(expected, rel=1e-4)
+  expected = np.abs(frames[0].arrays["jmp_forces_error"]).mean()
+  assert float(rows[0]["jmp_forces_mae"]) == pytest.approx(expected, rel=1e-4)
   # Without a net force and independent of the reference energies.
-  assert np.abs(frames[0].get_forces().sum(axis=0)).max() < 1e-3
+  assert np.abs(frames[0].arrays["jmp_forces"].sum(axis=0)).max() < 1e-3
 
 
 def test_best_weights_are_chosen_in_validation(scratch):
@@ -121,6 +117,47 @@ def test_evaluation_of_a_checkpoint_equals_validation(scratch, data, tmp_path):
   result = comparison.load_run(scratch).result
   assert 1000 * metrics["forces"]["mae"] == pytest.approx(result.validation, rel=1e-4)
   assert (tmp_path / "predictions.csv").exists()
+  # The same quantities under the same names and in the same units.
+  stored = json.loads((tmp_path / "metrics.json").read_text())["validation_metrics"]
+  lines = [json.loads(line) for line in (scratch / "metrics.jsonl").open()]
+  (validated,) = (
+    l for l in lines if l["kind"] == "val" and l["step"] == result.best_step
+  )
+  assert set(stored) == {"mine/force_mae_mev_per_angstrom", "mine/force_cosine"}
+  for name, value in stored.items():
+    assert value == pytest.approx(validated[name], rel=1e-4)
+
+
+def test_evaluations_do_not_replace_each_other(scratch, data, tmp_path):
+  arguments = [f"--checkpoint={scratch}", f"--data={data}", f"--output={tmp_path}"]
+  _evaluate(*arguments, "--split=val")
+  with pytest.raises(command.FlagError, match="split: 'val' → 'test'.*--overwrite"):
+    _evaluate(*arguments, "--split=test")
+  _evaluate(*arguments, "--split=test", "--limit=2", "--overwrite")
+  stored = json.loads((tmp_path / "metrics.json").read_text())
+  assert stored["structures"] == 2 and stored["settings"]["split"] == "test"
+
+
+def test_training_tells_errors_in_the_units_of_validation(scratch):
+  lines = [json.loads(line) for line in (scratch / "metrics.jsonl").open()]
+  name = "mine/force_mae_mev_per_angstrom"
+  errors = {
+    kind: [l[name] for l in lines if l["kind"] == kind] for kind in ("train", "val")
+  }
+  assert errors["train"] and errors["val"]
+  # An untrained model is about as wrong on what it trains and validates on.
+  assert 0.2 < np.mean(errors["train"]) / np.mean(errors["val"]) < 5
+  units = json.loads((scratch / "metric_units.json").read_text())
+  assert units[name] == "meV/Å" and units["mine/force_cosine"] == ""
+
+
+def test_a_run_ends_with_what_is_next(scratch, data, capsys):
+  finetune.run(
+    finetune_data.parse(*_RUN, _TARGET, f"--data={data}", f"--workdir={scratch}")
+  )
+  text = capsys.readouterr().out
+  assert "Test of mine on 6 structures" in text and "meV/Å" in text
+  assert f"experiments.predict --checkpoint={scratch}" in text
 
 
 def test_loaded_parameters_are_in_one_table(tuned, scratch):
@@ -154,7 +191,9 @@ def test_classes_and_scalars_are_tested(tuned):
   assert set(result.metrics) == {"kind", "mu"}
   assert {"accuracy", "f1", "cross_entropy"} <= set(result.metrics["kind"])
   header = (tuned / "test" / "predictions.csv").read_text().splitlines()[0]
-  assert "kind_probability_2" in header and "mu_predicted" in header
+  assert {"kind", "jmp_kind_2", "jmp_kind_class", "mu", "jmp_mu"} <= set(
+    header.split(",")
+  )
 
 
 def test_other_flags_in_the_same_directory_are_refused(scratch, data):

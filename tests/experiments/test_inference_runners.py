@@ -22,6 +22,7 @@ from experiments import export_torch
 from experiments import import_torch
 from experiments import predict
 from experiments.command_line import command
+from jmp_hk.inference import prediction_files
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import preparation
 from jmp_hk.interop import recognise
@@ -80,6 +81,9 @@ class RunnersTest(parameterized.TestCase):
     _run(predict, **given)
     return ase.io.read(given["output"], ":")
 
+  def _energies(self, structures):
+    return np.array([atoms.info["jmp_energy"] for atoms in structures])
+
   @parameterized.parameters("model", "jmp.pt")
   def test_predict_keeps_order_and_says_what_energies_mean(self, name):
     structures = ase.io.read(self.directory / "molecules.extxyz", ":")
@@ -87,24 +91,46 @@ class RunnersTest(parameterized.TestCase):
     expected = predictor_lib.load(self.directory / "model").predict(structures, "ani1x")
     for before, after, value in zip(structures, results, expected, strict=True):
       self.assertEqual(after.info["origin"], before.info["origin"])
-      self.assertTrue(after.info["energy_is_relative_to_references"])
-      self.assertEqual(after.info["head"], "ani1x")
+      self.assertTrue(after.info["jmp_energy_is_relative_to_references"])
+      self.assertEqual(after.info["jmp_head"], "ani1x")
       chex.assert_trees_all_close(
         after.positions, before.positions, rtol=1e-7, atol=1e-8
       )
-      self.assertAlmostEqual(after.get_potential_energy(), value.energy, places=5)
+      self.assertAlmostEqual(after.info["jmp_energy"], value.energy, places=5)
       chex.assert_trees_all_close(
-        after.get_forces(), value.forces, rtol=1e-7, atol=1e-5
+        after.arrays["jmp_forces"], value.forces, rtol=1e-7, atol=1e-5
       )
 
   def test_references(self):
     relative = self._predict()
     np.savez(self.output / "references.npz", coeff=np.arange(10) * 10.0)
-    absolute = self._predict(references=self.output / "references.npz")
+    absolute = self._predict(references=self.output / "references.npz", overwrite=True)
     for one, other in zip(relative, absolute, strict=True):
-      self.assertNotIn("energy_is_relative_to_references", other.info)
-      difference = other.get_potential_energy() - one.get_potential_energy()
-      self.assertAlmostEqual(difference, 10.0 * one.numbers.sum(), places=4)
+      self.assertNotIn("jmp_energy_is_relative_to_references", other.info)
+    expected = [10.0 * atoms.numbers.sum() for atoms in relative]
+    chex.assert_trees_all_close(
+      self._energies(absolute) - self._energies(relative),
+      np.array(expected),
+      atol=1e-4,
+    )
+
+  def test_a_second_prediction_replaces_neither_file_nor_names(self):
+    first = self._predict()
+    again = {"name": self.output / "out.extxyz", "output": self.output / "both.db"}
+    with self.assertRaisesRegex(command.FlagError, "exists already.*--overwrite"):
+      self._predict()
+    with self.assertRaisesRegex(command.FlagError, "--output=.* is --input"):
+      self._predict(self.output / "out.extxyz", overwrite=True)
+    with self.assertRaisesRegex(command.FlagError, "jmp_energy, jmp_forces already"):
+      self._predict(**again)
+    self._predict(**again, prefix="second_")
+    both = list(prediction_files.read_db(self.output / "both.db"))
+    for before, after in zip(first, both, strict=True):
+      self.assertEqual(after.info["origin"], before.info["origin"])
+      self.assertAlmostEqual(after.info["jmp_energy"], before.info["jmp_energy"])
+      self.assertAlmostEqual(
+        after.info["second_energy"], before.info["jmp_energy"], places=4
+      )
 
   def test_invalid_structures_stop_the_run_or_are_left_out(self):
     with self.assertRaisesRegex(
@@ -117,7 +143,7 @@ class RunnersTest(parameterized.TestCase):
   @parameterized.parameters(
     ({"head": "oc23"}, "--head=oc23.*oc20, oc22, ani1x, transition1x"),
     ({"input": "missing.cif"}, "--input=missing.cif does not exist"),
-    ({"output": "out.csv"}, "must end in .extxyz"),
+    ({"output": "out.cif"}, "must end in .extxyz or .xyz or .csv or .db"),
     ({"output": "missing/out.xyz"}, "folder does not exist"),
     ({"checkpoint": "missing"}, "--checkpoint=missing"),
   )

@@ -105,7 +105,7 @@ def test_a_run_leaves_everything_below_its_directory(whole):
       "force_cosine",
     ):
       assert np.isfinite(last[f"{name}/{metric}"])
-  for text in ("structures/s", "ETA", "of the budget used", "(linear fit"):
+  for text in ("structures/s", "ETA", "meV/Å", "% full", "baseline", "Next:"):
     assert text in output
   # The linear fit stands beside the model, and scale factors were fitted.
   results = json.loads((workdir / "results.json").read_text())

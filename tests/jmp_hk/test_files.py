@@ -15,6 +15,20 @@ def test_content_and_mode(tmp_path):
   assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
+def test_programs_that_open_files_by_name(tmp_path):
+  path = tmp_path / "file.txt"
+  with files.named_atomically(path) as temporary:
+    assert not temporary.exists() and temporary.suffix == ".txt"
+    temporary.write_text("whole")
+    assert not path.exists()
+  assert path.read_text() == "whole"
+  with pytest.raises(RuntimeError), files.named_atomically(path) as temporary:
+    temporary.write_text("half")
+    raise RuntimeError
+  assert path.read_text() == "whole"
+  assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
 def test_failure_leaves_the_earlier_file(tmp_path):
   path = tmp_path / "file.txt"
   files.write_atomically(path, "earlier")

@@ -78,24 +78,50 @@ class PredictAndCompareTest(absltest.TestCase):
     metrics = reports.write(results, directory / "new" / "folder")
     directory = directory / "new" / "folder"
     stored = json.loads((directory / reports.METRICS_FILE).read_text())
-    self.assertEqual(stored, {"structures": 3, "targets": metrics})
+    self.assertEqual(stored["structures"], 3)
+    self.assertEqual(stored["targets"], metrics)
+    # The names and units of validation, so that the two can be compared.
+    shown = stored["validation_metrics"]
+    self.assertAlmostEqual(shown["first/force_mae_mev_per_angstrom"], 100.0, places=3)
+    sizes = np.array([structure.num_atoms for structure in _structures()])
+    expected = 1000 * (np.array([0.5, 1.0, 1.5]) / sizes).mean()
+    self.assertAlmostEqual(shown["first/energy_mae_mev_per_atom"], expected, places=3)
     with (directory / reports.TABLE_FILE).open(encoding="utf-8") as file:
       rows = list(csv.DictReader(file))
     self.assertEqual([row["record"] for row in rows], ["mine:0", "mine:1", "mine:2"])
-    errors = [float(row["energy_predicted"]) - float(row["energy"]) for row in rows]
+    errors = [float(row["jmp_energy"]) - float(row["energy"]) for row in rows]
     chex.assert_trees_all_close(np.array(errors), np.array([0.5, -1.0, 1.5]), atol=1e-6)
     for row in rows:
-      self.assertAlmostEqual(float(row["forces_mae"]), 0.1, places=6)
+      self.assertAlmostEqual(float(row["jmp_forces_mae"]), 0.1, places=6)
     frames = ase.io.read(directory / reports.STRUCTURES_FILE, ":")
     for frame, structure in zip(frames, _structures(), strict=True):
       self.assertEqual(frame.info["record"], structure.record_id)
+      # Labels have their usual names, predictions names of their own.
+      chex.assert_trees_all_close(frame.get_forces(), structure.forces, atol=1e-6)
+      self.assertAlmostEqual(frame.get_potential_energy(), structure.energy, places=6)
+      error = frame.arrays["jmp_forces"] - frame.get_forces()
+      chex.assert_trees_all_close(error, frame.arrays["jmp_forces_error"], atol=1e-6)
       chex.assert_trees_all_close(
-        np.abs(frame.get_forces() - frame.arrays["reference_forces"]),
-        np.full((structure.num_atoms, 3), 0.1),
-        atol=1e-6,
+        np.abs(error), np.full((structure.num_atoms, 3), 0.1), atol=1e-6
       )
     picture = (directory / reports.PLOT_FILE).read_bytes()
     self.assertStartsWith(picture, b"\x89PNG")
+
+  def test_other_results_are_not_replaced(self):
+    directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    results = comparison.predict_and_compare(
+      predictors.direct(), _structures(), "first"
+    )
+    write = functools.partial(reports.write, results, directory)
+    write(settings={"split": "test", "step": 3})
+    write(settings={"split": "test", "step": 3})
+    with self.assertRaisesRegex(
+      reports.OtherResultsError, "another evaluation: split: 'test' → 'val'"
+    ):
+      write(settings={"split": "val", "step": 3})
+    write(settings={"split": "val", "step": 3}, overwrite=True)
+    stored = json.loads((directory / reports.METRICS_FILE).read_text())
+    self.assertEqual(stored["settings"], {"split": "val", "step": 3})
 
 
 class CompareTest(parameterized.TestCase):
@@ -127,6 +153,59 @@ class CompareTest(parameterized.TestCase):
     )
     self.assertEqual(found.labels.dtype, np.int64)
     self.assertEqual(found.metrics()["accuracy"], 0.5)
+
+  def test_tables_have_a_unit_in_every_cell_that_has_one(self):
+    rng = np.random.default_rng(0)
+    gaps, forces = rng.normal(size=5), rng.normal(size=(5, 3, 3))
+    structures = [
+      examples.structure(i, forces=forces[i], targets={"gap": gaps[i]})
+      for i in range(5)
+    ]
+    predictions = [
+      prediction_lib.Prediction(forces=1.1 * forces[i], properties={"gap": gaps[i] + 2})
+      for i in range(5)
+    ]
+    targets = [examples.TARGETS["scalar"], examples.TARGETS["direct_forces"]]
+    compared = [
+      comparison.compare(target, unit, structures, predictions)
+      for target, unit in zip(targets, ("log10(GPa)", "eV/Å"), strict=True)
+    ]
+    task = tasks_lib.TaskConfig("mine", tuple(targets))
+    results = comparison.Results(task, structures, predictions, compared)
+    head, gap, force = results.table().splitlines()
+    self.assertEqual(head.split(), ["MAE", "RMSE", "R²", "cosine"])
+    self.assertIn("2.000 log10(GPa)", gap)
+    self.assertRegex(force, r"^forces +\d+\.\d+ meV/Å +\d+\.\d+ meV/Å .* 1\.000$")
+    self.assertAlmostEqual(results.validation_metrics()["mine/gap_mae"], 2.0)
+
+  def test_parity_plots_of_every_kind(self):
+    directory = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    structures = [examples.structure(seed) for seed in range(400)]
+    predictions = [
+      prediction_lib.Prediction(
+        energy=s.energy + 0.1,
+        forces=s.forces,
+        properties=s.targets | {"metal": 0.75, "lattice": np.array([0.2, 0.5, 0.3])},
+      )
+      for s in structures
+    ]
+    for index, kinds in enumerate(
+      (["energy", "direct_forces", "binary", "multiclass"], ["scalar"])
+    ):
+      compared = [
+        comparison.compare(examples.TARGETS[kind], "eV", structures, predictions)
+        for kind in kinds
+      ]
+      reports.plot(compared, directory / f"{index}.png")
+      reports.plot([compared[0]], directory / "one.png")
+      self.assertStartsWith((directory / f"{index}.png").read_bytes(), b"\x89PNG")
+    # A single structure, whose labels do not vary.
+    alone = comparison.compare(
+      examples.TARGETS["scalar"], "", structures[:1], predictions[:1]
+    )
+    reports.plot([alone], directory / "alone.png")
+    reports.plot([], directory / "none.png")
+    self.assertFalse((directory / "none.png").exists())
 
   @parameterized.parameters(
     ("direct_forces", True, 4), ("direct_forces", False, 6), ("vector", True, 6)

@@ -134,7 +134,7 @@ class EveryKindTest(parameterized.TestCase):
     self.assertIsNone(spec.label(bare))
 
   @parameterized.parameters(
-    ("energy", "mae", "meV", 1000.0),
+    ("energy", "mae_per_atom", "meV/atom", 1000.0),
     ("direct_forces", "mae", "meV/Å", 1000.0),
     ("conservative_forces", "mae", "meV/Å", 1000.0),
     ("scalar", "mae", "eV", 1.0),
@@ -142,10 +142,22 @@ class EveryKindTest(parameterized.TestCase):
     ("binary", "cross_entropy", "nat", 1.0),
     ("multiclass", "cross_entropy", "nat", 1.0),
   )
-  def test_how_errors_are_shown(self, kind, metric, unit, factor):
+  def test_how_errors_are_shown(self, kind, score, unit, factor):
     spec = examples.TARGETS[kind].spec
-    shown = spec.shown_error(spec.unit(examples.info().units))
-    self.assertEqual(shown, (metric, unit, factor))
+    shown = spec.shown_metrics(spec.unit(examples.info().units))[0]
+    self.assertEqual((shown.score, shown.unit, shown.factor), (score, unit, factor))
+
+  @parameterized.parameters(*examples.TARGETS)
+  def test_shown_metrics_are_those_that_validation_computes(self, kind):
+    spec = examples.TARGETS[kind].spec
+    batch = small_model.make_batch([small_model.molecule()], dtype=np.float32)
+    prediction, label = _rows(spec, batch)
+    rows = jnp.ones(len(label), bool)
+    found = spec.metrics(prediction, label, rows, batch, _constants(kind))
+    names = [shown.name for shown in spec.shown_metrics("eV") if shown.name]
+    self.assertContainsSubset(names, found)
+    # The first is told while the model trains.
+    self.assertTrue(spec.shown_metrics("eV")[0].name)
 
   def test_fixed_atoms_are_left_out_of_forces_alone(self):
     batch = small_model.make_batch([small_model.molecule()], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The directory of a run: its configuration and the table at the end."""
+"""The directory of a run: its configuration."""
 
 import dataclasses
 import pathlib
@@ -74,17 +74,6 @@ class RunDirectoryTest(absltest.TestCase):
     )
     with self.assertRaisesRegex(run_directory.OtherRunError, "says nothing of seeds"):
       run_directory.check_config({"seeds": 3}, self.directory)
-
-  def test_datasets_without_energies_or_forces_have_no_row(self):
-    metrics = {
-      "mine/gap_mae": 0.1,
-      "score": 0.2,
-      "ani1x/energy_mae_mev_per_atom": 12.34,
-    }
-    linear_fit = {"ani1x/energy_mae_mev_per_atom": 56.78}
-    lines = run_directory.results_table(metrics, linear_fit).splitlines()
-    self.assertEqual(lines[2:], ["| ani1x | 12.3 (linear fit 56.8) |  |  |"])
-    self.assertEqual(run_directory.results_table({"mine/gap_mae": 0.1}, {}), "")
 
 
 if __name__ == "__main__":

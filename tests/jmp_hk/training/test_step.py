@@ -177,6 +177,30 @@ def test_learning_rate_metric_includes_the_plateau():
   )
 
 
+def test_errors_are_summed_over_microbatches_and_change_nothing():
+  def errors(batch, predictions):
+    distance = jnp.abs(predictions["energy"] - batch["y"])
+    return {"a/mae": (jnp.where(batch["mask"], distance, 0).sum(), batch["mask"].sum())}
+
+  objective = dataclasses.replace(toy.OBJECTIVE, errors=errors)
+  mesh, _, state, step = toy.setup(3, objective=objective)
+  batch = toy.batch(0, 3)
+  params, scales = jax.tree.map(np.array, (state.params, state.scales))
+  key = jax.random.fold_in(jax.random.PRNGKey(7), 0)
+  total = 0.0
+  for i in range(3):
+    microbatch = jax.tree.map(lambda x: jnp.asarray(x[i]), batch)
+    predictions = toy.predict(params, scales, jax.random.fold_in(key, i), microbatch)
+    total += errors(microbatch, predictions)["a/mae"][0]
+  state, metrics = step(state, sharding.put_batch(batch, mesh))
+  chex.assert_trees_all_close(metrics["error_sum/a/mae"], total, rtol=1e-5)
+  assert int(metrics["error_count/a/mae"]) == batch["mask"].sum()
+  # They are no part of the loss.
+  mesh, _, plain, step = toy.setup(3)
+  plain, _ = step(plain, sharding.put_batch(batch, mesh))
+  chex.assert_trees_all_close(state.params, plain.params, rtol=1e-6)
+
+
 def test_microbatches_that_do_not_divide_are_refused():
   assert sharding.local_microbatches(sharding.make_mesh(jax.devices()[:1]), 3) == (
     0,
