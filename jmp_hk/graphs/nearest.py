@@ -51,7 +51,8 @@ def nearest(edges: neighbors.EdgeSet, count: int, home: np.ndarray) -> Nearest:
     edges = edges.take(_candidates(edges, count, degree))
     starts = neighbors.row_starts(edges.receivers, len(home))
   # Only the order of the edges into an atom changes, not where they begin.
-  order = np.argsort(edges.receivers * (4.0 * edges.distances.max()) + edges.distances)
+  span = 4.0 * edges.distances.max()
+  order = (edges.receivers * span + edges.distances).argsort()
   edges = edges.take(order)
   codes, bound = offset_codes(edges, home)
   as_far = edges.distances[1:] - edges.distances[:-1] < TIE_TOLERANCE
@@ -63,7 +64,7 @@ def nearest(edges: neighbors.EdgeSet, count: int, home: np.ndarray) -> Nearest:
     key = edges.senders * (2 * bound + 1) + codes
     _order_ties(index, as_far, key, len(home) * (2 * bound + 1))
   if too_many:
-    keep = np.flatnonzero(rank < count)
+    keep = (rank < count).nonzero()[0]
     index, rank = index.take(keep), rank.take(keep)
   if ties or too_many:
     edges, codes = edges.take(index), codes.take(index)
@@ -98,10 +99,10 @@ def _order_ties(
   tied[1:] = as_far
   new_group = ~tied
   tied[:-1] |= as_far
-  place = np.flatnonzero(tied)
-  group = np.cumsum(new_group.take(place))
+  place = tied.nonzero()[0]
+  group = new_group.take(place).cumsum()
   # One 64-bit number sorts faster than several keys one after another.
-  index[place] = place.take(np.argsort(group * bound + key.take(place)))
+  index[place] = place.take((group * bound + key.take(place)).argsort())
 
 
 def offset_codes(edges: neighbors.EdgeSet, home: np.ndarray) -> tuple[np.ndarray, int]:

@@ -48,8 +48,8 @@ class EdgeSet:
 
   def take(self, index: np.ndarray) -> "EdgeSet":
     """Edges at `index` (integers, or a [e] mask)."""
-    if index.dtype == bool:
-      index = np.flatnonzero(index)
+    if index.dtype.kind == "b":
+      index = index.nonzero()[0]
     return EdgeSet(
       senders=self.senders.take(index),
       receivers=self.receivers.take(index),
@@ -170,7 +170,7 @@ def row_starts(rows: np.ndarray, num_rows: int) -> np.ndarray:
   """[num_rows + 1] where each row begins and ends among ascending row numbers."""
   # Of equal types, so that the rows need no conversion.
   dtype = rows.dtype if rows.itemsize >= 4 else np.intp
-  return np.searchsorted(rows, np.arange(num_rows + 1, dtype=dtype))
+  return rows.searchsorted(np.arange(num_rows + 1, dtype=dtype))
 
 
 def first_in_row(counts: np.ndarray) -> np.ndarray:

@@ -158,9 +158,9 @@ def build_graphs(
   if len(a2a) > limits.a2a and np.bincount(a2a.receivers).max() > limits.a2a:
     a2a = nearest.nearest(a2a, limits.a2a, home).edges
   near, rank, codes, bound = nearest.nearest(a2a, limits.main, home)
-  wanted = np.flatnonzero(
-    _joins_tagged(near, structure.tags, options.qint_tags) & (rank < limits.qint)
-  )
+  wanted = _joins_tagged(near, structure.tags, options.qint_tags)
+  wanted &= rank < limits.qint
+  wanted = wanted.nonzero()[0]
   qint, qint_codes = near.take(wanted), codes.take(wanted)
   main, main_codes, reverse_edge = _symmetrize(
     near, codes, bound, num_atoms, options.symmetrize
@@ -174,7 +174,7 @@ def build_graphs(
     structure=structure,
     main=compact.edges(main),
     a2a=compact.edges(a2a),
-    a2ee2a=compact.edges(near.take(np.flatnonzero(rank < limits.a2ee2a))),
+    a2ee2a=compact.edges(near.take(rank < limits.a2ee2a)),
     qint=compact.edges(qint),
     reverse_edge=reverse_edge.astype(np.int32),
     a2a_pairs=pairs,
@@ -232,7 +232,7 @@ def _symmetrize(
   if bound:  # Only between periodic images an atom is its own neighbor.
     forward |= (senders == receivers) & (codes < 0)
   if rule == "published":
-    keep = np.flatnonzero(forward)
+    keep = forward.nonzero()[0]
   else:
     sign = np.where(forward, 1, -1)
     low, high = np.minimum(senders, receivers), np.maximum(senders, receivers)
@@ -244,7 +244,8 @@ def _symmetrize(
   offsets, codes = offsets.take(keep, axis=0), codes.take(keep)
   half = len(keep)
   all_receivers = np.concatenate([receivers, senders])
-  order = np.argsort(all_receivers.astype(tables.index_dtype(num_atoms)), kind="stable")
+  small = all_receivers.astype(tables.index_dtype(num_atoms))
+  order = small.argsort(kind="stable")
   position = np.empty(2 * half, np.int32)
   position[order] = np.arange(2 * half, dtype=np.int32)
   edges = neighbors.EdgeSet(

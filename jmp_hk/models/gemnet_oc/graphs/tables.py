@@ -18,8 +18,8 @@ def distinct_senders(
   present = np.zeros((num_atoms, num_atoms), bool)
   flat = edges.receivers * num_atoms + edges.senders
   present.ravel()[flat] = True
-  receivers, senders = np.nonzero(present)
-  slots = np.cumsum(present, axis=1, dtype=dtype).ravel()
+  receivers, senders = present.nonzero()
+  slots = present.cumsum(axis=1, dtype=dtype).ravel()
   slots -= 1
   pairs = np.empty((len(senders), 2), dtype)
   pairs[:, 0], pairs[:, 1] = senders, receivers
@@ -61,7 +61,7 @@ def find_quad_exclusion(
   if bound:
     present = np.zeros(size, bool)
     present[answered] = True
-    pair = np.cumsum(present, dtype=np.intp)
+    pair = present.cumsum(dtype=np.intp)
     stride = 2 * bound + 1
     size = (int(pair[-1]) + 1) * stride
     pair *= present
