@@ -95,7 +95,7 @@ def find_neighbors(structure: structure_lib.Structure, cutoff: float) -> EdgeSet
 
 def _search(
   positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
-) -> tuple[np.ndarray, ...]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Pairs, offsets and distances, in memory that this thread's next search reuses.
 
   Fresh memory for every structure would take a third of the search's time.
@@ -105,11 +105,11 @@ def _search(
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     _searches.search = search
   search.cutoff = cutoff + 2 * CUTOFF_TOLERANCE
-  found = search.compute(positions, cell, pbc, "PSd", copy=False)
-  if len(found[0]) > _KEEP_EDGES:
-    found = tuple(array.copy() for array in found)
+  pairs, offsets, distances = search.compute(positions, cell, pbc, "PSd", copy=False)
+  if len(pairs) > _KEEP_EDGES:
+    pairs, offsets, distances = pairs.copy(), offsets.copy(), distances.copy()
     _searches.search = None
-  return found
+  return pairs, offsets, distances
 
 
 def _check(
