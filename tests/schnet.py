@@ -22,6 +22,7 @@ from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import layout as layout_lib
+from jmp_hk.graphs import nearest
 from jmp_hk.graphs import neighbors
 from jmp_hk.models import backbone as backbone_lib
 
@@ -70,7 +71,7 @@ class SchNetGraphBuilder(builder_lib.GraphBuilder):
     if rng is not None and self.edge_dropout:
       edges = edges.take(rng.random(len(edges)) >= self.edge_dropout)
     limit = config.max_neighbors_of(structure.num_atoms)
-    edges, _ = neighbors.nearest(edges, limit, neighbors.home_cells(structure))
+    edges = nearest.nearest(edges, limit, neighbors.home_cells(structure)).edges
     return SchNetStructureGraphs(structure, edges)
 
   def sizes(self, graphs: SchNetStructureGraphs) -> SchNetBudget:

@@ -6,6 +6,7 @@ Only NumPy is imported, so that worker processes start fast.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 from typing import Any
 from typing import ClassVar
@@ -77,11 +78,13 @@ class Budget:
     return np.array([getattr(self, name) for name in names(type(self))], np.int64)
 
 
+@functools.cache
 def names(kind: type[Budget]) -> tuple[str, ...]:
   """Names of all fields."""
   return tuple(field.name for field in dataclasses.fields(kind))
 
 
+@functools.cache
 def width_names(kind: type[Budget]) -> tuple[str, ...]:
   """Names of the fields of which the maximum over structures counts."""
   fields = dataclasses.fields(kind)
@@ -139,6 +142,7 @@ def largest(sizes: Sequence[BudgetT]) -> BudgetT:
   )
 
 
+@functools.lru_cache(maxsize=64)
 def capacity(budget: BudgetT) -> BudgetT:
   """What a budget offers to real structures, that is without its padding."""
   kind = type(budget)

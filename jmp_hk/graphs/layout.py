@@ -72,8 +72,8 @@ class Layout:
     """Concatenates and fills up with zeros to [size, *shape]."""
     result = np.zeros((size, *shape), dtype)
     if parts:
-      joined = np.concatenate(parts)
-      result[: len(joined)] = joined
+      used = result[: sum(map(len, parts))]
+      np.concatenate(parts, out=used, casting="unsafe")
     return result
 
   def atoms(
@@ -88,17 +88,19 @@ class Layout:
   def edges(self, parts: Sequence[neighbors.EdgeSet], size: int) -> jraph.GraphsTuple:
     """One edge set; padding edges join the first padding atom with itself."""
     counts = np.array([len(part) for part in parts], np.int32)
-    shift = np.full(size, self.num_atoms, np.int32)
-    shift[: counts.sum()] = np.repeat(self.first_atom, counts)
+    shift = np.repeat(self.first_atom, counts)
     senders = self.pad([part.senders for part in parts], size, np.int32)
     receivers = self.pad([part.receivers for part in parts], size, np.int32)
+    for ends_of in (senders, receivers):
+      ends_of[: len(shift)] += shift
+      ends_of[len(shift) :] = self.num_atoms
     offsets = self.pad([part.offsets for part in parts], size, np.int32, (3,))
     make: Any = jraph.GraphsTuple  # Its fields are declared as jax arrays.
     return make(
       nodes=None,
       edges={"cell_offsets": offsets},
-      receivers=receivers + shift,
-      senders=senders + shift,
+      receivers=receivers,
+      senders=senders,
       globals=None,
       n_node=self.n_node,
       n_edge=_padded_counts(counts, self.budget.num_graphs, size),
@@ -118,16 +120,34 @@ class Layout:
 
   def table(self, edges: jraph.GraphsTuple, width: int) -> np.ndarray:
     """[N, width] int32 ids of the edges into each atom."""
-    table = np.full((self.budget.num_atoms, width), -1, np.int32)
     real = self._real_receivers(edges)
-    table[real, ragged_index(real, len(table))] = np.arange(len(real))
-    return table
+    return ragged_table(
+      real, np.arange(len(real), dtype=np.int32), (self.budget.num_atoms, width)
+    )
 
 
 def ragged_index(receivers: np.ndarray, num_atoms: int) -> np.ndarray:
   """Index of each edge among those into the same atom; receivers are sorted."""
-  counts = np.bincount(receivers, minlength=num_atoms)
-  return np.arange(len(receivers)) - neighbors.first_in_row(counts).take(receivers)
+  starts = neighbors.row_starts(receivers, num_atoms)
+  return np.arange(len(receivers)) - starts.take(receivers)
+
+
+def ragged_table(
+  receivers: np.ndarray, values: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+  """[atoms, width] values of the edges into each atom, -1 where there are no more.
+
+  Args:
+    receivers: [e] atoms that edges point to, ascending.
+    values: [e] values of the edges.
+    shape: number of atoms, and of the values that any of them may have.
+  """
+  num_atoms, width = shape
+  starts = neighbors.row_starts(receivers, num_atoms)
+  table = np.full(shape, -1, values.dtype)
+  # Rows are filled from the left, so what is filled is in the order of the edges.
+  table[np.arange(width) < (starts[1:] - starts[:-1])[:, None]] = values
+  return table
 
 
 def _padded_counts(counts: np.ndarray, length: int, size: int) -> np.ndarray:

@@ -1,30 +1,30 @@
-"""All neighbors within a cutoff and the order in which a cap takes them.
+"""All neighbors within a cutoff.
 
 Edges follow the convention of the published graphs: an edge s→t with offset o has
 the vector r_t - r_s - o @ cell, so the offset moves the *source* image. Distances
 are always computed in float64 from the positions given, so a graph does not depend
 on the precision that the model computes in.
 
-Two tolerances make graphs independent of rounding, i.e. of float32 against float64
-storage, of atoms moved by lattice vectors and of the search itself:
-
-* `TIE_TOLERANCE`: neighbors of an atom are sorted by distance; those whose
-  consecutive distances differ by less count as equally far and are ordered by source
-  index, then by offset.
-* `CUTOFF_TOLERANCE`: a distance this close to the cutoff counts as equal to it, which
-  is inside for periodic structures (d <= cutoff) and outside for others (d < cutoff).
+A distance within `CUTOFF_TOLERANCE` of the cutoff counts as equal to it, which is
+inside for periodic structures (d <= cutoff) and outside for others (d < cutoff). With
+`nearest.TIE_TOLERANCE` it makes graphs independent of rounding, i.e. of float32 against
+float64 storage, of atoms moved by lattice vectors and of the search itself.
 """
 
 import dataclasses
+import threading
 
 import numpy as np
 import vesin
 
 from jmp_hk import structure as structure_lib
 
-TIE_TOLERANCE = 1e-4  # Å
 CUTOFF_TOLERANCE = 1e-6  # Å
 MIN_DISTANCE = 1e-2  # Å; closer pairs have no direction and are no edges.
+
+# A search keeps its memory for the next structure if it found at most this many edges.
+_KEEP_EDGES = 1_000_000
+_searches = threading.local()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,8 @@ class EdgeSet:
 
   def take(self, index: np.ndarray) -> "EdgeSet":
     """Edges at `index` (integers, or a [e] mask)."""
-    if index.dtype == bool:
-      index = np.flatnonzero(index)
+    if index.dtype.kind == "b":
+      index = index.nonzero()[0]
     return EdgeSet(
       senders=self.senders.take(index),
       receivers=self.receivers.take(index),
@@ -78,20 +78,38 @@ def find_neighbors(structure: structure_lib.Structure, cutoff: float) -> EdgeSet
   pbc = np.asarray(structure.pbc, dtype=bool)
   periodic = bool(pbc.any())
   _check(structure, positions, cell, pbc)
-  search = vesin.NeighborList(
-    cutoff=cutoff + 2 * CUTOFF_TOLERANCE, full_list=True, sorted=True, n_threads=1
-  )
-  pairs, shifts, distances = search.compute(positions, cell, pbc, "PSd", copy=False)
   limit = cutoff + CUTOFF_TOLERANCE if periodic else cutoff - CUTOFF_TOLERANCE
-  keep = (distances <= limit) & (distances > MIN_DISTANCE)
-  index = np.flatnonzero(keep)
-  pairs = pairs.take(index, axis=0).astype(np.int32)
+  pairs, offsets, distances = _search(positions, cell, pbc, cutoff)
+  if len(distances) and (distances.max() > limit or distances.min() <= MIN_DISTANCE):
+    keep = np.flatnonzero((distances <= limit) & (distances > MIN_DISTANCE))
+    pairs, offsets = pairs.take(keep, axis=0), offsets.take(keep, axis=0)
+    distances = distances.take(keep)
+  # Copies, since the next search overwrites what this one found.
   return EdgeSet(
-    senders=pairs[:, 1].copy(),
-    receivers=pairs[:, 0].copy(),
-    offsets=shifts.take(index, axis=0),
-    distances=distances.take(index),
+    senders=pairs[:, 1].astype(np.intp),
+    receivers=pairs[:, 0].astype(np.intp),
+    offsets=offsets.copy(),
+    distances=distances.copy(),
   )
+
+
+def _search(
+  positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Pairs, offsets and distances, in memory that this thread's next search reuses.
+
+  Fresh memory for every structure would take a third of the search's time.
+  """
+  search: vesin.NeighborList | None = getattr(_searches, "search", None)
+  if search is None:
+    search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    _searches.search = search
+  search.cutoff = cutoff + 2 * CUTOFF_TOLERANCE
+  pairs, offsets, distances = search.compute(positions, cell, pbc, "PSd", copy=False)
+  if len(pairs) > _KEEP_EDGES:
+    pairs, offsets, distances = pairs.copy(), offsets.copy(), distances.copy()
+    _searches.search = None
+  return pairs, offsets, distances
 
 
 def _check(
@@ -132,94 +150,29 @@ def home_cells(structure: structure_lib.Structure) -> np.ndarray:
   pbc = np.asarray(structure.pbc, dtype=bool)
   if not pbc.any():
     return np.zeros((structure.num_atoms, 3), np.int32)
-  cell = np.array(structure.cell, dtype=np.float64)
-  if not pbc.all():
-    # Complete the periodic vectors to a basis by vectors perpendicular to them.
-    cell[~pbc] = np.linalg.svd(cell[pbc])[2][pbc.sum() :]
-  fractions = np.asarray(structure.positions, np.float64) @ np.linalg.inv(cell)
+  basis = _basis(np.asarray(structure.cell, np.float64), pbc)
+  fractions = np.asarray(structure.positions, np.float64) @ np.linalg.inv(basis)
   home = np.floor(fractions).astype(np.int32)
   home[:, ~pbc] = 0
   return home
 
 
+def _basis(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+  """The periodic vectors, completed to a basis by vectors perpendicular to them."""
+  if pbc.all():
+    return cell
+  basis = cell.copy()
+  basis[~pbc] = np.linalg.svd(cell[pbc])[2][pbc.sum() :]
+  return basis
+
+
+def row_starts(rows: np.ndarray, num_rows: int) -> np.ndarray:
+  """[num_rows + 1] where each row begins and ends among ascending row numbers."""
+  # Of equal types, so that the rows need no conversion.
+  dtype = rows.dtype if rows.itemsize >= 4 else np.intp
+  return rows.searchsorted(np.arange(num_rows + 1, dtype=dtype))
+
+
 def first_in_row(counts: np.ndarray) -> np.ndarray:
   """Index of the first entry of each row of a ragged array with `counts` entries."""
   return np.cumsum(counts) - counts
-
-
-def nearest(edges: EdgeSet, count: int, home: np.ndarray) -> tuple[EdgeSet, np.ndarray]:
-  """The `count` nearest edges into every atom, in the documented order.
-
-  Args:
-    edges: edges with distances, sorted by receiver.
-    count: how many to keep per receiver.
-    home: [n, 3] from `home_cells`.
-
-  Returns:
-    The edges, sorted by receiver and then by nearness, and the rank [e] of each among
-    the edges into its receiver, from zero.
-  """
-  if count <= 0 or not len(edges):
-    return edges.take(np.zeros(0, np.int64)), np.zeros(0, np.int64)
-  edges = edges.take(_candidates(edges, count, len(home)))
-  span = 4.0 * edges.distances.max()
-  edges = edges.take(np.argsort(edges.receivers * span + edges.distances))
-  new_group = np.empty(len(edges), bool)
-  new_group[0] = True
-  new_group[1:] = (np.diff(edges.distances) >= TIE_TOLERANCE) | (
-    edges.receivers[1:] != edges.receivers[:-1]
-  )
-  if not new_group.all():
-    edges = edges.take(_order_ties(edges, np.cumsum(new_group), home))
-  degree = np.bincount(edges.receivers, minlength=len(home))
-  rank = np.arange(len(edges)) - first_in_row(degree).take(edges.receivers)
-  if degree.max() <= count:
-    return edges, rank
-  keep = np.flatnonzero(rank < count)
-  return edges.take(keep), rank.take(keep)
-
-
-def _candidates(edges: EdgeSet, count: int, num_atoms: int) -> np.ndarray:
-  """Indices of the `count` nearest and of all that tie with the last of them."""
-  degree = np.bincount(edges.receivers, minlength=num_atoms)
-  width = degree.max()
-  if width <= count:
-    return np.arange(len(edges))
-  column = np.arange(len(edges)) - first_in_row(degree).take(edges.receivers)
-  table = np.full((num_atoms, width + 1), np.inf)
-  table[edges.receivers, column] = edges.distances
-  table.sort(axis=1)
-  with np.errstate(invalid="ignore"):  # inf - inf, beyond the end of a row
-    tied = np.diff(table[:, count - 1 :], axis=1) < TIE_TOLERANCE
-  last = count - 1 + np.argmin(tied, axis=1)
-  threshold = table[np.arange(num_atoms), last]
-  return np.flatnonzero(edges.distances <= threshold.take(edges.receivers))
-
-
-def _order_ties(edges: EdgeSet, group: np.ndarray, home: np.ndarray) -> np.ndarray:
-  """Order by group, then source, then offset."""
-  codes, _ = offset_codes(edges, home)
-  return np.lexsort((codes, edges.senders, group))
-
-
-def offset_codes(edges: EdgeSet, home: np.ndarray) -> tuple[np.ndarray, int]:
-  """Writes offsets between wrapped atoms as one integer each.
-
-  The code is linear: sums and differences of two offsets have the sum and difference
-  of their codes, and differ in code where they differ. It grows with the offset in
-  lexicographic order for a given pair of atoms.
-
-  Args:
-    edges: edges, at least one.
-    home: [n, 3] from `home_cells`.
-
-  Returns:
-    [e] int32 codes and a bound: sums and differences of two codes lie in
-    [-bound, bound].
-  """
-  offsets = edges.offsets + home.take(edges.senders, axis=0)
-  offsets -= home.take(edges.receivers, axis=0)
-  reach = np.abs(offsets).max(axis=0)
-  base = 4 * reach + 1
-  weights = np.array([base[1] * base[2], base[2], 1])
-  return offsets @ weights.astype(offsets.dtype), int(2 * reach @ weights)

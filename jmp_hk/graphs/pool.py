@@ -141,12 +141,17 @@ def _fill(
   chosen = list(start)
   left = capacity - counts[chosen].sum(axis=0)
   rest = np.asarray(order, np.int64)
-  rest = rest[~np.isin(rest, chosen)]
-  while len(rest):
+  free = np.ones(len(counts), bool)
+  free[chosen] = False
+  rest = rest[free[rest]]
+  while True:
     rest = rest[(counts[rest] <= left).all(axis=1)]
     if not len(rest):
-      break
-    chosen.append(int(rest[0]))
-    left = left - counts[rest[0]]
-    rest = rest[1:]
-  return chosen
+      return chosen
+    # As many at once as fit together; the next one is left out, or they are all.
+    used = counts[rest].cumsum(axis=0)
+    fits = (used <= left).all(axis=1)
+    number = len(rest) if fits[-1] else int(fits.argmin())
+    chosen.extend(rest[:number].tolist())
+    left = left - used[number - 1]
+    rest = rest[number:]

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import cases
 from benchmarks import convert
+from benchmarks import graphs
 from benchmarks import inference
 from benchmarks import input_pipeline
 from benchmarks import samples
@@ -77,6 +78,13 @@ def test_input_pipeline(data):
   result = input_pipeline.run_case(data, structures=8, batch_size=4, distinct=16)
   assert result["structures"] >= 8
   assert result["structures_per_s_per_core"] > 0
+
+
+@pytest.mark.parametrize("data", ["slabs", "molecules", "slabs74"])
+def test_graphs(data):
+  result = graphs.run_case(data, structures=2, repetitions=1)
+  assert result["structures"] == 2
+  assert result["build_ms"] > 0 and result["pack_ms"] > 0
 
 
 def test_convert():

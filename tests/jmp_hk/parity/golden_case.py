@@ -11,6 +11,7 @@ import numpy as np
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.graphs import nearest
 from jmp_hk.graphs import neighbors
 from jmp_hk.graphs import packing
 from jmp_hk.interop import torch_names
@@ -19,6 +20,7 @@ from jmp_hk.models.gemnet_oc import backbone as gemnet_oc
 from jmp_hk.models.gemnet_oc import config as gemnet_config
 from jmp_hk.models.gemnet_oc import presets as gemnet_presets
 from jmp_hk.models.gemnet_oc.graphs import build as gemnet_build
+from jmp_hk.models.gemnet_oc.graphs import tables as gemnet_tables
 from jmp_hk.targets import config as tasks_lib
 from tests import gemnet_graphs
 from tests import shared_files
@@ -236,8 +238,8 @@ def stored_graphs(golden) -> gemnet_build.GemNetOCStructureGraphs:
     np.concatenate([main.receivers, qint.receivers]),
     np.concatenate([main.offsets, qint.offsets]),
   )
-  codes, bound = neighbors.offset_codes(both, neighbors.home_cells(structure))
-  pairs, slots = gemnet_build.distinct_senders(a2a, structure.num_atoms)
+  codes, bound = nearest.offset_codes(both, neighbors.home_cells(structure))
+  pairs, slots = gemnet_tables.distinct_senders(a2a, structure.num_atoms)
   return gemnet_build.GemNetOCStructureGraphs(
     structure=structure,
     main=main,
@@ -247,7 +249,7 @@ def stored_graphs(golden) -> gemnet_build.GemNetOCStructureGraphs:
     reverse_edge=np.array(reverse, np.int32),
     a2a_pairs=pairs,
     a2a_slot=slots,
-    quad_exclusion=gemnet_build.find_quad_exclusion(
+    quad_exclusion=gemnet_tables.find_quad_exclusion(
       main,
       codes[: len(main)],
       qint,

@@ -6,13 +6,17 @@ neighbor search are imported, so that worker processes start fast.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.graphs import nearest
 from jmp_hk.graphs import neighbors
+from jmp_hk.models.gemnet_oc.graphs import budget as budget_lib
+from jmp_hk.models.gemnet_oc.graphs import tables
 
 _MAX_ATOMS = 46_000  # Pairs of atoms are numbered in 32 bits.
 
@@ -42,6 +46,22 @@ class GemNetOCStructureGraphs(builder_lib.StructureGraphs):
   a2a_pairs: np.ndarray
   a2a_slot: np.ndarray
   quad_exclusion: np.ndarray
+
+  @functools.cached_property
+  def sizes(self) -> budget_lib.GemNetOCBudget:
+    """What the graphs need in a batch, without padding; counted once."""
+    return budget_lib.GemNetOCBudget(
+      num_graphs=1,
+      num_atoms=self.structure.num_atoms,
+      num_main=len(self.main),
+      num_a2a=len(self.a2a),
+      num_a2ee2a=len(self.a2ee2a),
+      num_qint=len(self.qint),
+      main_width=_width(self.main.receivers),
+      a2a_width=_width(self.a2a_pairs[:, 1]),
+      a2ee2a_width=_width(self.a2ee2a.receivers),
+      qint_width=self.quad_exclusion.shape[1],
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,20 +155,21 @@ def build_graphs(
   home = neighbors.home_cells(structure)
   if edge_dropout and rng is not None:
     a2a = a2a.take(rng.random(len(a2a)) >= edge_dropout)
-  if len(a2a) and np.bincount(a2a.receivers).max() > limits.a2a:
-    a2a, _ = neighbors.nearest(a2a, limits.a2a, home)
-  near, rank = neighbors.nearest(a2a, limits.main, home)
-  codes, bound = _codes(near, home)
-  tagged = np.zeros(num_atoms, bool)
-  for tag in options.qint_tags:  # Faster than `isin` for a few atoms and tags.
-    tagged |= structure.tags == tag
-  wanted = tagged.take(near.senders) | tagged.take(near.receivers)
+  if len(a2a) > limits.a2a and np.bincount(a2a.receivers).max() > limits.a2a:
+    a2a = nearest.nearest(a2a, limits.a2a, home).edges
+  near, rank, codes, bound = nearest.nearest(a2a, limits.main, home)
+  wanted = _joins_tagged(near, structure.tags, options.qint_tags)
   wanted &= rank < limits.qint
-  qint, qint_codes = near.take(wanted), codes.compress(wanted)
-  main, main_codes, reverse_edge = _symmetrize(near, codes, bound, options.symmetrize)
-  exclusion = find_quad_exclusion(main, main_codes, qint, qint_codes, bound, num_atoms)
-  pairs, a2a_slot = distinct_senders(a2a, num_atoms)
-  compact = _Compactor(num_atoms)
+  wanted = wanted.nonzero()[0]
+  qint, qint_codes = near.take(wanted), codes.take(wanted)
+  main, main_codes, reverse_edge = _symmetrize(
+    near, codes, bound, num_atoms, options.symmetrize
+  )
+  exclusion = tables.find_quad_exclusion(
+    main, main_codes, qint, qint_codes, bound, num_atoms
+  )
+  pairs, a2a_slot = tables.distinct_senders(a2a, num_atoms)
+  compact = _Compactor(num_atoms, a2a.offsets)
   return GemNetOCStructureGraphs(
     structure=structure,
     main=compact.edges(main),
@@ -156,10 +177,15 @@ def build_graphs(
     a2ee2a=compact.edges(near.take(rank < limits.a2ee2a)),
     qint=compact.edges(qint),
     reverse_edge=reverse_edge.astype(np.int32),
-    a2a_pairs=compact.index(pairs),
-    a2a_slot=compact.index(a2a_slot),
+    a2a_pairs=pairs,
+    a2a_slot=a2a_slot,
     quad_exclusion=exclusion,
   )
+
+
+def _width(receivers: np.ndarray) -> int:
+  """Largest number of edges into one atom."""
+  return int(np.bincount(receivers).max()) if len(receivers) else 0
 
 
 def _check(structure: structure_lib.Structure) -> None:
@@ -171,14 +197,18 @@ def _check(structure: structure_lib.Structure) -> None:
     )
 
 
-def _codes(edges: neighbors.EdgeSet, home: np.ndarray) -> tuple[np.ndarray, int]:
-  if not len(edges):
-    return np.zeros(0, np.int32), 0
-  return neighbors.offset_codes(edges, home)
+def _joins_tagged(
+  edges: neighbors.EdgeSet, tags: np.ndarray, wanted: tuple[int, ...]
+) -> np.ndarray:
+  """[e] whether at least one end of an edge has one of the wanted tags."""
+  tagged = np.zeros(len(tags), bool)
+  for tag in wanted:  # Faster than `isin` for a few atoms and tags.
+    tagged |= tags == tag
+  return tagged.take(edges.senders) | tagged.take(edges.receivers)
 
 
 def _symmetrize(
-  near: neighbors.EdgeSet, codes: np.ndarray, bound: int, rule: str
+  near: neighbors.EdgeSet, codes: np.ndarray, bound: int, num_atoms: int, rule: str
 ) -> tuple[neighbors.EdgeSet, np.ndarray, np.ndarray]:
   """Makes every edge come with its reverse.
 
@@ -190,6 +220,7 @@ def _symmetrize(
     codes: [e] their `offset_codes`; a self edge's code has the sign of its first
       non-zero offset component.
     bound: largest absolute value of sums and differences of codes.
+    num_atoms: number of atoms of the structure.
     rule: "published" keeps the forward edges and their reverses; "union" keeps an
       edge if either direction is there.
 
@@ -197,21 +228,24 @@ def _symmetrize(
     Edges sorted by receiver, their codes, and the index of each one's reverse.
   """
   senders, receivers, offsets = near.senders, near.receivers, near.offsets
-  forward = (senders < receivers) | ((senders == receivers) & (codes < 0))
+  forward = senders < receivers
+  if bound:  # Only between periodic images an atom is its own neighbor.
+    forward |= (senders == receivers) & (codes < 0)
   if rule == "published":
-    keep = np.flatnonzero(forward)
+    keep = forward.nonzero()[0]
   else:
-    sign = np.where(forward, 1, -1).astype(np.int32)
+    sign = np.where(forward, 1, -1)
     low, high = np.minimum(senders, receivers), np.maximum(senders, receivers)
     senders, receivers = low, high
     codes, offsets = codes * sign, offsets * sign[:, None]
-    pair = high.astype(np.int64) * (high.max(initial=0) + 1) + low
+    pair = high * (high.max(initial=0) + 1) + low
     keep = np.unique(pair * (2 * bound + 1) + codes, return_index=True)[1]
   senders, receivers = senders.take(keep), receivers.take(keep)
   offsets, codes = offsets.take(keep, axis=0), codes.take(keep)
   half = len(keep)
   all_receivers = np.concatenate([receivers, senders])
-  order = np.argsort(all_receivers, kind="stable")
+  small = all_receivers.astype(tables.index_dtype(num_atoms))
+  order = small.argsort(kind="stable")
   position = np.empty(2 * half, np.int32)
   position[order] = np.arange(2 * half, dtype=np.int32)
   edges = neighbors.EdgeSet(
@@ -219,81 +253,22 @@ def _symmetrize(
     receivers=all_receivers.take(order),
     offsets=np.concatenate([offsets, -offsets]).take(order, axis=0),
   )
-  reverse = position.take(np.where(order < half, order + half, order - half))
+  reverse = np.concatenate([position[half:], position[:half]]).take(order)
   return edges, np.concatenate([codes, -codes]).take(order), reverse
-
-
-def distinct_senders(
-  edges: neighbors.EdgeSet, num_atoms: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Distinct (sender, receiver) pairs and each edge's slot among its receiver's."""
-  present = np.zeros((num_atoms, num_atoms), bool)
-  flat = edges.receivers * num_atoms + edges.senders
-  present.ravel()[flat] = True
-  receivers, senders = np.nonzero(present)
-  slots = np.cumsum(present, axis=1, dtype=np.int32).ravel()
-  return np.stack([senders, receivers], axis=1), slots.take(flat) - 1
-
-
-def find_quad_exclusion(
-  main: neighbors.EdgeSet,
-  main_codes: np.ndarray,
-  qint: neighbors.EdgeSet,
-  qint_codes: np.ndarray,
-  bound: int,
-  num_atoms: int,
-) -> np.ndarray:
-  """For main edge c→a and each qint edge b→a: slot of main edge c→b, or -1.
-
-  c→b must start at the same image of c, so its offset is that of c→a less that of
-  b→a. Atom pairs with main edges are numbered, and a table (pair, offset code) →
-  slot answers all questions at once. Pair 0 stands for "no such pair".
-  """
-  counts = np.bincount(qint.receivers, minlength=num_atoms)
-  width = int(counts.max(initial=0))
-  if not width or not len(main):
-    return np.full((len(main), width), -1, np.int16)
-  column = np.arange(len(qint)) - neighbors.first_in_row(counts).take(qint.receivers)
-  middle = np.full((num_atoms, width), num_atoms, np.int32)  # atom b
-  middle[qint.receivers, column] = qint.senders
-  middle_codes = np.zeros((num_atoms, width), np.int32)
-  middle_codes[qint.receivers, column] = qint_codes
-
-  flat = main.receivers * num_atoms + main.senders
-  present = np.zeros((num_atoms + 1) * num_atoms, bool)
-  present[flat] = True
-  pair = np.cumsum(present, dtype=np.int32)
-  num_pairs = int(pair[-1])
-  pair *= present
-  stride = 2 * bound + 1
-  degree = np.bincount(main.receivers, minlength=num_atoms)
-  slot = np.arange(len(main)) - neighbors.first_in_row(degree).take(main.receivers)
-  table = np.full((num_pairs + 1) * stride, -1, np.int16)
-  table[pair.take(flat) * stride + (bound + main_codes)] = slot
-
-  question = middle.take(main.receivers, axis=0)
-  question *= num_atoms
-  question += main.senders[:, None]
-  index = pair.take(question)
-  index *= stride
-  index += (main_codes + bound)[:, None]
-  index -= middle_codes.take(main.receivers, axis=0)
-  return table.take(index)
 
 
 class _Compactor:
   """Stores edges in the smallest sensible integers, for workers to send."""
 
-  def __init__(self, num_atoms: int):
-    self._dtype = np.int16 if num_atoms < 2**15 else np.int32
-
-  def index(self, values: np.ndarray) -> np.ndarray:
-    return values.astype(self._dtype)
+  def __init__(self, num_atoms: int, offsets: np.ndarray):
+    """Looks at the largest edge set's offsets; the others' are among them."""
+    self._dtype = tables.index_dtype(num_atoms)
+    small = not len(offsets) or max(offsets.max(), -offsets.min()) < 2**15
+    self._offset_dtype = np.int16 if small else np.int32
 
   def edges(self, edges: neighbors.EdgeSet) -> neighbors.EdgeSet:
-    offsets = edges.offsets
-    if not len(edges) or np.abs(offsets).max() < 2**15:
-      offsets = offsets.astype(np.int16)
     return neighbors.EdgeSet(
-      self.index(edges.senders), self.index(edges.receivers), offsets
+      edges.senders.astype(self._dtype),
+      edges.receivers.astype(self._dtype),
+      edges.offsets.astype(self._offset_dtype),
     )

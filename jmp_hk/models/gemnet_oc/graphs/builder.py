@@ -45,18 +45,7 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
 
   def sizes(self, graphs: build_lib.GemNetOCStructureGraphs) -> Budget:
     """See `GraphBuilder`."""
-    return Budget(
-      num_graphs=1,
-      num_atoms=graphs.structure.num_atoms,
-      num_main=len(graphs.main),
-      num_a2a=len(graphs.a2a),
-      num_a2ee2a=len(graphs.a2ee2a),
-      num_qint=len(graphs.qint),
-      main_width=_width(graphs.main.receivers),
-      a2a_width=_width(graphs.a2a_pairs[:, 1]),
-      a2ee2a_width=_width(graphs.a2ee2a.receivers),
-      qint_width=_width(graphs.qint.receivers),
-    )
+    return graphs.sizes
 
   def pack(
     self,
@@ -128,8 +117,3 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
       a2ee2a_width=min(num_atoms * limits.a2ee2a, limits.a2ee2a),
       qint_width=limits.qint,
     )
-
-
-def _width(receivers: np.ndarray) -> int:
-  """Largest number of edges into one atom."""
-  return int(np.bincount(receivers).max()) if len(receivers) else 0

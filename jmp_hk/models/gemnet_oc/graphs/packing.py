@@ -102,9 +102,6 @@ def pack(
   main_slot = layout.slots(main)
   pairs = _concatenate([entry.a2a_pairs for entry in graphs], (0, 2), np.int32)
   pairs += np.repeat(layout.first_atom, [len(e.a2a_pairs) for e in graphs])[:, None]
-  a2a_senders = np.full((budget.num_atoms, budget.a2a_width), -1, np.int32)
-  pair_slot = layout_lib.ragged_index(pairs[:, 1], budget.num_atoms)
-  a2a_senders[pairs[:, 1], pair_slot] = pairs[:, 0]
   reverse_edge = np.arange(budget.num_main, dtype=np.int32)
   reverse = _concatenate([entry.reverse_edge for entry in graphs], (0,), np.int32)
   first_edge = neighbors.first_in_row(num_main)
@@ -121,7 +118,9 @@ def pack(
     a2ee2a_table=layout.table(a2ee2a, budget.a2ee2a_width),
     qint_table=layout.table(qint, budget.qint_width),
     main_slot=main_slot,
-    a2a_senders=a2a_senders,
+    a2a_senders=layout_lib.ragged_table(
+      pairs[:, 1], pairs[:, 0], (budget.num_atoms, budget.a2a_width)
+    ),
     a2a_slot=layout.pad([entry.a2a_slot for entry in graphs], budget.num_a2a, np.int32),
     quad_exclusion=_pack_exclusion(graphs, main, main_slot, budget),
   )

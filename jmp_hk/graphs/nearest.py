@@ -1,0 +1,134 @@
+"""The nearest neighbors of every atom, and the order in which a cap takes them.
+
+Neighbors of an atom are sorted by distance; those whose consecutive distances differ
+by less than `TIE_TOLERANCE` count as equally far and are ordered by source index, then
+by offset between wrapped atoms. So the order does not depend on rounding.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jmp_hk.graphs import neighbors
+
+TIE_TOLERANCE = 1e-4  # Å
+
+
+class Nearest(NamedTuple):
+  """The nearest edges into every atom.
+
+  Attributes:
+    edges: the edges, sorted by receiver and then by nearness.
+    rank: [e] position of each among the edges into its receiver, from zero.
+    codes: [e] their `offset_codes`.
+    bound: sums and differences of two codes lie in [-bound, bound].
+  """
+
+  edges: neighbors.EdgeSet
+  rank: np.ndarray
+  codes: np.ndarray
+  bound: int
+
+
+def nearest(edges: neighbors.EdgeSet, count: int, home: np.ndarray) -> Nearest:
+  """The `count` nearest edges into every atom, in the documented order.
+
+  Args:
+    edges: edges with distances, sorted by receiver.
+    count: how many to keep per receiver.
+    home: [n, 3] from `home_cells`.
+
+  Returns:
+    The edges and what their order says of them.
+  """
+  if count <= 0 or not len(edges):
+    none = np.zeros(0, np.intp)
+    return Nearest(edges.take(none), none, none, 0)
+  starts = neighbors.row_starts(edges.receivers, len(home))
+  degree = starts[1:] - starts[:-1]
+  too_many = degree.max() > count
+  if too_many:
+    edges = edges.take(_candidates(edges, count, degree))
+    starts = neighbors.row_starts(edges.receivers, len(home))
+  # Only the order of the edges into an atom changes, not where they begin.
+  span = 4.0 * edges.distances.max()
+  order = (edges.receivers * span + edges.distances).argsort()
+  edges = edges.take(order)
+  codes, bound = offset_codes(edges, home)
+  as_far = edges.distances[1:] - edges.distances[:-1] < TIE_TOLERANCE
+  as_far &= edges.receivers[1:] == edges.receivers[:-1]
+  index = np.arange(len(edges))
+  rank = index - starts.take(edges.receivers)
+  ties = as_far.any()
+  if ties:
+    key = edges.senders * (2 * bound + 1) + codes
+    _order_ties(index, as_far, key, len(home) * (2 * bound + 1))
+  if too_many:
+    keep = (rank < count).nonzero()[0]
+    index, rank = index.take(keep), rank.take(keep)
+  if ties or too_many:
+    edges, codes = edges.take(index), codes.take(index)
+  return Nearest(edges, rank, codes, bound)
+
+
+def _candidates(edges: neighbors.EdgeSet, count: int, degree: np.ndarray) -> np.ndarray:
+  """Indices of the `count` nearest and of all that tie with the last of them."""
+  width = degree.max()
+  table = np.full((len(degree), width + 1), np.inf)
+  table[np.arange(width + 1) < degree[:, None]] = edges.distances
+  table.sort(axis=1)
+  with np.errstate(invalid="ignore"):  # inf - inf, beyond the end of a row
+    tied = table[:, count:] - table[:, count - 1 : -1] < TIE_TOLERANCE
+  last = count - 1 + np.argmin(tied, axis=1)
+  threshold = table[np.arange(len(degree)), last]
+  return np.flatnonzero(edges.distances <= threshold.repeat(degree))
+
+
+def _order_ties(
+  index: np.ndarray, as_far: np.ndarray, key: np.ndarray, bound: int
+) -> None:
+  """Orders edges that are equally far by source, then by offset.
+
+  Args:
+    index: [e] numbers of the edges by receiver and distance; changed in place.
+    as_far: [e - 1] whether an edge ties with the next one.
+    key: [e] the source and the offset of each edge as one number.
+    bound: keys differ by less than this.
+  """
+  tied = np.zeros(len(index), bool)
+  tied[1:] = as_far
+  new_group = ~tied
+  tied[:-1] |= as_far
+  place = tied.nonzero()[0]
+  group = new_group.take(place).cumsum()
+  # One 64-bit number sorts faster than several keys one after another.
+  index[place] = place.take((group * bound + key.take(place)).argsort())
+
+
+def offset_codes(edges: neighbors.EdgeSet, home: np.ndarray) -> tuple[np.ndarray, int]:
+  """Writes offsets between wrapped atoms as one integer each.
+
+  The code is linear: sums and differences of two offsets have the sum and difference
+  of their codes, and differ in code where they differ. It grows with the offset in
+  lexicographic order for a given pair of atoms.
+
+  Args:
+    edges: edges, at least one.
+    home: [n, 3] from `home_cells`.
+
+  Returns:
+    [e] codes and a bound: sums and differences of two codes lie in [-bound, bound].
+  """
+  wrapped = not home.any()
+  if wrapped and not edges.offsets.any():
+    return np.zeros(len(edges), np.intp), 0
+  # One row per direction: NumPy reduces long rows many times faster than short ones.
+  offsets = np.ascontiguousarray(edges.offsets.T, np.intp)
+  if not wrapped:
+    cells = np.ascontiguousarray(home.T, np.intp)
+    offsets += cells.take(edges.senders, axis=1)
+    offsets -= cells.take(edges.receivers, axis=1)
+  reach = np.abs(offsets).max(axis=1)
+  base = 4 * reach + 1
+  weights = np.array([base[1] * base[2], base[2], 1])
+  return weights @ offsets, int(2 * reach @ weights)
