@@ -129,7 +129,8 @@ def test_commands_can_be_parsed(page, monkeypatch):
   monkeypatch.chdir(source_imports.ROOT)  # Where flag files are.
   text = (_PAGES / page).read_text()
   for script in re.findall(r"^```(?:sh|bash)\n(.*?)^```$", text, re.M | re.S):
-    # On the cluster, Slurm starts the programs.
-    for name, arguments in _programs(script.replace("srun --kill-on-bad-exit=1 ", "")):
+    # On the cluster, Slurm starts the programs, and counts them.
+    script = script.replace("srun --kill-on-bad-exit=1 ", "")
+    for name, arguments in _programs(script.replace("$SLURM_ARRAY_TASK_ID", "0")):
       program = importlib.import_module(name).PROGRAM
       program.parse(arguments, _defined(program))
