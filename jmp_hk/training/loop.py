@@ -276,10 +276,10 @@ class Loop:
       self._outputs.write(self._step, "val_raw", raw | seconds)
     more = {"raw weights": raw} if raw is not None else None
     logger.info("%s", self._validations.tell(self._step, metrics, more))
-    if raw is not None:
+    if raw is not None and raw[self._config.primary_metric] < primary:
       logger.info(
-        "The averaged weights were validated; the raw ones differ by more than 10 %%. "
-        "`jmp_hk.load(…, ema=False)` and --noema take them."
+        "The raw weights are better than the averaged ones; --noema and "
+        "`jmp_hk.load(…, ema=False)` take them."
       )
     self._update_plateau(primary)
     stopped = stopping.update_early_stopping(
