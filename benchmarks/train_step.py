@@ -47,7 +47,7 @@ def run_case(
   Args:
     model: one of `cases.MODELS`.
     data: one of `cases.CASES`.
-    precision: "f32" or "bf16".
+    precision: one of `cases.PRECISIONS`.
     structures: wanted number of structures in a step; 0 takes the default.
     rounds: number of timed rounds.
     remat: compute the insides of blocks again in the backward pass.
