@@ -27,6 +27,7 @@ def take_rows(
   Returns:
     [*index.shape, …].
   """
+  x = jnp.asarray(x)
   dtype = x.dtype
   if jnp.issubdtype(dtype, jnp.floating):
     x = x.astype(jnp.promote_types(dtype, jnp.float32))
@@ -59,12 +60,16 @@ def take_distinct(
   if present is not None:
     chex.assert_equal_shape([index, present])
     index = jnp.where(present, index, len(x) + _count_up(index))
-  return x.at[index].get(
-    mode="promise_in_bounds" if present is None else "fill",
-    fill_value=None if present is None else 0,
-    indices_are_sorted=indices_are_sorted,
-    unique_indices=True,
-    wrap_negative_indices=False,
+  return (
+    jnp.asarray(x)
+    .at[index]
+    .get(
+      mode="promise_in_bounds" if present is None else "fill",
+      fill_value=None if present is None else 0,
+      indices_are_sorted=indices_are_sorted,
+      unique_indices=True,
+      wrap_negative_indices=False,
+    )
   )
 
 
@@ -104,12 +109,16 @@ def take_slots(
   chex.assert_equal_shape([rows, slots, present])
   slots = jnp.where(present, slots, x.shape[slot_axis] + _count_up(slots))
   between = (slice(None),) * (slot_axis - 1)
-  return x.at[(rows, *between, slots)].get(
-    mode="fill",
-    fill_value=0,
-    indices_are_sorted=True,
-    unique_indices=True,
-    wrap_negative_indices=False,
+  return (
+    jnp.asarray(x)
+    .at[(rows, *between, slots)]
+    .get(
+      mode="fill",
+      fill_value=0,
+      indices_are_sorted=True,
+      unique_indices=True,
+      wrap_negative_indices=False,
+    )
   )
 
 
