@@ -124,4 +124,4 @@ def take_slots(
 
 def _count_up(index: jax.Array) -> jax.Array:
   """0, 1, 2, … in the shape of `index`."""
-  return jnp.arange(index.size, dtype=index.dtype).reshape(index.shape)
+  return jnp.arange(index.size, dtype=jnp.asarray(index).dtype).reshape(index.shape)
