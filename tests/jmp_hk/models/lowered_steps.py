@@ -83,7 +83,7 @@ def lowered(kind: str, precision: str) -> Step:
   optimizer = optimizer_lib.make_optimizer(config_lib.OptimizerConfig(), params)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), (params, scales))
   step = step_lib.make_train_step(
-    objective_lib.make_objective(model, losses.LossConfig()),
+    objective_lib.make_objective(model, losses.LossConfig(), {}),
     optimizer,
     config_lib.TrainConfig(num_steps=1),
     sharding.make_mesh(jax.devices()[:1]),

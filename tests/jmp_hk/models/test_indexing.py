@@ -110,7 +110,7 @@ def _program(kind: str):
   Nothing but indices is computed: the rest of the gradient is dead code.
   """
   model = lowered_steps.make_model(kind, "bfloat16")
-  objective = objective_lib.make_objective(model, losses.LossConfig())
+  objective = objective_lib.make_objective(model, losses.LossConfig(), {})
   batch = lowered_steps.make_batch([small_model.molecule()])
   shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
   params, scales = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
