@@ -22,7 +22,7 @@ from jmp_hk.targets import config as tasks_lib
 Draw = Callable[[np.random.Generator], structure_lib.Structure]
 
 MODELS = {"tiny": "tiny", "small": "gemnet_oc_small", "large": "gemnet_oc_large"}
-PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}
+PRECISIONS = {"f32": "float32", "tf32": "tensorfloat32", "bf16": "bfloat16"}
 
 _PERIODIC = dataset_info.PUBLISHED["oc20"].graph
 _MOLECULES = dataset_info.PUBLISHED["ani1x"].graph

@@ -1,6 +1,7 @@
 """Clocks, memory and the machine's matmul rate."""
 
 from collections.abc import Callable
+import functools
 import os
 import platform
 import resource
@@ -10,18 +11,21 @@ import time
 import jax
 import jax.numpy as jnp
 
+from jmp_hk.models import precision as precision_lib
+
 MIB = 2**20
 
 
 class Matmul:
   """A large matrix product in a given precision, the yardstick of utilisation."""
 
-  def __init__(self, dtype: jnp.dtype):
+  def __init__(self, arithmetic: precision_lib.Arithmetic):
     """Compiles a product whose size suits the device.
 
     Args:
-      dtype: precision of the operands.
+      arithmetic: what it is computed in.
     """
+    dtype = arithmetic.dtype or jnp.float32
     on_cpu = jax.default_backend() == "cpu"
     self._size = 3072 if on_cpu else 8192
     self._repeats = 1 if on_cpu else 16
@@ -29,7 +33,7 @@ class Matmul:
     shape = (self._size, self._size)
     self._a = jax.random.normal(key_a, shape, dtype)
     self._b = jax.random.normal(key_b, shape, dtype)
-    self._product = jax.jit(jnp.matmul)
+    self._product = jax.jit(functools.partial(jnp.matmul, precision=arithmetic.product))
     self.gflops()  # Compiles and warms up.
 
   def gflops(self) -> float:

@@ -32,7 +32,7 @@ def run_case(
 
   Args:
     model: one of `cases.MODELS`.
-    precision: "f32" or "bf16".
+    precision: one of `cases.PRECISIONS`.
     remat: compute the insides of blocks again in the backward pass.
     sizes: two wanted numbers of structures.
 

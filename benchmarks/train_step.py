@@ -28,6 +28,7 @@ from benchmarks import training
 from data.command_line import flag_help
 from data.command_line import program as program_lib
 from jmp_hk.models import model as model_lib
+from jmp_hk.models import precision as precision_lib
 from jmp_hk.runtime import configuration
 
 _FILLED = 0.85  # Part of the device's memory that a batch that fills it may need.
@@ -47,7 +48,7 @@ def run_case(
   Args:
     model: one of `cases.MODELS`.
     data: one of `cases.CASES`.
-    precision: "f32" or "bf16".
+    precision: one of `cases.PRECISIONS`.
     structures: wanted number of structures in a step; 0 takes the default.
     rounds: number of timed rounds.
     remat: compute the insides of blocks again in the backward pass.
@@ -122,7 +123,8 @@ def _time(
   on_cpu = jax.default_backend() == "cpu"
   steps = 1 if on_cpu else 10
   on_device = [trained.put(microbatches) for microbatches in batches.steps]
-  matmul = measure.Matmul(jnp.bfloat16 if precision == "bf16" else jnp.float32)
+  policy = precision_lib.POLICIES[cases.PRECISIONS[precision]]
+  matmul = measure.Matmul(policy.dense)
   for microbatches in on_device[:2]:
     metrics = jax.block_until_ready(trained.run(microbatches))
   used, rates, times = [], [], []

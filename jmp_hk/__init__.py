@@ -58,8 +58,11 @@ def load(
     references: by head, an .npz file with per-element reference energies in eV: an
       array `coeff` indexed by atomic number. Published weights hold none, and energies
       are relative to them.
-    precision: what is computed in: "float32"; "float64"; or "bfloat16", in which dense
-      layers and messages are computed.
+    precision: what is computed in. "float32": everything in true float32, on GPUs too;
+      "float64": everything in float64; "tensorfloat32": dense layers may use
+      TensorFloat-32, which is faster on NVIDIA's cards; "bfloat16": dense layers and
+      messages in bfloat16. Geometry, bases and sums over atoms are in true float32 with
+      all of these, or in float64.
 
   Returns:
     The model, which keeps the programs that it compiles.
@@ -292,7 +295,7 @@ def fine_tune(
     head_name: name of the new model's head.
     graph: cutoff and number of neighbors; None takes those of the model's heads where
       they agree, else 12 Å and 30 neighbors.
-    precision: see `load`.
+    precision: see `load`; "float64" is for predictions alone.
     frozen: regular expressions of parameters that are not trained.
     heads: "reuse" takes over the heads of targets that the model has been trained on
       already, scaled to the new data; "fresh" draws new ones.

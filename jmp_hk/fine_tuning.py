@@ -92,8 +92,7 @@ def fine_tune(
     head_name: name of the head in the new model.
     graph: cutoff and number of neighbors; by default those of the model's heads where
       they agree, else 12 Å and 30 neighbors.
-    precision: "float32"; or "bfloat16", in which dense layers and messages are
-      computed.
+    precision: "float32", "tensorfloat32" or "bfloat16", see `jmp_hk.load`.
     frozen: regular expressions of parameters that are not trained, see
       `training.config.OptimizerConfig`.
     heads: "reuse" takes over the heads of targets that the model was trained on with

@@ -128,7 +128,7 @@ class SchNetConfig(backbone_lib.BackboneConfig):
     return SchNetGraphBuilder(self.edge_dropout)
 
   @property
-  def low_precision_modules(self) -> tuple[type[hk.Module], ...]:
+  def dense_modules(self) -> tuple[type[hk.Module], ...]:
     """See `BackboneConfig`."""
     return (hk.Linear,)
 

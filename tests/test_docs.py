@@ -27,6 +27,7 @@ _FOREIGN_FLAGS = {
   "num_step",  # Misspelt on purpose in an example.
   "num_lanes",  # The changelog says that it was renamed.
   "xla_disable_hlo_passes",
+  "xla_gpu_deterministic_ops",
 }
 # Functions whose first argument is the name of a flag.
 _DEFINES = re.compile(r"DEFINE_|^(define|integer|number|string)$")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
   from jmp_hk.inference import predictor as predictor_lib
   from jmp_hk.models import model as model_lib
 
-PRECISIONS = ("float32", "float64", "bfloat16")
+PRECISIONS = ("float32", "float64", "tensorfloat32", "bfloat16")
 
 
 @flag_help.group("Model")
@@ -43,7 +43,9 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     "precision",
     "float32",
     PRECISIONS,
-    "What is computed in; with bfloat16 that is dense layers and messages only.",
+    "What is computed in. float32: true float32, on GPUs too. float64: everything in "
+    "float64. tensorfloat32: dense layers may use TensorFloat-32, which is faster on "
+    "NVIDIA's cards. bfloat16: dense layers and messages in bfloat16.",
     flag_values=values,
   )
   flags.DEFINE_integer(

@@ -11,7 +11,7 @@ from experiments.command_line import command
 from jmp_hk import dataset_info
 from jmp_hk import serialization
 from jmp_hk.models import backbone as backbone_lib
-from jmp_hk.models import model as model_lib
+from jmp_hk.models import precision as precision_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import losses
 
@@ -40,9 +40,10 @@ def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_enum(
     "precision",
     "bfloat16",
-    model_lib.PRECISIONS,
-    "What dense layers and messages are computed in. Parameters, geometry, sums and "
-    "losses are always float32.",
+    tuple(precision_lib.POLICIES),
+    "float32: true float32, on GPUs too. tensorfloat32: dense layers may use "
+    "TensorFloat-32, which is faster on NVIDIA's cards. bfloat16: dense layers and "
+    "messages in bfloat16. Parameters, geometry, sums and losses are always float32.",
     flag_values=values,
   )
   flags.DEFINE_bool(

@@ -40,7 +40,7 @@ class JMPCalculator(ase_calculator.Calculator):
     Args:
       model: a loaded model, or a path that `jmp_hk.load` takes.
       head: name of the head; may be left out if the model has one.
-      precision: "float32" or "float64", where `model` is a path.
+      precision: see `jmp_hk.load`; only where `model` is a path.
       **kwargs: arguments of ASE's calculators.
 
     Raises:

@@ -21,6 +21,7 @@ from jmp_hk.inference import preparation
 from jmp_hk.inference import single_head
 from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
+from jmp_hk.models import precision as precision_lib
 from jmp_hk.runtime import configuration
 
 BATCH_EDGES = 4096  # Main edges of a batch; more does not pay on a CPU.
@@ -47,7 +48,7 @@ class Predictor:
     infos: constants of each head's dataset by name.
     variables: parameters and scale factors.
     origin: licence and provenance of the weights, see `model_directory.LoadedModel`.
-    precision: what it computes in: "float32", "float64" or "bfloat16".
+    precision: what it computes in, see `jmp_hk.load`.
     batch_edges: about how many main edges a batch has.
   """
 
@@ -68,18 +69,14 @@ class Predictor:
       infos: constants of each task's dataset by name.
       variables: parameters and scale factors.
       origin: licence and provenance of the weights, where they are known.
-      precision: "float32"; "float64"; or "bfloat16", in which dense layers and messages
-        are computed.
+      precision: what is computed in, see `jmp_hk.load`.
       batch_edges: about how many main edges a batch has.
 
     Raises:
       ValueError: the precision is not known.
     """
     configuration.configure()
-    if precision not in single_head.PRECISIONS:
-      raise ValueError(
-        f"precision must be one of {single_head.PRECISIONS}, got {precision!r}."
-      )
+    precision_lib.check_precision(precision, precision_lib.INFERENCE)
     self.config = config
     self.infos = dict(infos)
     self.variables = variables

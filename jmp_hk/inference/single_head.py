@@ -19,13 +19,12 @@ from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.inference import prediction
 from jmp_hk.models import heads
 from jmp_hk.models import model as model_lib
+from jmp_hk.models import precision as precision_lib
 from jmp_hk.runtime import compilation
 from jmp_hk.targets import config as tasks_lib
 
 # (function, model with unnamed head, precision, budget) → executable.
 Programs = dict[tuple[Any, ...], jax.stages.Compiled]
-
-PRECISIONS = ("float32", "float64", "bfloat16")
 
 
 class SingleHead:
@@ -54,7 +53,7 @@ class SingleHead:
       variables: parameters and scale factors of the model.
       info: constants of the task's dataset.
       name: name of the task.
-      precision: one of `PRECISIONS`; "float64" computes everything in it.
+      precision: one of `precision.INFERENCE`; "float64" computes everything in it.
       programs: programs that are compiled already, to which those of this head are
         added. Heads that differ in weights alone share programs, so all heads of a
         model should be given the same dictionary.
@@ -62,11 +61,10 @@ class SingleHead:
     Raises:
       ValueError: the model has no such task, or the precision is not known.
     """
-    if precision not in PRECISIONS:
-      raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}.")
+    precision_lib.check_precision(precision, precision_lib.INFERENCE)
     config, params = select(config, variables.params, name)
     config = dataclasses.replace(
-      config, precision="bfloat16" if precision == "bfloat16" else "float32"
+      config, precision="float32" if precision == "float64" else precision
     )
     self.task = config.tasks[0]
     self.info = info

@@ -116,8 +116,17 @@ class BackboneConfig(serialization.Polymorphic, abc.ABC):
     return f"{self.type_name} with {self.atom_channels} atom channels"
 
   @property
-  def low_precision_modules(self) -> tuple[type[hk.Module], ...]:
-    """Classes of modules that compute in bfloat16 where the model is asked to."""
+  def dense_modules(self) -> tuple[type[hk.Module], ...]:
+    """Classes of modules that are dense layers, see `precision.Policy`.
+
+    What is in none of these classes, nor in those below, is always computed in true
+    float32, with every precision that a model can have.
+    """
+    return ()
+
+  @property
+  def message_modules(self) -> tuple[type[hk.Module], ...]:
+    """Classes of modules that sum messages over neighbors, see `precision.Policy`."""
     return ()
 
   @property

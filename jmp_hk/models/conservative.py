@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import indexing
 
 Predictions = dict[str, jax.Array]
 
@@ -32,10 +33,13 @@ def with_derivatives(
     deformation = (
       jnp.eye(3, dtype=positions.dtype) + (strain + strain.transpose(0, 2, 1)) / 2
     )
+    of_atoms = indexing.take_rows(
+      deformation, batch.node_graph, indices_are_sorted=True
+    )
     predictions = predict(
       dataclasses.replace(
         batch,
-        positions=jnp.einsum("ni,nij->nj", positions, deformation[batch.node_graph]),
+        positions=jnp.einsum("ni,nij->nj", positions, of_atoms),
         cell=jnp.einsum("gij,gjk->gik", batch.cell, deformation),
       )
     )

@@ -1,5 +1,6 @@
 """An MLP with separate weights per task, where each row pays for its own task only."""
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -7,6 +8,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from jmp_hk.models import indexing
 from jmp_hk.models import layers
 
 NUM_HIDDEN = 4  # Hidden layers of a head, by default.
@@ -19,8 +21,8 @@ class Blocks(NamedTuple):
   Attributes:
     rows: [blocks, size] row of `x` at each place, or zero where there is none.
     mask: [blocks, size] bool, where there is a row.
-    task: [blocks] task of each block.
-    position: [rows] place of each row in the flattened blocks.
+    task: [blocks] task of each block, ascending.
+    position: [rows] place of each row in the flattened blocks, ascending.
   """
 
   rows: jax.Array
@@ -44,7 +46,9 @@ def make_blocks(row_task: jax.Array, num_tasks: int) -> Blocks:
   while size < _MAX_BLOCK and size * 8 * num_tasks <= num_rows:
     size *= 2
   num_blocks = num_rows // size + num_tasks
-  counts = jax.ops.segment_sum(jnp.ones_like(row_task), row_task, num_tasks)
+  counts = jax.ops.segment_sum(
+    jnp.ones_like(row_task), row_task, num_tasks, indices_are_sorted=True
+  )
   blocks = -(-counts // size)
   block_ends = jnp.cumsum(blocks)
   block_starts, row_starts = block_ends - blocks, jnp.cumsum(counts) - counts
@@ -83,9 +87,16 @@ class TaskLinear(hk.Module):
       b = layers.get_weight("b", (tasks, self._channels), x.dtype, init)
     if tasks == 1:
       x = x @ w[0]
-      return x if b is None else x + b[0]
-    x = jnp.einsum("bsi,bio->bso", x, w[task])
-    return x if b is None else x + b[task][:, None]
+      return x if b is None else _add_bias(x, b[0])
+    take = functools.partial(indexing.take_rows, index=task, indices_are_sorted=True)
+    x = jnp.einsum("bsi,bio->bso", x, take(w))
+    return x if b is None else _add_bias(x, take(b)[:, None])
+
+
+def _add_bias(x: jax.Array, b: jax.Array) -> jax.Array:
+  """The sum, whose derivative by `b` is summed over all rows in float32 or wider."""
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  return (x.astype(wide) + b.astype(wide)).astype(x.dtype)
 
 
 class GroupedMLP(hk.Module):
@@ -132,7 +143,7 @@ class GroupedMLP(hk.Module):
       grouped, task, position = x[None], None, None
     else:
       blocks = make_blocks(row_task, self._num_tasks)
-      grouped = jnp.where(blocks.mask[..., None], x[blocks.rows], 0)
+      grouped = indexing.take_distinct(x, blocks.rows, blocks.mask)
       task, position = blocks.task, blocks.position
     for i in range(self._num_hidden):
       layer = TaskLinear(channels, self._num_tasks, bias=self._bias, name=f"linear_{i}")
@@ -146,5 +157,5 @@ class GroupedMLP(hk.Module):
     y = last(grouped, task)
     y = y.reshape(-1, self._num_outputs)
     if position is not None:
-      y = y[position]
+      y = indexing.take_distinct(y, position, indices_are_sorted=True)
     return y.astype(jnp.promote_types(y.dtype, jnp.float32))

@@ -1,7 +1,6 @@
 """The whole model: atom embedding, backbone, heads, conservative forces, precision."""
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
@@ -10,7 +9,6 @@ from typing import NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import jmp as mixed_precision
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import backbone as backbone_lib
@@ -18,11 +16,10 @@ from jmp_hk.models import conservative
 from jmp_hk.models import grouped_mlp
 from jmp_hk.models import heads
 from jmp_hk.models import initialisation
+from jmp_hk.models import precision as precision_lib
 from jmp_hk.targets import config as tasks_lib
 
 Predictions = conservative.Predictions
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +29,11 @@ class ModelConfig:
   Attributes:
     backbone: the message-passing network; its class says how it is built.
     tasks: datasets with their targets; `Batch.task` indexes this tuple.
-    precision: "float32" computes in the precision of the parameters; "bfloat16"
-      computes dense layers and messages in bfloat16 and keeps parameters, geometry,
-      bases, sums over atoms and outputs in float32.
+    precision: name of the policy (`precision.POLICIES`). "float32" computes everything
+      in true float32, or in float64 where parameters and batches are; "tensorfloat32"
+      lets dense layers use TensorFloat-32; "bfloat16" computes dense layers and
+      messages in bfloat16. Parameters, geometry, bases, sums over edges and atoms and
+      outputs are in true float32 with all of them.
     stress: predict stress beside conservative forces.
   """
 
@@ -44,10 +43,7 @@ class ModelConfig:
   stress: bool = False
 
   def __post_init__(self):
-    if self.precision not in PRECISIONS:
-      raise ValueError(
-        f"precision must be one of {PRECISIONS}, got {self.precision!r}."
-      )
+    precision_lib.check_precision(self.precision)
     tasks_lib.check_tasks(self.tasks)
     needing = [task.name for task in self.tasks if task.needs_edges]
     if needing and not self.backbone.direct_vectors:
@@ -60,6 +56,11 @@ class ModelConfig:
   def is_conservative(self) -> bool:
     """Whether forces are derivatives of the energy."""
     return any(task.is_conservative for task in self.tasks)
+
+  @property
+  def policy(self) -> precision_lib.Policy:
+    """What each part of the model is computed in."""
+    return precision_lib.POLICIES[self.precision]
 
 
 class Variables(NamedTuple):
@@ -104,7 +105,8 @@ class Model:
       with hk.custom_creator(recorder):
         return self._forward(batch, False)
 
-    _, state = jax.eval_shape(hk.transform_with_state(forward).init, rng, batch)
+    with self._arithmetic():
+      _, state = jax.eval_shape(hk.transform_with_state(forward).init, rng, batch)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
     return Variables(recorder.draw(rng), zeros)
 
@@ -134,9 +136,10 @@ class Model:
     def run(batch):
       return self._transformed.apply(*variables, rng, batch, is_training)[0]
 
-    if not self.config.is_conservative:
-      return run(batch)
-    return conservative.with_derivatives(run, batch, self.config.stress)
+    with self._arithmetic():
+      if not self.config.is_conservative:
+        return run(batch)
+      return conservative.with_derivatives(run, batch, self.config.stress)
 
   def fit_state(
     self,
@@ -173,51 +176,39 @@ class Model:
     self, variables: Variables, batch: batch_lib.Batch
   ) -> backbone_lib.Embeddings:
     """Final embeddings of the backbone, without heads."""
-    return self._embed.apply(*variables, None, batch, False)[0]
+    with self._arithmetic():
+      return self._embed.apply(*variables, None, batch, False)[0]
 
-  def _embeddings(self, batch, is_training) -> backbone_lib.Embeddings:
+  def _embeddings(
+    self, batch: batch_lib.Batch, is_training: bool
+  ) -> backbone_lib.Embeddings:
     config = self.config
-    with _precision(config):
-      table = hk.Embed(
-        config.backbone.num_elements,
-        config.backbone.atom_channels,
-        w_init=hk.initializers.RandomNormal(),
-        name="atom_embedding",
-      )
-      h = table(jnp.maximum(batch.atomic_numbers - 1, 0))
-      h = jnp.where(batch.atom_mask[:, None], h, 0).astype(
-        _compute_dtype(config.precision, h.dtype)
-      )
-      return config.backbone.embed(h, batch, is_training=is_training)
+    table = hk.Embed(
+      config.backbone.num_elements,
+      config.backbone.atom_channels,
+      w_init=hk.initializers.RandomNormal(),
+      name="atom_embedding",
+    )
+    h = table(jnp.maximum(batch.atomic_numbers - 1, 0))
+    h = config.policy.cast_embeddings(jnp.where(batch.atom_mask[:, None], h, 0))
+    return config.backbone.embed(h, batch, is_training=is_training)
 
-  def _forward(self, batch, is_training) -> Predictions:
+  def _forward(self, batch: batch_lib.Batch, is_training: bool) -> Predictions:
     embeddings = self._embeddings(batch, is_training)
-    with _precision(self.config):
-      return {
-        plan.target.name: heads.predict(plan, embeddings, batch) for plan in self._plans
-      }
+    return {
+      plan.target.name: heads.predict(plan, embeddings, batch) for plan in self._plans
+    }
+
+  def _arithmetic(self) -> contextlib.AbstractContextManager[None]:
+    """The precision of everything that is traced inside."""
+    backbone = self.config.backbone
+    return precision_lib.apply_policy(
+      self.config.policy,
+      dense=(grouped_mlp.TaskLinear, *backbone.dense_modules),
+      messages=backbone.message_modules,
+    )
 
 
 def build_model(config: ModelConfig) -> Model:
   """Builds a model from its configuration."""
   return Model(config)
-
-
-def _compute_dtype(precision: str, dtype):
-  return jnp.bfloat16 if precision == "bfloat16" else dtype
-
-
-@contextlib.contextmanager
-def _precision(config: ModelConfig) -> Iterator[None]:
-  """Sets Haiku's mixed-precision policy of the modules with dense products."""
-  if config.precision == "float32":
-    yield
-    return
-  policy = mixed_precision.Policy(
-    param_dtype=jnp.float32, compute_dtype=jnp.bfloat16, output_dtype=jnp.bfloat16
-  )
-  modules = (grouped_mlp.TaskLinear, *config.backbone.low_precision_modules)
-  with contextlib.ExitStack() as stack:
-    for module in modules:  # A policy does not hold for subclasses.
-      stack.enter_context(hk.mixed_precision.push_policy(module, policy))
-    yield

@@ -68,9 +68,17 @@ class CompiledOnce:
     """0 before the first call, then 1."""
     return int(self.compiled is not None)
 
-  def lower(self, *args: Any) -> jax.stages.Lowered:
-    """Traces the function for arguments or their shapes, without compiling it."""
-    return self._jitted.lower(*args)
+  def lower(
+    self, *args: Any, platforms: tuple[str, ...] | None = None
+  ) -> jax.stages.Lowered:
+    """Traces the function, without compiling it.
+
+    Args:
+      *args: its arguments, or their shapes.
+      platforms: what the program is for, e.g. ("cuda",), whatever this machine has;
+        None stands for this machine.
+    """
+    return self._jitted.trace(*args).lower(lowering_platforms=platforms)
 
   def __call__(self, *args: Any) -> Any:
     """Runs the function.

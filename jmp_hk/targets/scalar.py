@@ -95,9 +95,10 @@ def squared_distance_to_centre_of_mass(batch: batch_lib.Batch) -> jax.Array:
   masses = jnp.asarray(ase.data.atomic_masses, batch.positions.dtype)
   masses = jnp.where(batch.atom_mask, masses[batch.atomic_numbers], 0)[:, None]
   num_graphs = batch.graph_mask.shape[0]
-  total = jax.ops.segment_sum(masses, batch.node_graph, num_graphs)
-  centre = jax.ops.segment_sum(
-    masses * batch.positions, batch.node_graph, num_graphs
-  ) / jnp.where(total > 0, total, 1)
+  total, moment = (
+    jax.ops.segment_sum(x, batch.node_graph, num_graphs, indices_are_sorted=True)
+    for x in (masses, masses * batch.positions)
+  )
+  centre = moment / jnp.where(total > 0, total, 1)
   squares = ((batch.positions - centre[batch.node_graph]) ** 2).sum(-1)
   return jnp.where(batch.atom_mask, squares, 0)

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import backbone as backbone_lib
-from jmp_hk.models.gemnet_oc import bases as bases_lib
 from jmp_hk.models.gemnet_oc import blocks
 from jmp_hk.models.gemnet_oc import config as config_lib
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
+from jmp_hk.models.gemnet_oc import interactions
 from jmp_hk.models.gemnet_oc import layers
+from jmp_hk.models.gemnet_oc import quadruplets
 from jmp_hk.models.gemnet_oc import scale_factor
 from jmp_hk.models.gemnet_oc import shared_bases
 from jmp_hk.models.gemnet_oc.graphs import build as build_lib
@@ -80,9 +81,19 @@ class GemNetOCConfig(backbone_lib.BackboneConfig):
     return builder_lib.GemNetOCGraphBuilder(self.edge_dropout, self.graphs)
 
   @property
-  def low_precision_modules(self) -> tuple[type[hk.Module], ...]:
+  def dense_modules(self) -> tuple[type[hk.Module], ...]:
+    """See `BackboneConfig`; the projections of radial bases are not among them."""
+    return layers.Dense, layers.SplitDense, layers.Residual
+
+  @property
+  def message_modules(self) -> tuple[type[hk.Module], ...]:
     """See `BackboneConfig`."""
-    return layers.Dense, layers.SplitDense, bases_lib.BasisProjection
+    return (
+      interactions.EdgeUpdate,
+      interactions.EdgeAtomInteraction,
+      interactions.AtomPairInteraction,
+      quadruplets.QuadrupletInteraction,
+    )
 
   def embed(
     self, h: jax.Array, batch: batch_lib.Batch, *, is_training: bool

@@ -93,6 +93,14 @@ def legendre_to_cosines(num_spherical: int) -> np.ndarray:
   return matrix
 
 
+class RadialProjection(layers.Dense):
+  """Projects a radial basis to a few channels, linearly and without bias.
+
+  A class of its own because it belongs to the basis: the derivatives of neighboring
+  Gaussians nearly cancel, so it is computed in true float32 where dense layers are not.
+  """
+
+
 class BasisProjection(hk.Module):
   """Projects a radial basis to `channels` weights per angular function.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jraph
 
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import config as config_lib
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import interactions
@@ -237,7 +238,7 @@ class InteractionBlock(hk.Module):
       batch,
       geometry,
       interactions.atom_edge_neighborhood(*context),
-      gather=lambda x: x[batch.graphs.a2ee2a.senders],
+      gather=lambda x: indexing.take_rows(x, batch.graphs.a2ee2a.senders),
     )
     x = layers.fusion_barrier(x * 0.5)
     edge_atom = interactions.EdgeAtomInteraction(

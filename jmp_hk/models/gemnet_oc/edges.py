@@ -1,5 +1,7 @@
 """Distances and directions of one edge set, and what angles between edges share."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import jraph
 from jmp_hk import pytrees
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import layout
+from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import bases
 
 
@@ -35,11 +38,11 @@ def safe_norm(x: jax.Array, floor: float = 0.0) -> jax.Array:
 
 
 def gather_rows(x: jax.Array, index: jax.Array) -> jax.Array:
-  """Rows of `x` by index, where -1 ("nothing there") gives row zero.
+  """Rows of `x` that may repeat, where the index -1 ("nothing there") gives row zero.
 
   The caller masks: table entries without an edge carry zero weights.
   """
-  return x[jnp.maximum(index, 0)]
+  return indexing.take_rows(x, jnp.maximum(index, 0))
 
 
 def compute_edges(batch: batch_lib.Batch, graph: jraph.GraphsTuple) -> Edges:
@@ -47,10 +50,12 @@ def compute_edges(batch: batch_lib.Batch, graph: jraph.GraphsTuple) -> Edges:
   senders, receivers, offsets = layout.ends(graph)
   chex.assert_equal_shape([senders, receivers])
   chex.assert_shape(offsets, (*senders.shape, 3))
-  cell = batch.cell[batch.node_graph[receivers]]
+  take_sorted = functools.partial(indexing.take_rows, indices_are_sorted=True)
+  cell = take_sorted(batch.cell, batch.node_graph[receivers])
   shift = jnp.einsum("ei,eij->ej", offsets.astype(cell.dtype), cell)
   mask = batch.atom_mask[receivers]
-  vectors = batch.positions[receivers] - batch.positions[senders] - shift
+  ends = take_sorted(batch.positions, receivers)
+  vectors = ends - indexing.take_rows(batch.positions, senders) - shift
   vectors = jnp.where(mask[:, None], vectors, 0)
   distances = safe_norm(vectors)
   nonzero = distances > 0

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jmp_hk import pytrees
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import quadruplet_geometry
 
@@ -68,7 +69,7 @@ def compute_geometry(batch: batch_lib.Batch, num_spherical: int) -> Geometry:
     )
   )
   valid = graphs.main_table >= 0
-  vectors = edges_lib.gather_rows(main.vectors, graphs.main_table)
+  vectors = indexing.take_table(main.vectors, graphs.main_table)
   width = graphs.main_table.shape[1]
   edge_edge_mask = valid[:, :, None] & valid[:, None, :] & ~jnp.eye(width, dtype=bool)
   edge_edge = edges_lib.masked_legendre(
@@ -84,7 +85,7 @@ def compute_geometry(batch: batch_lib.Batch, num_spherical: int) -> Geometry:
       graphs.a2ee2a_table,
     )
   )
-  atom_vectors = edges_lib.gather_rows(a2ee2a.vectors, graphs.a2ee2a_table)
+  atom_vectors = indexing.take_table(a2ee2a.vectors, graphs.a2ee2a_table)
   edge_atom = edges_lib.masked_legendre(
     jnp.einsum("nix,nox->nio", vectors, atom_vectors),
     edge_atom_mask,

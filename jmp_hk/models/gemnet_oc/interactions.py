@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import config as config_lib
 from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import layers
 from jmp_hk.models.gemnet_oc import scale_factor
 from jmp_hk.models.gemnet_oc import shared_bases
-
-gather_rows = edges_lib.gather_rows
 
 
 def gated_down_projection(
@@ -63,7 +62,7 @@ def symmetric_up_projection(
   backward = layers.Dense(
     channels, activation=True, dropout=dropout, name="up_projection_ac"
   )(x)
-  return layers.skip(forward, backward[reverse])
+  return layers.skip(forward, indexing.take_distinct(backward, reverse))
 
 
 def bilinear(
@@ -86,9 +85,28 @@ def bilinear(
   )
 
 
-def table_to_edges(table: jax.Array, batch: batch_lib.Batch) -> jax.Array:
-  """Rows of an [N, K, …] per-slot table for each main edge, [E, …]."""
-  return table[batch.graphs.main.receivers, batch.graphs.main_slot]
+def table_to_edges(
+  table: jax.Array,
+  batch: batch_lib.Batch,
+  geometry: geometry_lib.Geometry,
+  *,
+  slot_axis: int = 1,
+) -> jax.Array:
+  """Rows of an [N, K, …] per-slot table for each main edge, [E, …], zero for padding.
+
+  Args:
+    table: what atoms hold for every slot of their row of `main_table`.
+    batch: packed structures.
+    geometry: its geometry.
+    slot_axis: which axis of the table is K.
+  """
+  return indexing.take_slots(
+    table,
+    batch.graphs.main.receivers,
+    batch.graphs.main_slot,
+    geometry.main.mask,
+    slot_axis=slot_axis,
+  )
 
 
 class Neighborhood(NamedTuple):
@@ -199,9 +217,10 @@ class EdgeUpdate(hk.Module):
       dropout=self._dropout,
       gather=gather,
     )
-    inputs = gather_rows(x, neighborhood.table)
+    inputs = indexing.take_table(x, neighborhood.table)
     angular = neighborhood.angular.astype(inputs.dtype)
-    sums = table_to_edges(jnp.einsum("nilj,njc->nilc", angular, inputs), batch)
+    sums = jnp.einsum("nilj,njc->nilc", angular, inputs)
+    sums = table_to_edges(sums, batch, geometry)
     circular = neighborhood.circular.astype(inputs.dtype)
     sums = jnp.einsum("eml,elc->emc", circular, sums)
     x = bilinear(
@@ -255,7 +274,7 @@ class EdgeAtomInteraction(hk.Module):
       dense_name="dense_ba",
       dropout=self._dropout,
     )
-    inputs = gather_rows(x, batch.graphs.main_table)
+    inputs = indexing.take_table(x, batch.graphs.main_table)
     circular = bases.edge_atom_circular.astype(inputs.dtype)
     sums = jnp.einsum("nmj,njc->nmc", circular, inputs)
     x = bilinear(
@@ -308,7 +327,7 @@ class AtomPairInteraction(hk.Module):
       dropout=self._dropout,
       name="down_projection",
     )(h)
-    inputs = gather_rows(x, batch.graphs.a2a_senders)
+    inputs = edges_lib.gather_rows(x, batch.graphs.a2a_senders)
     sums = jnp.einsum("npr,npc->nrc", bases.pair_radial.astype(x.dtype), inputs)
     y = layers.Dense(self._config.out_channels, name="bilinear")(
       sums.reshape(sums.shape[0], -1)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import indexing
 from jmp_hk.models import layers as base_layers
 
 _SQRT_HALF = 0.5**0.5
@@ -184,9 +185,10 @@ class EdgeEmbedding(hk.Module):
     inputs = 2 * atoms + edge_features.shape[-1]
     dense = SplitDense(self._channels, (atoms, atoms), inputs)
     source, target, edge = dense(h, h, edge_features)
-    x = base_layers.scaled_silu(
-      source[batch.graphs.main.senders] + target[batch.graphs.main.receivers] + edge
-    )
+    graph = batch.graphs.main
+    source = indexing.take_rows(source, graph.senders)
+    target = indexing.take_rows(target, graph.receivers, indices_are_sorted=True)
+    x = base_layers.scaled_silu(source + target + edge)
     if self._dropout:
       x = hk.dropout(hk.next_rng_key(), self._dropout, x)
     return x

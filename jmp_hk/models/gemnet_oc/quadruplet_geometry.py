@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jmp_hk import pytrees
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import edges as edges_lib
 
 Edges = edges_lib.Edges
@@ -150,8 +151,8 @@ def _outputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
   """Angles of c→a about b→a, per atom, slot of c→a and slot of b→a."""
   graphs = batch.graphs
   edges, axes = graphs.main_table, graphs.qint_table
-  main_vectors = edges_lib.gather_rows(main.vectors, edges)
-  axis_vectors = edges_lib.gather_rows(qint.vectors, axes)
+  main_vectors = indexing.take_table(main.vectors, edges)
+  axis_vectors = indexing.take_table(qint.vectors, axes)
   first, second = _frame(axis_vectors)
   same = edges_lib.same_sources(graphs.main, edges, graphs.qint, axes)
   mask = (edges >= 0)[:, :, None] & (axes >= 0)[:, None, :] & ~same

@@ -9,12 +9,15 @@ k(α_c - α_d), and the sum over d is taken once per q as Fourier sums M_q[k]. E
 derived in docs/model.md.
 """
 
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import jraph
 
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import config as config_lib
 from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
@@ -117,16 +120,22 @@ def _sum_quadruplets(
   # Per order the sums that go with cos kα_c and sin kα_c (sin 0 is zero, so what
   # stands beside it is of no matter); last those for cos θ = 0, see
   # `shared_bases.quad_output_weights`.
-  first = jnp.arange(order + 1)
-  second = jnp.array([0, *range(order + 1, 2 * order), 0])
-  pairs = fourier[:, jnp.stack([first, second], axis=1)]
-  pairs = gather_rows(pairs, graphs.qint_table)  # [N, W, L + 1, 2, c]
+  constant = fourier[:, :1]
+  pairs = jnp.stack(
+    [
+      fourier[:, : order + 1],
+      jnp.concatenate([constant, fourier[:, order + 1 :], constant], axis=1),
+    ],
+    axis=2,
+  )
+  pairs = indexing.take_table(pairs, graphs.qint_table)  # [N, W, L + 1, 2, c]
   pairs = pairs.transpose(0, 2, 3, 1, 4)
   pairs = pairs.reshape(*pairs.shape[:2], -1, pairs.shape[-1])
   sums = jnp.einsum("nkxs,nksc->nkxc", bases.quad_output.astype(dtype), pairs)
   num_atoms, width = graphs.main_table.shape
   sums = sums.reshape(num_atoms, order + 1, width, order, -1)
-  sums = sums[graphs.main.receivers, :, graphs.main_slot]  # [E, L + 1, L, c]
+  # [E, L + 1, L, c]
+  sums = interactions.table_to_edges(sums, batch, geometry, slot_axis=2)
   excluded, excluded_collinear = _excluded(messages, batch, geometry)
   perpendicular = sums[:, order] - excluded_collinear
   cosines = jnp.asarray(shared_bases.perpendicular_cosines(order), dtype)
@@ -146,20 +155,23 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
     were counted with cos θ = 0.
   """
   graphs = batch.graphs
-  receivers, slots = graphs.main.receivers, graphs.main_slot
   quads = geometry.quadruplets
-  index = graphs.quad_exclusion[receivers, slots]  # [E, W]
-  edges = jnp.maximum(graphs.qint_table[receivers], 0)
-  width = messages.shape[1]
-  position = edges * width + jnp.maximum(index, 0)
-  terms = messages.reshape(-1, messages.shape[-1])[position]  # [E, W, c]
-  cos_cab = quads.cos_cab[receivers, slots].astype(messages.dtype)  # [E, W, L]
+  take = functools.partial(interactions.table_to_edges, batch=batch, geometry=geometry)
+  index = graphs.quad_exclusion[graphs.main.receivers, graphs.main_slot]  # [E, W]
+  edges = graphs.qint_table[graphs.main.receivers]
+  # For an edge b→a each c→b in the table of b belongs to one c→a.
+  take_terms = functools.partial(
+    indexing.take_distinct,
+    index=edges * messages.shape[1] + index,
+    present=index >= 0,
+  )
+  terms = take_terms(messages.reshape(-1, messages.shape[-1]))  # [E, W, c]
+  cos_cab = take(quads.cos_cab).astype(messages.dtype)  # [E, W, L]
   cos_cab = jnp.where((index >= 0)[..., None], cos_cab, 0)
   # Near the threshold the atom may count as collinear seen from b but not from a.
   order = quads.cos_abd.shape[1]
   collinear = jnp.maximum(
-    quads.collinear[receivers, slots],
-    quads.input_weights[:, order].reshape(-1)[position],
+    take(quads.collinear), take_terms(quads.input_weights[:, order].reshape(-1))
   ).astype(messages.dtype)[..., None]
   regular = jnp.einsum("ewl,ewc->elc", cos_cab * (1 - collinear), terms)
   perpendicular = jnp.einsum("ewl,ewc->elc", cos_cab * collinear, terms)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jmp_hk import pytrees
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import bases
 from jmp_hk.models.gemnet_oc import config as config_lib
 from jmp_hk.models.gemnet_oc import edges as edges_lib
@@ -92,13 +93,13 @@ class BasisEmbeddings(hk.Module):
     a2ee2a = self._radial(geometry.a2ee2a)
 
     def project(radial, name):
-      return layers.Dense(config.radial_channels, name=name)(radial)
+      return bases.RadialProjection(config.radial_channels, name=name)(radial)
 
     m = layers.EdgeEmbedding(self._edge_channels, name="edge_emb")(
       h, main.astype(h.dtype), batch
     )
     m = jnp.where(geometry.main.mask[:, None], m, 0)
-    bases = SharedBases(
+    shared = SharedBases(
       triplet_radial=project(main, "mlp_rbf_tint"),
       triplet_circular=self._circular(main, "mlp_cbf_tint"),
       quad_radial=project(main, "mlp_rbf_qint"),
@@ -113,7 +114,7 @@ class BasisEmbeddings(hk.Module):
       update_radial=project(main, "mlp_rbf_h"),
       output_radial=project(main, "mlp_rbf_out"),
     )
-    return bases, m
+    return shared, m
 
   @hk.transparent
   def _radial(self, edges: edges_lib.Edges) -> jax.Array:
@@ -157,17 +158,16 @@ class BasisEmbeddings(hk.Module):
     radial: jax.Array,
   ) -> jax.Array:
     weights = self._circular(radial, "mlp_cbf_eaint")
-    weights = edges_lib.gather_rows(weights, batch.graphs.a2ee2a_table)
+    weights = indexing.take_table(weights, batch.graphs.a2ee2a_table)
     return jnp.einsum("nocl,njlo->ncj", weights, geometry.edge_atom)
 
   @hk.transparent
   def _pair_radial(
     self, batch: batch_lib.Batch, geometry: geometry_lib.Geometry
   ) -> jax.Array:
-    projected = layers.Dense(self._config.radial_channels, name="mlp_rbf_aint")(
-      self._radial(geometry.a2a)
-    )
-    projected = projected.astype(jnp.promote_types(projected.dtype, jnp.float32))
+    projected = bases.RadialProjection(
+      self._config.radial_channels, name="mlp_rbf_aint"
+    )(self._radial(geometry.a2a))
     num_atoms, width = batch.graphs.a2a_senders.shape
     slots = batch.graphs.a2a.receivers * width + batch.graphs.a2a_slot
     summed = jraph.segment_sum(projected, slots, num_atoms * width)
