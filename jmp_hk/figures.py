@@ -108,7 +108,8 @@ def panels(
 def save(figure: figure_lib.Figure, path: str | os.PathLike[str]) -> None:
   """Writes a PNG file, which appears whole or not at all."""
   with files.open_atomically(pathlib.Path(path)) as file:
-    figure.savefig(file, format="png")
+    # Tight, because the layout does not count titles of axes with a fixed aspect.
+    figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.08)
 
 
 def marker(points: int) -> str:

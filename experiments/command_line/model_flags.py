@@ -41,9 +41,10 @@ def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
     "precision",
     "bfloat16",
     tuple(precision_lib.POLICIES),
-    "float32: true float32, on GPUs too. tensorfloat32: dense layers may use "
-    "TensorFloat-32, which is faster on NVIDIA's cards. bfloat16: dense layers and "
-    "messages in bfloat16. Parameters, geometry, sums and losses are always float32.",
+    "What is computed in. float32: true float32, on GPUs too. tensorfloat32: dense "
+    "layers may use TensorFloat-32, which is faster on NVIDIA's cards. bfloat16: dense "
+    "layers and messages in bfloat16. Parameters, geometry, sums and losses are always "
+    "float32.",
     flag_values=values,
   )
   flags.DEFINE_bool(

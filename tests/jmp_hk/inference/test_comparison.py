@@ -265,9 +265,9 @@ class MissingLabelsTest(absltest.TestCase):
     reports.write(results, directory)
     with (directory / reports.TABLE_FILE).open(encoding="utf-8") as file:
       rows = list(csv.DictReader(file))
-    cells = [rows[1][name] for name in ("energy", "forces_mae", "lattice")]
+    cells = [rows[1][name] for name in ("energy", "jmp_forces_mae", "lattice")]
     self.assertEqual(cells, ["", "", ""])
-    self.assertEqual(float(rows[0]["forces_mae"]), 0.5)
+    self.assertEqual(float(rows[0]["jmp_forces_mae"]), 0.5)
 
   def test_labels_that_may_not_be_missing_are_named(self):
     structures = [examples.structure(0), examples.structure(1, energy=None)]
