@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import re
 
 _MOST_NAMED = 5  # Records of one kind.
-_MOST_KINDS = 5
+_MOST_KINDS = 6
 # What differs between problems of one kind: numbers and what is quoted in brackets.
 _DETAILS = re.compile(
   r"\[.*?\]|[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\bnan\b|[-+]?\binf\b"
@@ -33,7 +33,7 @@ def summarise(problems: Sequence[tuple[str, str]], total: int = 0) -> str:
   sentences = [_sentence(group, total) for group in groups[:_MOST_KINDS]]
   if rest := groups[_MOST_KINDS:]:
     count = sum(map(len, rest))
-    sentences.append(f"{count} more records have problems of {len(rest)} other kinds.")
+    sentences.append(f"Records with other problems: {count}.")
   return " ".join(sentences)
 
 

@@ -31,9 +31,7 @@ class SummariseTest(absltest.TestCase):
 
   def test_many_kinds_are_counted(self):
     found = [(f"a:{i}", "x" * (i + 1)) for i in range(8)]
-    self.assertRegex(
-      problems.summarise(found), r"3 more records have problems of 3 other kinds\.$"
-    )
+    self.assertRegex(problems.summarise(found), r"Records with other problems: 2\.$")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ class GradientParityTest(parameterized.TestCase):
       }
       first, _ = torch_names.import_state_dict(first)
 
-      @compiling.optimising_jit
+      @jax.jit
       def step(params, state, batch, reference, use_reference):
         (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(
           params, scales, batch

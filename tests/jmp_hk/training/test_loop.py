@@ -170,7 +170,7 @@ def test_plateau_and_early_stopping(tmp_path):
 
 
 def test_unknown_primary_metric_is_named(tmp_path):
-  with pytest.raises(ValueError, match="no validation metric 'x', only score, toy/"):
+  with pytest.raises(ValueError, match="no validation metric 'x' .*only score, toy/"):
     toy_run.run(tmp_path, toy_run.make_config(2, primary_metric="x"))
 
 

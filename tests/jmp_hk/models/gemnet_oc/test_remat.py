@@ -10,8 +10,10 @@ from jmp_hk.models import model as model_lib
 from tests.jmp_hk.models.gemnet_oc import small_model
 
 
-def _with_remat(config: model_lib.ModelConfig) -> model_lib.ModelConfig:
-  backbone = dataclasses.replace(config.backbone, remat=True, dropout=0.2)
+def _with_remat(
+  config: model_lib.ModelConfig, dropout: float = 0.2
+) -> model_lib.ModelConfig:
+  backbone = dataclasses.replace(config.backbone, remat=True, dropout=dropout)
   return dataclasses.replace(config, backbone=backbone)
 
 
@@ -42,11 +44,13 @@ def _gradient(config, scales):
   return jax.grad(loss)
 
 
+# Dropout's random numbers more than double what is compiled of second derivatives.
 @pytest.mark.parametrize(
-  "make_config", [small_model.direct_config, small_model.conservative_config]
+  ("make_config", "dropout"),
+  [(small_model.direct_config, 0.2), (small_model.conservative_config, 0.0)],
 )
-def test_gradients_are_equal(make_config):
-  config = _with_remat(make_config())
+def test_gradients_are_equal(make_config, dropout):
+  config = _with_remat(make_config(), dropout)
   batch, variables = _inputs(config)
   with jax.enable_x64(True):
     gradients = [
