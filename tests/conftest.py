@@ -1,5 +1,6 @@
 """Shared test set-up: CPU, a persistent compilation cache, where shared data lies."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -9,6 +10,8 @@ from tests import compiling
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 compiling.compile_fast()
+# Tracing makes many objects that live on; looking through them seldom is faster.
+gc.set_threshold(50_000, 50, 50)
 
 import jax  # noqa: E402
 
