@@ -27,39 +27,6 @@ def masked_sum(values: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array
   return total, rows.sum().astype(total.dtype) * math.prod(values.shape[1:])
 
 
-def error_sums(
-  name: str, prediction: jax.Array, label: jax.Array, rows: jax.Array, std: float
-) -> spec.Sums:
-  """Absolute and squared errors of what was divided by a standard deviation.
-
-  Args:
-    name: name of the target.
-    prediction: [rows, …] normalised predictions.
-    label: [rows, …] normalised labels.
-    rows: [rows] bool, the rows that count.
-    std: the standard deviation, in the unit of the label.
-  """
-  error = prediction - label
-  return {
-    f"{name}_mae": masked_sum(std * jnp.abs(error), rows),
-    f"{name}{ROOT}": masked_sum((std * error) ** 2, rows),
-  }
-
-
-def shown_errors(name: str, unit: str) -> tuple[spec.ShownMetric, ...]:
-  """The metrics of `error_sums` as people read them, and R².
-
-  Args:
-    name: name of the target.
-    unit: unit of the label.
-  """
-  return (
-    spec.ShownMetric("MAE", unit, "mae", name=f"{name}_mae"),
-    spec.ShownMetric("RMSE", unit, "rmse", name=f"{name}{ROOT}"),
-    spec.ShownMetric("R²", "", "r2", higher_is_better=True),
-  )
-
-
 def sum_of_references(
   references: Mapping[int, float], structure: structure_lib.Structure, name: str
 ) -> float:

@@ -11,11 +11,12 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.targets import arithmetic
 from jmp_hk.targets import spec
+from jmp_hk.targets import standardised
 
 
 @spec.register("scalar")
 @dataclasses.dataclass(frozen=True)
-class Scalar(spec.TargetSpec):
+class Scalar(standardised.Standardised):
   """Any number of a structure: numbers of its atoms, reduced.
 
   Per-element references are subtracted where the dataset has some, then the mean; the
@@ -25,31 +26,6 @@ class Scalar(spec.TargetSpec):
   def loss(self, prediction: jax.Array, label: jax.Array) -> jax.Array:
     """Absolute differences."""
     return jnp.abs(prediction - label)
-
-  @property
-  def primary_metric(self) -> str:
-    """The mean absolute error."""
-    return f"{self.name}_mae"
-
-  def metrics(
-    self,
-    prediction: jax.Array,
-    label: jax.Array,
-    rows: jax.Array,
-    batch: batch_lib.Batch,
-    constants: spec.TaskConstants,
-  ) -> spec.Sums:
-    """Errors in the unit of the label."""
-    std = constants.statistics[self.name].std
-    return arithmetic.error_sums(self.name, prediction, label, rows, std)
-
-  def scale(self, constants: spec.TaskConstants) -> float:
-    """The standard deviation."""
-    return constants.statistics[self.name].std
-
-  def shown_metrics(self, unit: str) -> tuple[spec.ShownMetric, ...]:
-    """Errors in the unit of the label."""
-    return arithmetic.shown_errors(self.name, unit)
 
   def normalise(
     self,

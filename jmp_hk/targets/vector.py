@@ -7,9 +7,8 @@ import numpy as np
 import optax
 
 from jmp_hk import structure as structure_lib
-from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.targets import arithmetic
 from jmp_hk.targets import spec
+from jmp_hk.targets import standardised
 
 # Added to every component of a difference of vectors before its norm is taken, as the
 # published loss does.
@@ -18,7 +17,7 @@ NORM_EPSILON = 1e-6
 
 @spec.register("vector")
 @dataclasses.dataclass(frozen=True)
-class Vector(spec.TargetSpec):
+class Vector(standardised.Standardised):
   """Any vector of every atom that turns with the structure.
 
   It is divided by its standard deviation alone: a mean would single out a direction.
@@ -31,31 +30,6 @@ class Vector(spec.TargetSpec):
   def loss(self, prediction: jax.Array, label: jax.Array) -> jax.Array:
     """Euclidean norms of differences, with a zero derivative where they vanish."""
     return optax.safe_norm(prediction - label + NORM_EPSILON, 0.0, axis=-1)
-
-  @property
-  def primary_metric(self) -> str:
-    """The mean absolute error of components."""
-    return f"{self.name}_mae"
-
-  def metrics(
-    self,
-    prediction: jax.Array,
-    label: jax.Array,
-    rows: jax.Array,
-    batch: batch_lib.Batch,
-    constants: spec.TaskConstants,
-  ) -> spec.Sums:
-    """Errors of components in the unit of the label."""
-    std = constants.statistics[self.name].std
-    return arithmetic.error_sums(self.name, prediction, label, rows, std)
-
-  def scale(self, constants: spec.TaskConstants) -> float:
-    """The standard deviation."""
-    return constants.statistics[self.name].std
-
-  def shown_metrics(self, unit: str) -> tuple[spec.ShownMetric, ...]:
-    """Errors in the unit of the label."""
-    return arithmetic.shown_errors(self.name, unit)
 
   def normalise(
     self,
