@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dataclasses
 
 from data.command_line import mistakes
+from data.converters import rmd17
 from experiments.command_line import command
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import declare
@@ -82,21 +83,9 @@ def _qm9() -> list[FineTuningTask]:
 
 
 def _rmd17() -> list[FineTuningTask]:
-  molecules = (
-    "aspirin",
-    "azobenzene",
-    "benzene",
-    "ethanol",
-    "malonaldehyde",
-    "naphthalene",
-    "paracetamol",
-    "salicylic",
-    "toluene",
-    "uracil",
-  )
   return [
     FineTuningTask(f"rmd17_{name}", "rmd17", conservative(10.0), _FORCE_UNIT, _MILLI)
-    for name in molecules
+    for name in rmd17.MOLECULES
   ]
 
 
