@@ -19,6 +19,7 @@ from data.command_line import flag_help
 from data.command_line import program as program_lib
 from experiments.command_line import command
 from experiments.command_line import inference_flags
+import jmp_hk
 from jmp_hk.inference import prediction_files
 from jmp_hk.runtime import console
 
@@ -127,7 +128,10 @@ def run(values: flags.FlagValues) -> None:
     for atoms, result in zip(structures, results, strict=True)
     if result is not None
   ]
-  prediction_files.write(output, _annotate(values, model, head, done))
+  annotated = jmp_hk.annotate(model, structures, results, head, prefix=values.prefix)
+  for atoms in annotated:
+    atoms.info[f"{values.prefix}head"] = head
+  prediction_files.write(output, annotated)
   print(f"{output}: predictions of {len(done)} of {len(structures)} structures.")
   _print_errors(model, head, done)
 
@@ -175,27 +179,6 @@ def _predict(
       on_progress=update,
       on_invalid=lambda index, problem: logging.warning("Left out: %s.", problem),
     )
-
-
-def _annotate(
-  values: flags.FlagValues,
-  model: "predictor_lib.Predictor",
-  head: str,
-  done: Sequence[tuple["ase.Atoms", "prediction_lib.Prediction"]],
-) -> list["ase.Atoms"]:
-  """The structures with their predictions beside what they hold."""
-  from jmp_hk.inference import annotation  # Imports jax.
-
-  task, is_relative = model.head(head).task, bool(model.notices(head))
-  annotated = []
-  for atoms, result in done:
-    annotated.append(
-      annotation.annotate(
-        atoms, result, task, prefix=values.prefix, is_relative=is_relative
-      )
-    )
-    annotated[-1].info[f"{values.prefix}head"] = head
-  return annotated
 
 
 def _print_errors(
