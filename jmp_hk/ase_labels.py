@@ -150,6 +150,13 @@ class Survey:
     return ", ".join(shown) or "no numbers but their positions"
 
 
+def results(atoms: ase.Atoms) -> dict[str, Any]:
+  """Results of the calculator that belong to the present structure."""
+  if atoms.calc is None or atoms.calc.check_state(atoms):
+    return {}
+  return {k: v for k, v in atoms.calc.results.items() if v is not None}
+
+
 def survey(structures: Iterable[ase.Atoms]) -> Survey:
   """The entries of some structures."""
   result = Survey()
@@ -294,17 +301,10 @@ def _check_family(found: Survey, keys: Mapping[str, str]) -> None:
 def _entries(atoms: ase.Atoms) -> Iterator[tuple[str, Any]]:
   """All entries that could be labels, in the order in which they count."""
   row = atoms.info.get("key_value_pairs", {}), atoms.info.get("data", {})
-  for place in (atoms.info, atoms.arrays, _results(atoms), *row):
+  for place in (atoms.info, atoms.arrays, results(atoms), *row):
     for name, value in place.items():
       if name not in _NOT_LABELS and value is not None:
         yield name, value
-
-
-def _results(atoms: ase.Atoms) -> Mapping[str, Any]:
-  """Results of the calculator that belong to the present structure."""
-  if atoms.calc is None or atoms.calc.check_state(atoms):
-    return {}
-  return atoms.calc.results
 
 
 def _is_numerical(value: Any) -> bool:

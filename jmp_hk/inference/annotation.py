@@ -13,6 +13,7 @@ import ase
 from ase.calculators import singlepoint
 import numpy as np
 
+from jmp_hk import ase_labels
 from jmp_hk.inference import comparison as comparison_lib
 from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import prediction_files
@@ -57,7 +58,7 @@ def annotate(
   Raises:
     NameTakenError: a name that is needed is taken.
   """
-  results = prediction_files.results(atoms)
+  results = ase_labels.results(atoms)
   copy = atoms.copy()
   if is_relative and prediction.energy is not None:
     _put(copy.info, f"{prefix}{IS_RELATIVE}", True)
@@ -97,7 +98,7 @@ def check_names(
   for index, atoms in enumerate(structures):
     places = {**atoms.info, **atoms.arrays}
     if not prefix:
-      places |= prediction_files.results(atoms)
+      places |= ase_labels.results(atoms)
     if taken := [f"{prefix}{name}" for name in names if f"{prefix}{name}" in places]:
       raise NameTakenError(
         f"Structure {index} ({atoms.get_chemical_formula()}) holds {', '.join(taken)} "
@@ -114,7 +115,7 @@ def find_label(atoms: ase.Atoms, name: str) -> Any:
       looked for in the results of the calculator, in `atoms.info` and `atoms.arrays`.
   """
   for wanted in (f"ref_{name}".lower(), name.lower()):
-    for place in (prediction_files.results(atoms), atoms.info, atoms.arrays):
+    for place in (ase_labels.results(atoms), atoms.info, atoms.arrays):
       for key, value in place.items():
         if key.lower() == wanted and value is not None:
           return value

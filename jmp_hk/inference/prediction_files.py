@@ -13,6 +13,7 @@ from ase.db import core as db_core
 import ase.io
 import numpy as np
 
+from jmp_hk import ase_labels
 from jmp_hk import files
 
 PREFIX = "jmp_"  # Begins the names of predictions.
@@ -99,13 +100,6 @@ def read_db(path: str | os.PathLike[str], index: str = ":") -> Iterator[ase.Atom
     yield atoms
 
 
-def results(atoms: ase.Atoms) -> dict[str, Any]:
-  """Results of the calculator that belong to the present structure."""
-  if atoms.calc is None or atoms.calc.check_state(atoms):
-    return {}
-  return {k: v for k, v in atoms.calc.results.items() if v is not None}
-
-
 def _row(index: int, atoms: ase.Atoms) -> dict[str, Any]:
   """A structure as a row of a table."""
   row: dict[str, Any] = {
@@ -113,7 +107,11 @@ def _row(index: int, atoms: ase.Atoms) -> dict[str, Any]:
     "formula": atoms.get_chemical_formula(),
     "num_atoms": len(atoms),
   }
-  for name, value in {**results(atoms), **atoms.info, **atoms.arrays}.items():
+  for name, value in {
+    **ase_labels.results(atoms),
+    **atoms.info,
+    **atoms.arrays,
+  }.items():
     value = np.asarray(value)
     if name in _GEOMETRY:
       continue
