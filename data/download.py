@@ -27,6 +27,7 @@ from data.downloads import checks
 from data.downloads import entry
 from data.downloads import http as http_lib
 from data.downloads import transfer
+from jmp_hk import text_table
 
 DownloadError = http_lib.DownloadError
 
@@ -86,12 +87,7 @@ def describe(dataset: str = "") -> str:
     for file in catalogue.DOWNLOADS
     if dataset in ("", file.dataset)
   ]
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = [
-    "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-    for row in rows
-  ]
-  return "\n".join(line.rstrip() for line in lines)
+  return text_table.align(rows, num_text=len(rows[0]))
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
