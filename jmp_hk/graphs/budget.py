@@ -247,6 +247,14 @@ def _size(
   return max(wanted * factor, most * config.single_headroom)
 
 
+def with_padding(sizes: BudgetT) -> BudgetT:
+  """The smallest budget that offers these sizes to real structures."""
+  fields = dataclasses.fields(sizes)
+  return type(sizes)(
+    **{field.name: _round_up(getattr(sizes, field.name), field) for field in fields}
+  )
+
+
 def _round_up(size: float, field: dataclasses.Field[Any]) -> int:
   step = field.metadata["round_to"]
   return max(math.ceil((size + field.metadata["padding"]) / step), 1) * step
