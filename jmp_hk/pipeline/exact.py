@@ -142,7 +142,7 @@ class ExactPlan:
 
 
 def steps_per_epoch(num_structures: int, batch_size: int) -> int:
-  """Number of optimiser steps of one pass over the data; the last one may be smaller."""
+  """Number of steps of one pass over the data, of which the last may be smaller."""
   return -(-num_structures // batch_size)
 
 
