@@ -29,7 +29,7 @@ def make_eval_step(
   microbatch_sums: objective_lib.MicrobatchSums,
   mesh: jax.sharding.Mesh,
   name: str = "eval_step",
-) -> compilation.CompiledOnce:
+) -> compilation.CompiledFunction:
   """Builds (params, scales, batch) → sums over all microbatches of all devices.
 
   Args:
@@ -54,7 +54,7 @@ def make_eval_step(
 
   spec = jax.sharding.PartitionSpec
   everywhere = sharding.replicated(mesh)
-  return compilation.CompiledOnce(
+  return compilation.CompiledFunction(
     jax.shard_map(
       local,
       mesh=mesh,
@@ -82,7 +82,7 @@ class StoppedError(Exception):
 
 
 def evaluate(
-  eval_step: compilation.CompiledOnce,
+  eval_step: compilation.CompiledFunction,
   variables: model_lib.Variables,
   batches: Iterable[batches_lib.PipelineBatch],
   mesh: jax.sharding.Mesh,
@@ -105,7 +105,7 @@ def evaluate(
 
 
 def compare(
-  eval_step: compilation.CompiledOnce,
+  eval_step: compilation.CompiledFunction,
   variables: model_lib.Variables,
   raw: model_lib.Variables | None,
   batches: Iterable[batches_lib.PipelineBatch],

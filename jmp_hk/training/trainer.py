@@ -108,7 +108,7 @@ class Trainer:
     self._host = state_lib.HostState()
     if processes.is_first():
       run_directory.store_config({"trainer": config}, self.workdir)
-    summary.tell_start(config, self._program, self._example.budget)
+    summary.tell_start(config, self._program, self._example)
 
   @classmethod
   def from_batches(
