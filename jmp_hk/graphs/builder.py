@@ -47,6 +47,9 @@ class GraphBuilder(abc.ABC):
 
   # The static sizes that the graphs of this backbone need.
   budget_type: ClassVar[type[budget_lib.Budget]]
+  # Raised where the same settings give other graphs than before: stored sizes of an
+  # earlier version are measured anew.
+  version: ClassVar[int] = 1
 
   edge_dropout: float = 0.0
 
