@@ -1,6 +1,20 @@
 """Settings of the pipeline from structures to packed batches."""
 
 import dataclasses
+import enum
+
+
+class Packing(enum.Enum):
+  """How many structures a step has.
+
+  EXACT: as many as wanted, and what is left at the end of an epoch. Microbatches are
+  padded to one of a few budgets. The sizes of all structures are measured once.
+  FULL: as many as fill a budget, which is chosen so that there are as many as wanted on
+  average.
+  """
+
+  EXACT = "exact"
+  FULL = "full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -8,15 +22,19 @@ class PipelineConfig:
   """How structures are read, mixed and prepared; changes no batch but its contents.
 
   Attributes:
+    packing: whether a step has exactly the wanted number of structures, or as many as
+      fill its batch.
     temperature: T in p_i ∝ (n_i/N)^(1/T), the probability of a draw from dataset i; 1
       is proportional to size, infinity uniform.
     num_workers: processes that build graphs; 0 builds them in this process.
-    pool_size: structures per microbatch that wait for a batch they fit into.
+    pool_size: structures per microbatch that wait for a batch they fit into, where
+      batches are filled and in evaluations.
     shuffle_buffer: number of records within which the order is shuffled.
     shards_per_group: number of shards that are read side by side.
     prefetch_batches: packed batches that are made ahead; 0 makes them on demand.
   """
 
+  packing: Packing = Packing.EXACT
   temperature: float = 2.0
   num_workers: int = 0
   pool_size: int = 64

@@ -7,23 +7,67 @@ arithmetic on a table: no structure is read and no graph is built.
 from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Protocol
 
 import numpy as np
 
 from jmp_hk.graphs import bucket_search
 from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.pipeline import order as order_lib
 
 _TRIED_STRUCTURES = 2**18  # That simulated steps hold together.
 _MOST_TRIED = 4096  # Simulated steps.
 
 
-class Order(Protocol):
-  """Which structure every draw of the stream is, see `order.Order`."""
+class Draws:
+  """Which structure every draw is, found at once wherever it lies in the stream.
 
-  def indices(self, positions: np.ndarray) -> np.ndarray:
-    """Rows of the table of sizes for some draws, both [n] int64."""
-    ...
+  Of one dataset an epoch is a pass over its structures. Of several, it has the
+  share of each that its probability gives it, in random order, and each goes through
+  its structures by itself.
+
+  Attributes:
+    epoch_length: draws in an epoch.
+  """
+
+  def __init__(
+    self,
+    seed: int,
+    orders: Sequence[order_lib.Order],
+    lengths: Sequence[int],
+    chances: Sequence[float],
+  ) -> None:
+    """Fixes the stream.
+
+    Args:
+      seed: seed of the order in which datasets are drawn.
+      orders: order of each dataset's structures.
+      lengths: number of structures of each.
+      chances: probability of a draw from each.
+    """
+    least = max(length / p for length, p in zip(lengths, chances, strict=True))
+    self._shares = np.array([max(1, round(least * chance)) for chance in chances])
+    self.epoch_length = int(self._shares.sum())
+    self._first_places = np.cumsum(self._shares) - self._shares
+    self._first_rows = np.cumsum(lengths) - lengths
+    self._places = order_lib.Order(seed, self.epoch_length)
+    self._orders = tuple(orders)
+
+  def rows(self, draws: np.ndarray) -> np.ndarray:
+    """The structures of [n] draws, [n] int64; those of all datasets are numbered on."""
+    places = self._places.indices(draws)
+    datasets = np.searchsorted(self._first_places, places, side="right") - 1
+    before = draws // self.epoch_length * self._shares[datasets]
+    positions = places - self._first_places[datasets] + before
+    result = np.empty(len(draws), np.int64)
+    for index in np.unique(datasets):
+      here = datasets == index
+      result[here] = self._orders[index].indices(positions[here])
+    return result + self._first_rows[datasets]
+
+  def find(self, row: int) -> tuple[int, int]:
+    """Dataset of a structure, and its place there."""
+    dataset = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+    return dataset, row - int(self._first_rows[dataset])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +75,8 @@ class StepPlan:
   """What one optimiser step trains on.
 
   Attributes:
-    draws: for each microbatch the numbers of its structures in the stream, ascending;
-      epoch e of N structures is the draws from e·N on.
-    rows: likewise, which structure of the split each one is.
+    draws: for each microbatch the numbers of its structures in the stream, ascending.
+    rows: likewise, which structure each one is, see `Draws.rows`.
     bucket: index of the budget that all its microbatches are packed to.
   """
 
@@ -50,7 +93,7 @@ class StepPlan:
 class ExactPlan:
   """The structures of every step, a function of its number alone.
 
-  An epoch is one pass over the data. Each of its steps has `batch_size` structures, and
+  Each step of an epoch has `batch_size` structures, and
   the last one has what is left. They are dealt to the microbatches so that their
   numbers differ by at most one, and that edges (the field that costs most) are shared
   out evenly. All microbatches of a step are packed to the smallest bucket
@@ -60,7 +103,7 @@ class ExactPlan:
   def __init__(
     self,
     sizes: np.ndarray,
-    order: Order,
+    draws: Draws,
     batch_size: int,
     num_microbatches: int,
     buckets: Sequence[budget_lib.Budget],
@@ -68,8 +111,8 @@ class ExactPlan:
     """Computes nothing yet.
 
     Args:
-      sizes: [N, fields] what each structure needs, by `budget.names`.
-      order: order of the draws.
+      sizes: [rows, fields] what each structure needs, by `budget.names`.
+      draws: which structure every draw is.
       batch_size: structures of a step.
       num_microbatches: microbatches of a step.
       buckets: budgets of a microbatch, the cheapest first.
@@ -82,7 +125,7 @@ class ExactPlan:
         f"Exact batches need structures ({len(sizes)}), budgets ({len(buckets)}), a "
         f"positive batch size ({batch_size}) and microbatches ({num_microbatches})."
       )
-    self._sizes, self._order = sizes, order
+    self._sizes, self._draws = sizes, draws
     self._batch_size, self._num_microbatches = batch_size, num_microbatches
     self.buckets = tuple(buckets)
     self._kind = type(buckets[0])
@@ -97,8 +140,19 @@ class ExactPlan:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Number of steps of one pass over the data."""
-    return steps_per_epoch(len(self._sizes), self._batch_size)
+    """Number of steps of an epoch."""
+    return steps_per_epoch(self._draws.epoch_length, self._batch_size)
+
+  def find(self, row: int) -> tuple[int, int]:
+    """See `Draws`."""
+    return self._draws.find(row)
+
+  @property
+  def most_needed(self) -> budget_lib.Budget:
+    """What no microbatch exceeds, without padding."""
+    batch = min(self._batch_size, self._draws.epoch_length)
+    each = -(-batch // self._num_microbatches)
+    return self._kind(*most_needed(self._sizes, each, self._kind).tolist())
 
   def step(self, number: int) -> StepPlan:
     """The structures of a step.
@@ -111,17 +165,17 @@ class ExactPlan:
     """
     return self._step(number)
 
-  def epoch_after(self, number: int) -> float:
-    """How many passes over the data are complete after a step."""
-    return self._first_draw(number + 1) / len(self._sizes)
+  def epoch_before(self, number: int) -> float:
+    """How many epochs lie before a step."""
+    return self._first_draw(number) / self._draws.epoch_length
 
   def _first_draw(self, number: int) -> int:
     epoch, step = divmod(number, self.steps_per_epoch)
-    return epoch * len(self._sizes) + step * self._batch_size
+    return epoch * self._draws.epoch_length + step * self._batch_size
 
   def _make_step(self, number: int) -> StepPlan:
     draws = np.arange(self._first_draw(number), self._first_draw(number + 1))
-    rows = self._order.indices(draws)
+    rows = self._draws.rows(draws)
     sizes = self._sizes[rows]
     parts = deal(sizes[None, :, self._main], self._num_microbatches)[0]
     needs = microbatch_needs(
@@ -142,7 +196,7 @@ class ExactPlan:
 
 
 def steps_per_epoch(num_structures: int, batch_size: int) -> int:
-  """Number of steps of one pass over the data, of which the last may be smaller."""
+  """Number of steps of a pass over structures, of which the last may have fewer."""
   return -(-num_structures // batch_size)
 
 
@@ -210,7 +264,7 @@ def find_bucket(needs: np.ndarray, buckets: Sequence[budget_lib.Budget]) -> int 
 
 def choose_buckets(
   sizes: np.ndarray,
-  order: Order,
+  draws: Draws,
   batch_size: int,
   num_microbatches: int,
   kind: type[budget_lib.BudgetT],
@@ -219,8 +273,8 @@ def choose_buckets(
   """Chooses the few budgets that the steps of a run are packed to.
 
   Args:
-    sizes: [N, fields] what each structure needs, by `budget.names`.
-    order: order of the draws.
+    sizes: [rows, fields] what each structure needs, by `budget.names`.
+    draws: which structure every draw is.
     batch_size: structures of a step.
     num_microbatches: microbatches of a step.
     kind: type of the budget.
@@ -229,14 +283,13 @@ def choose_buckets(
   Returns:
     At most four budgets, the cheapest first. The last one is always enough.
   """
-  batch_size = min(batch_size, len(sizes))
-  number = max(1, min(_MOST_TRIED, _TRIED_STRUCTURES // batch_size))
-  steps = np.arange(number)
+  length = draws.epoch_length
+  batch_size = min(batch_size, length)
+  steps = np.arange(max(1, min(_MOST_TRIED, _TRIED_STRUCTURES // batch_size)))
   # Full batches alone: what is left at the end of an epoch needs less.
-  whole, step = np.divmod(steps, max(1, len(sizes) // batch_size))
-  first = whole * len(sizes) + step * batch_size
-  draws = first[:, None] + np.arange(batch_size)
-  found = sizes[order.indices(draws.ravel())].reshape(*draws.shape, -1)
+  epochs, steps = np.divmod(steps, length // batch_size)
+  numbers = (epochs * length + steps * batch_size)[:, None] + np.arange(batch_size)
+  found = sizes[draws.rows(numbers.ravel())].reshape(*numbers.shape, -1)
   main = budget_lib.names(kind).index(kind.main_field)
   parts = deal(found[:, :, main], num_microbatches)
   needs = microbatch_needs(found, parts, num_microbatches, kind)

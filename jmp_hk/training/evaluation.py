@@ -20,6 +20,7 @@ from jmp_hk.training import metrics as metrics_lib
 from jmp_hk.training import objective as objective_lib
 from jmp_hk.training import sharding
 
+_MOST_BUDGETS = 4  # Other datasets than those of the run may need larger ones.
 _AHEAD = 2  # Batches that the host may run ahead of the devices.
 _COMPARED = 8  # Batches on which averaged and raw weights are compared.
 _DIFFERENCE = 0.1  # Part of the score from which both are reported.
@@ -63,6 +64,7 @@ def make_eval_step(
       check_vma=False,
     ),
     name,
+    most=_MOST_BUDGETS,
     in_shardings=(everywhere, everywhere, sharding.by_microbatch(mesh)),
     out_shardings=everywhere,
   )

@@ -33,8 +33,13 @@ def table(count: int, seed: int = 0, spread: float = 1.0) -> np.ndarray:
   return np.stack([ones, atoms, atoms * rng.integers(5, 12, count), atoms % 7], 1)
 
 
+def make_draws(*lengths, chances=(1.0,), seed=0) -> exact.Draws:
+  orders = [order.Order(seed + i, length) for i, length in enumerate(lengths)]
+  return exact.Draws(seed, orders, lengths, chances)
+
+
 def make_plan(sizes, batch_size, microbatches=1, seed=0, num_steps=10_000):
-  draws = order.Order(seed, len(sizes))
+  draws = make_draws(len(sizes), seed=seed)
   buckets = exact.choose_buckets(
     sizes, draws, batch_size, microbatches, Budget, num_steps
   )
@@ -56,7 +61,7 @@ def test_an_epoch_has_every_structure_once_in_batches_of_the_wanted_size(
     assert sorted(rows) == list(range(count))
     draws = sorted(d for step in steps for part in step.draws for d in part)
     assert draws == list(range(epoch * count, (epoch + 1) * count))
-    assert plan.epoch_after(first + len(steps) - 1) == epoch + 1
+    assert plan.epoch_before(first + len(steps)) == epoch + 1
   # Epochs are ordered differently.
   if count > 2:
     assert plan.step(0).rows != plan.step(plan.steps_per_epoch).rows
@@ -144,18 +149,30 @@ def test_structures_without_edges_are_dealt_too():
 def test_a_step_that_fits_no_bucket_says_what_to_raise():
   sizes = table(10)
   small = dataclasses.replace(make_plan(sizes, 2).buckets[-1], num_edges=16)
-  plan = exact.ExactPlan(sizes, order.Order(0, 10), 2, 1, [small])
+  plan = exact.ExactPlan(sizes, make_draws(10), 2, 1, [small])
   with pytest.raises(budget_lib.BudgetError, match=r"Step 4 .*--budget=num_edges="):
     plan.step(3)
+
+
+def test_datasets_of_a_mixture_have_their_shares_of_every_epoch():
+  draws = make_draws(30, 10, chances=(0.6, 0.4))
+  assert draws.epoch_length == 50  # The first has each structure once, the other twice.
+  for epoch in range(3):
+    rows = draws.rows(np.arange(50 * epoch, 50 * (epoch + 1)))
+    found = [draws.find(row) for row in rows.tolist()]
+    assert sorted(i for dataset, i in found if not dataset) == list(range(30))
+    assert sorted(i for dataset, i in found if dataset) == sorted([*range(10)] * 2)
+    datasets = [dataset for dataset, _ in found]
+    assert 2 < sum(datasets[:15]) < 13  # They are mixed.
 
 
 def test_plans_of_nothing_are_refused():
   bucket = Budget(2, 8, 16, 2)
   for args in (
-    (table(0), order.Order(0, 1), 2, 1, [bucket]),
-    (table(3), order.Order(0, 3), 2, 1, []),
-    (table(3), order.Order(0, 3), 0, 1, [bucket]),
-    (table(3), order.Order(0, 3), 2, 0, [bucket]),
+    (table(0), make_draws(1), 2, 1, [bucket]),
+    (table(3), make_draws(3), 2, 1, []),
+    (table(3), make_draws(3), 0, 1, [bucket]),
+    (table(3), make_draws(3), 2, 0, [bucket]),
   ):
     with pytest.raises(ValueError, match="Exact batches need"):
       exact.ExactPlan(*args)
