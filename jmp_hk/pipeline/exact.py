@@ -7,6 +7,7 @@ arithmetic on a table: no structure is read and no graph is built.
 from collections.abc import Sequence
 import dataclasses
 import functools
+import zlib
 
 import numpy as np
 
@@ -153,6 +154,11 @@ class ExactPlan:
     batch = min(self._batch_size, self._draws.epoch_length)
     each = -(-batch // self._num_microbatches)
     return self._kind(*most_needed(self._sizes, each, self._kind).tolist())
+
+  @property
+  def identity(self) -> list[int]:
+    """JSON values that change where steps get other structures."""
+    return [self._batch_size, self._num_microbatches, zlib.crc32(self._sizes.tobytes())]
 
   def step(self, number: int) -> StepPlan:
     """The structures of a step.

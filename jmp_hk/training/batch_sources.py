@@ -22,7 +22,7 @@ from jmp_hk.graphs import pool as pool_lib
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.pipeline import evaluation_stream
-from jmp_hk.pipeline import exact
+from jmp_hk.pipeline import exact_lane
 from jmp_hk.pipeline import microbatches as microbatches_lib
 from jmp_hk.pipeline import training_stream
 from jmp_hk.runtime import processes
@@ -189,7 +189,7 @@ class DatasetBatches(BatchSource):
     builder = dataclasses.replace(self._spec.builder, edge_dropout=0.0)
     spec = dataclasses.replace(self._spec, builder=builder)
     if self._plan is not None:
-      return exact.sample(self._training, spec, self._plan, count)
+      return exact_lane.sample(self._training, spec, self._plan, count)
     with training_stream.TrainingStream(
       self._training,
       spec,
