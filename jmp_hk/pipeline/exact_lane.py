@@ -91,8 +91,8 @@ def _items(
   items = list(preparation.items(draws))
   spec = preparation.spec
   if preparation.seed is not None and spec.builder.edge_dropout:
-    # An atom can get more edges with dropout than without, where far ones take the place
-    # of near ones. The plan knows the sizes without.
+    # The plan knows the sizes without dropout. With it an atom can get more edges, since
+    # far ones take the place of near ones.
     together = budget_lib.total([item.sizes for item in items], type(spec.budget))
     if not budget_lib.fits(together, spec.budgets[step.bucket]):
       return list(dataclasses.replace(preparation, seed=None).items(draws))

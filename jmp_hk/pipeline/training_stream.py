@@ -169,9 +169,9 @@ class TrainingStream:
     if state["stream"] != self._fingerprint:
       raise StateError(
         "The checkpoint was made with another data stream: datasets, weights, "
-        "temperature, seed, size of batches, number of microbatches or of their streams "
-        "have changed. "
-        "Start in a new --workdir, or use the flags that are stored in this one."
+        "temperature, seed, size of batches, number of microbatches or of their "
+        "streams have changed. Start in a new --workdir, or use the flags that are "
+        "stored in this one."
       )
     stored = state["microbatches"]
     missing = [index for index in self._lanes if str(index) not in stored]

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from jmp_hk import dataset_info
-from jmp_hk import serialization
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import pool as pool_lib
@@ -25,7 +24,6 @@ from jmp_hk.pipeline import evaluation_stream
 from jmp_hk.pipeline import exact_lane
 from jmp_hk.pipeline import microbatches as microbatches_lib
 from jmp_hk.pipeline import training_stream
-from jmp_hk.runtime import processes
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import objective
 from jmp_hk.training import run_budgets

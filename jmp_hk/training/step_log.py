@@ -93,9 +93,9 @@ class StepLog:
       step: number of the last step.
 
     Returns:
-      Metrics by name, "structures" of the last step, "dataset/metric" for each error,
-      "epoch", the passes over the data so far where that is known, and "utilisation/field" for each field
-      of the budget.
+      Metrics by name: "structures" of the last step; "dataset/metric" for each error;
+      "epoch", the epochs of the data so far, where that is known; and
+      "utilisation/field" for each field of the budget.
 
     Raises:
       NonFiniteLossError: a step's loss or gradient was not finite.

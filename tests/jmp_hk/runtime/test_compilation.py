@@ -39,7 +39,9 @@ def test_options_of_jit_reach_the_function():
   ],
 )
 def test_other_arguments_are_refused_by_name(changed, reason):
-  once = compilation.CompiledFunction(lambda arrays: jax.tree.map(jnp.sin, arrays), "sine")
+  once = compilation.CompiledFunction(
+    lambda arrays: jax.tree.map(jnp.sin, arrays), "sine"
+  )
   once({"x": jnp.zeros(3)})
   with pytest.raises(compilation.RecompileError, match="sine would have.*" + reason):
     once(changed)
