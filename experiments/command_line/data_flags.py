@@ -94,6 +94,15 @@ def _define_batch_size(values: flags.FlagValues) -> None:
     lower_bound=1,
     flag_values=values,
   )
+  flags.DEFINE_enum_class(
+    "packing",
+    pipeline_config.Packing.EXACT,
+    pipeline_config.Packing,
+    "How many structures a step has. With exact: --batch_size, and what is left at the "
+    "end of an epoch, for which the sizes of all structures are measured once. With "
+    "full: as many as fill a batch of one size, --batch_size on average.",
+    flag_values=values,
+  )
 
 
 @flag_help.group("Batches")
@@ -241,6 +250,7 @@ def pipeline(
     temperature: temperature of the mixture, where there is one.
   """
   return pipeline_config.PipelineConfig(
+    packing=values.packing,
     temperature=temperature,
     num_workers=values.num_workers,
     pool_size=values.pool_size,

@@ -10,6 +10,7 @@ from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.pipeline import exact
 from jmp_hk.pipeline import lanes
 from jmp_hk.pipeline import microbatches
+from jmp_hk.pipeline import mixture as mixture_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,12 @@ class ExactLane(lanes.Lane):
     return state["next"] if state else self.first
 
 
+def draws(mixture: mixture_lib.Mixture) -> exact.Draws:
+  """The draws of exact batches of a mixture."""
+  lengths = [dataset.num_structures for dataset in mixture.datasets]
+  return exact.Draws(mixture.seed, mixture.orders, lengths, mixture.chances)
+
+
 def sample(
   datasets: Sequence[datasets_lib.Dataset],
   spec: microbatches.BatchSpec,
@@ -84,16 +91,16 @@ def _items(
   microbatch: int,
 ) -> list[microbatches.Item]:
   """The structures of a microbatch, ready to be packed."""
-  draws = [
+  wanted = [
     microbatches.Draw(number, *plan.find(row))
     for number, row in zip(step.draws[microbatch], step.rows[microbatch], strict=True)
   ]
-  items = list(preparation.items(draws))
+  items = list(preparation.items(wanted))
   spec = preparation.spec
   if preparation.seed is not None and spec.builder.edge_dropout:
-    # The plan knows the sizes without dropout. With it an atom can get more edges, since
-    # far ones take the place of near ones.
+    # The plan knows the sizes without dropout. With it an atom can get more edges: far
+    # ones take the place of near ones.
     together = budget_lib.total([item.sizes for item in items], type(spec.budget))
     if not budget_lib.fits(together, spec.budgets[step.bucket]):
-      return list(dataclasses.replace(preparation, seed=None).items(draws))
+      return list(dataclasses.replace(preparation, seed=None).items(wanted))
   return items

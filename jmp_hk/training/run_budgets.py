@@ -14,6 +14,7 @@ from jmp_hk.pipeline import budgets as budgets_lib
 from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.pipeline import exact
+from jmp_hk.pipeline import exact_lane
 from jmp_hk.pipeline import mixture
 from jmp_hk.pipeline import sizes
 from jmp_hk.runtime import processes
@@ -169,9 +170,9 @@ def _sizes(config: config_lib.TrainerConfig, training: Datasets) -> np.ndarray:
 
 def _draws(config: config_lib.TrainerConfig, training: Datasets) -> exact.Draws:
   chances = mixture.probabilities(training, config.pipeline.temperature)
-  mixed = mixture.Mixture(tuple(training), tuple(chances), config.train.seed)
-  lengths = [dataset.num_structures for dataset in training]
-  return exact.Draws(config.train.seed, mixed.orders, lengths, mixed.chances)
+  return exact_lane.draws(
+    mixture.Mixture(tuple(training), tuple(chances), config.train.seed)
+  )
 
 
 def _override(found: RunBudgets, config: config_lib.TrainerConfig) -> RunBudgets:
