@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from jmp_hk.graphs import batch as batch_lib
-from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import compilation
 from jmp_hk.training import config as train_config
@@ -16,7 +15,7 @@ from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
 
 # AdamW with a moving average; the number of steps does not change what one computes.
-_TRAIN = train_config.TrainConfig(num_steps=1, ema_decay=0.99)
+_TRAIN = train_config.TrainConfig(num_steps=1, batch_size=1, ema_decay=0.99)
 
 
 class Training:
@@ -29,10 +28,8 @@ class Training:
       config: configuration of the model.
       example: a microbatch, for shapes.
     """
-    # Batches are packed already, so the way their budget was chosen does not matter.
-    run = train_config.TrainerConfig(
-      config, _TRAIN, budget_lib.BudgetConfig(structures=1)
-    )
+    # Batches are packed already, so their size does not matter.
+    run = train_config.TrainerConfig(config, _TRAIN)
     self._mesh = sharding.make_mesh(jax.local_devices()[:1])
     self._program = program_lib.Program(run, {}, example, self._mesh)
     self._state: state_lib.TrainState | None = None

@@ -120,9 +120,7 @@ def make_config(
   except ValueError as error:
     raise command.FlagError(f"--datasets: {error}") from error
   draws = values.num_epochs * mixture_lib.epoch_length(opened, chances)
-  num_steps = values.num_steps or round(
-    draws / (values.num_microbatches * values.batch_size)
-  )
+  num_steps = values.num_steps or round(draws / values.batch_size)
   return config_lib.RunConfig(
     datasets=mixture.datasets,
     trainer=train_config.TrainerConfig(

@@ -246,7 +246,7 @@ def fine_tune(
   keys: Mapping[str, str] | None = None,
   num_steps: int | None = None,
   num_epochs: float = 100.0,
-  batch_size: float = 8,
+  batch_size: int = 8,
   learning_rate: float = 8e-5,
   seed: int = 42,
   head_name: str = "fine_tuned",
@@ -289,7 +289,7 @@ def fine_tune(
       (`REF_energy` comes before `energy`), and what is not plain is refused.
     num_steps: number of optimiser steps; None takes `num_epochs`.
     num_epochs: number of passes over the training structures.
-    batch_size: mean number of structures of a step, over all devices.
+    batch_size: structures of a step, over all devices; fewer at the end of an epoch.
     learning_rate: peak of the learning rate.
     seed: seed of all random draws: validation structures, new heads, order of the data.
     head_name: name of the new model's head.

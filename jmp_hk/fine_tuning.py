@@ -3,21 +3,18 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Literal
-
-import jax
 
 from jmp_hk import ase_datasets
 from jmp_hk import ase_structures
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import config as graph_config
-from jmp_hk.graphs import pool
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
-from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import processes
 from jmp_hk.targets import config as tasks_lib
@@ -49,7 +46,7 @@ def fine_tune(
   keys: Mapping[str, str] | None = None,
   num_steps: int | None = None,
   num_epochs: float = 100.0,
-  batch_size: float = 8,
+  batch_size: int = 8,
   learning_rate: float = 8e-5,
   seed: int = 42,
   head_name: str = "fine_tuned",
@@ -84,7 +81,7 @@ def fine_tune(
       (`REF_energy` comes before `energy`), and what is not plain is refused.
     num_steps: number of optimiser steps; None takes `num_epochs`.
     num_epochs: number of passes over the training structures.
-    batch_size: mean number of structures of a step, over all devices.
+    batch_size: structures of a step, over all devices; fewer at the end of an epoch.
     learning_rate: peak of the learning rate. It warms up in the first twentieth of the
       steps and follows a cosine to a tenth of the peak. Blocks of a trained backbone
       learn at the published fractions of it, where there are any.
@@ -127,8 +124,8 @@ def fine_tune(
   data = ase_datasets.make_datasets(
     structures, validation, task, graph or start.graph, seed, keys
   )
-  config = _trainer_config(start, data, settings)
   workdir = pathlib.Path(workdir)
+  config = run_directory.complete(_trainer_config(start, data, settings), workdir)
   checked = {"structures": data.fingerprint, "trainer": config}
   run_directory.check_config(checked, workdir)
   if processes.is_first():
@@ -146,7 +143,7 @@ class _Settings:
 
   num_steps: int | None
   num_epochs: float
-  batch_size: float
+  batch_size: int
   learning_rate: float
   seed: int
   precision: str
@@ -194,10 +191,9 @@ def _trainer_config(
   """Configuration of the run: the published recipe with a schedule for short runs."""
   task = data.task
   num_structures = data.training[0].num_structures
-  epoch = num_structures / settings.batch_size
+  epoch = math.ceil(num_structures / settings.batch_size)
   num_steps = settings.num_steps or max(1, round(settings.num_epochs * epoch))
   interval = max(_FEWEST_STEPS, num_steps // _VALIDATIONS)
-  num_devices = jax.device_count()
   return train_config.TrainerConfig(
     model=model_lib.ModelConfig(
       backbone=dataclasses.replace(
@@ -209,7 +205,7 @@ def _trainer_config(
     ),
     train=train_config.TrainConfig(
       num_steps=num_steps,
-      num_microbatches=num_devices,
+      batch_size=settings.batch_size,
       seed=settings.seed,
       optimizer=_optimizer_config(start, settings, num_steps),
       primary_metric=metrics.primary_metric(task),
@@ -219,13 +215,8 @@ def _trainer_config(
       keep_last=1,
       num_scale_batches=_SCALE_BATCHES,
     ),
-    budget=budget_lib.BudgetConfig(
-      max(1.0, settings.batch_size / num_devices), overrides=settings.budget
-    ),
+    budget=budget_lib.BudgetConfig(overrides=settings.budget),
     loss=losses.LossConfig(structure_wise=False),
-    pipeline=pipeline_config.PipelineConfig(
-      pool_size=pool.least_size(settings.batch_size)
-    ),
   )
 
 

@@ -102,6 +102,9 @@ def train(
     datasets_lib.open_datasets(entries, tasks)
     for entries in (config.datasets, config.validation_datasets, test_datasets)
   ]
+  config = dataclasses.replace(
+    config, trainer=run_directory.complete(config.trainer, workdir)
+  )
   preflight.check(config.trainer, [d for split in opened for d in split], workdir)
   if processes.is_first():
     store(config, workdir)

@@ -12,7 +12,6 @@ from experiments.command_line import command
 from experiments.command_line import conversions as conversions_lib
 from jmp_hk import dataset_info
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import pool as pool_lib
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.pipeline import config as pipeline_config
 
@@ -88,12 +87,10 @@ def define_batches(values: flags.FlagValues = flags.FLAGS) -> None:
 
 @flag_help.group("Training")
 def _define_batch_size(values: flags.FlagValues) -> None:
-  flags.DEFINE_float(
+  flags.DEFINE_integer(
     "batch_size",
     16,
-    "Mean number of structures of a microbatch. The batch of a step is "
-    "--num_microbatches of them; sizes vary, because microbatches are filled up with "
-    "whole structures.",
+    "Number of structures of a step, over all devices and processes.",
     lower_bound=1,
     flag_values=values,
   )
@@ -123,7 +120,7 @@ def _define_host(values: flags.FlagValues) -> None:
     64,
     1,
     "Number of structures per microbatch that wait for a batch they fit into; never "
-    "fewer than twice --batch_size.",
+    "fewer than twice as many as a microbatch holds.",
   )
   integer(
     "shuffle_buffer", 10_000, 1, "Number of records within which the order is shuffled."
@@ -246,7 +243,7 @@ def pipeline(
   return pipeline_config.PipelineConfig(
     temperature=temperature,
     num_workers=values.num_workers,
-    pool_size=pool_lib.least_size(values.batch_size, values.pool_size),
+    pool_size=values.pool_size,
     shuffle_buffer=values.shuffle_buffer,
   )
 
@@ -264,9 +261,7 @@ def budget(
     FlagError: --budget cannot be read.
   """
   known = budget_lib.names(backbone.graph_builder.budget_type)
-  return budget_lib.BudgetConfig(
-    structures=values.batch_size, overrides=_parse_sizes(values.budget, known)
-  )
+  return budget_lib.BudgetConfig(overrides=_parse_sizes(values.budget, known))
 
 
 def _parse_sizes(entries: Sequence[str], known: Sequence[str]) -> dict[str, int]:

@@ -24,6 +24,12 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     name, default, text, lower_bound=0, flag_values=values
   )
   inference_flags.define_compilation_cache(values)
+  integer(
+    "num_devices",
+    0,
+    "Number of devices to use, over all processes; 0 uses all. A run may be continued "
+    "with another number.",
+  )
   flags.DEFINE_string(
     "coordinator_address",
     "",
@@ -68,6 +74,7 @@ def expected_errors() -> tuple[type[Exception], ...]:
   from jmp_hk.checkpoints import model_directory  # Slow to import.
   from jmp_hk.checkpoints import pretrained
   from jmp_hk.training import preflight
+  from jmp_hk.training import sharding
   from jmp_hk.training import step_log
 
   return (
@@ -79,5 +86,6 @@ def expected_errors() -> tuple[type[Exception], ...]:
     model_directory.CheckpointError,
     pretrained.PretrainedError,
     preflight.PreflightError,
+    sharding.DevicesError,
     *conversions.ERRORS,
   )

@@ -1,5 +1,7 @@
 """Flags about the schedule of a fine-tuning: epochs, plateau, early stopping."""
 
+import math
+
 from absl import flags
 
 from data.command_line import flag_help
@@ -101,7 +103,7 @@ def train(
   Raises:
     FlagError: values that make no sense.
   """
-  epoch = max(1.0, num_structures / (values.batch_size * values.num_microbatches))
+  epoch = math.ceil(num_structures / values.batch_size)
   steps = lambda epochs: round(epochs * epoch)
   warmup = values.warmup_steps or steps(values.warmup_epochs)
   decay = values.decay_steps or max(steps(values.decay_epochs), 1)

@@ -157,10 +157,12 @@ def _define_length(values: flags.FlagValues) -> None:
   )
   integer(
     "num_microbatches",
-    1,
-    1,
-    "Number of microbatches of one step, over all devices and processes; a multiple of "
-    "the number of devices. Those of one device are worked through one after another.",
+    0,
+    0,
+    "Number of microbatches that the structures of a step are divided into, over all "
+    "devices and processes. Those of one device are worked through one after another, "
+    "which takes less memory. 0 makes one for each device. A run that is continued on "
+    "other devices keeps its number.",
   )
   integer(
     "num_scale_batches",
@@ -277,7 +279,9 @@ def train(
       parse_factors(values.learning_rate_factors),
     )
   names = (
+    "batch_size",
     "num_microbatches",
+    "num_devices",
     "seed",
     "ema_decay",
     "ema_warmup",

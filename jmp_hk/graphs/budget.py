@@ -107,7 +107,8 @@ class BudgetConfig:
   """How a budget is chosen from a sample of structures.
 
   Attributes:
-    structures: wanted number of structures in a batch, on average.
+    structures: wanted number of structures in a batch, on average. None in the
+      configuration of a training run, where `batch_size` and `num_microbatches` say it.
     headroom: factor of the counts other than the main one. That costs by far the most,
       so the others should rarely be what fills up first.
     graph_headroom: the same for the number of structures, which costs nothing; large
@@ -118,7 +119,7 @@ class BudgetConfig:
     overrides: sizes by field name, used as they are.
   """
 
-  structures: float
+  structures: float | None = None
   headroom: float = 1.2
   graph_headroom: float = 3.0
   width_headroom: float = 1.15
@@ -204,15 +205,15 @@ def choose_budget(
   """
   if not sample:
     raise ValueError("A budget cannot be chosen from an empty sample of structures.")
-  if config.structures <= 0:
-    raise ValueError(f"Wanted structures must be positive, got {config.structures}.")
+  structures = config.structures
+  if structures is None or structures <= 0:
+    raise ValueError(f"Wanted structures must be positive, got {structures}.")
   kind = type(sample[0])
   table = np.stack([sizes.as_array() for sizes in sample])
   mean = np.average(table, axis=0, weights=weights)
   most = table.max(axis=0)
   # One structure may need more of the main field than that many average ones.
   main = names(kind).index(kind.main_field)
-  structures = config.structures
   if mean[main] > 0:
     structures = max(structures, most[main] * config.single_headroom / mean[main])
   chosen = {

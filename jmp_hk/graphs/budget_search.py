@@ -48,14 +48,15 @@ def search_budget(
   """
   if not sample or type(sample[0]).main_field in config.overrides:
     return budget_lib.choose_budget(sample, config, weights, limits)
-  pool_size = pool_lib.least_size(config.structures)
-  chance = np.ones(len(sample)) if weights is None else np.asarray(weights, float)
   best, most = budget_lib.choose_budget(sample, config, weights, limits), -1.0
+  wanted = config.structures or 1.0  # It has just been checked.
+  pool_size = pool_lib.least_size(wanted)
+  chance = np.ones(len(sample)) if weights is None else np.asarray(weights, float)
   for structures in _STRUCTURES:
     for headroom in _HEADROOM:
       trial = dataclasses.replace(
         config,
-        structures=config.structures * structures,
+        structures=wanted * structures,
         headroom=config.headroom * headroom,
       )
       budget = budget_lib.choose_budget(sample, trial, weights, limits)

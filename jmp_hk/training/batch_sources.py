@@ -17,6 +17,7 @@ from jmp_hk import dataset_info
 from jmp_hk import serialization
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import pool as pool_lib
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.pipeline import budgets
 from jmp_hk.pipeline import datasets as datasets_lib
@@ -113,7 +114,13 @@ class DatasetBatches(BatchSource):
         f"There must be one training dataset for each task of the model, {tasks}, but "
         f"there are {names}."
       )
-    self._config = config
+    pipeline = dataclasses.replace(
+      config.pipeline,
+      pool_size=pool_lib.least_size(
+        config.structures_per_microbatch, config.pipeline.pool_size
+      ),
+    )
+    self._config = dataclasses.replace(config, pipeline=pipeline)
     self._training = tuple(training)
     self._validation = tuple(validation)
     self._local = tuple(microbatches)
@@ -293,7 +300,7 @@ def _load_or_choose_budget(
       datasets,
       mixture.probabilities(datasets, config.pipeline.temperature),
       builder,
-      config.budget,
+      dataclasses.replace(config.budget, structures=config.structures_per_microbatch),
       num_workers=config.pipeline.num_workers,
     )
   if budget != stored and processes.is_first():

@@ -6,6 +6,8 @@ Pre-training and fine-tuning share all of this; only the values differ.
 import dataclasses
 import enum
 
+import numpy as np
+
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import config as pipeline_config
@@ -125,10 +127,14 @@ class TrainConfig:
 
   Attributes:
     num_steps: number of optimiser steps.
-    num_microbatches: microbatches of one step over all devices and processes; a
-      multiple of the number of devices. Each device works through its share one after
-      another (gradient accumulation), so the same microbatches on other numbers of
-      devices give the same losses to rounding.
+    batch_size: structures of one step, over all devices and processes.
+    num_microbatches: microbatches that the structures of a step are divided into, over
+      all devices and processes. Each device works through its share one after another
+      (gradient accumulation), so the same microbatches on other numbers of devices give
+      the same losses to rounding. Zero makes one for each device; a run stores the
+      number that it got and keeps it when it is continued on other devices.
+    num_devices: devices that are used, over all processes; zero uses all. Fewer are
+      used where they could not be given the same number of microbatches each.
     seed: seed of everything random: initial weights, dropout, data order.
     optimizer: the optimiser.
     ema_decay: decay of the weights' moving average; zero evaluates the raw weights.
@@ -156,7 +162,9 @@ class TrainConfig:
   """
 
   num_steps: int
-  num_microbatches: int = 1
+  batch_size: int
+  num_microbatches: int = 0
+  num_devices: int = 0
   seed: int = 0
   optimizer: OptimizerConfig = OptimizerConfig()
   ema_decay: float = 0.99
@@ -174,21 +182,28 @@ class TrainConfig:
   profile_steps: int = 0
 
   def __post_init__(self) -> None:
+    if not isinstance(self.batch_size, (int, np.integer)):
+      raise ValueError(
+        f"batch_size is a whole number of structures, not {self.batch_size!r}."
+      )
     for name in (
       "num_steps",
-      "num_microbatches",
+      "batch_size",
       "log_every",
       "checkpoint_every",
       "keep_last",
     ):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-    if self.checkpoint_minutes < 0:
+    for name in ("num_microbatches", "num_devices", "checkpoint_minutes", "seed"):
+      if getattr(self, name) < 0:
+        raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
+    if self.num_microbatches > self.batch_size:
       raise ValueError(
-        f"checkpoint_minutes must not be negative, not {self.checkpoint_minutes}."
+        f"A batch of {self.batch_size} structures cannot be divided into "
+        f"{self.num_microbatches} microbatches: raise batch_size or lower "
+        "num_microbatches."
       )
-    if self.seed < 0:
-      raise ValueError(f"seed must not be negative, not {self.seed}.")
     if not 0 <= self.ema_decay < 1:
       raise ValueError(f"ema_decay must lie in [0, 1), not {self.ema_decay}.")
 
@@ -228,7 +243,8 @@ class TrainerConfig:
     model: backbone, tasks and precision.
     train: optimiser, schedule and intervals; also the seed and the number of
       microbatches of everything below.
-    budget: how the static sizes of a microbatch are chosen from the data.
+    budget: how the static sizes of a microbatch are chosen from the data; `train` says
+      how many structures it holds.
     loss: what the loss averages over.
     pipeline: how batches are made.
     validation_limit: structures of each dataset to validate on, taken evenly; zero
@@ -238,7 +254,7 @@ class TrainerConfig:
 
   model: model_lib.ModelConfig
   train: TrainConfig
-  budget: budget_lib.BudgetConfig
+  budget: budget_lib.BudgetConfig = budget_lib.BudgetConfig()
   loss: losses.LossConfig = losses.LossConfig()
   pipeline: pipeline_config.PipelineConfig = pipeline_config.PipelineConfig()
   validation_limit: int = 0
@@ -249,3 +265,13 @@ class TrainerConfig:
       raise ValueError(
         f"validation_limit must not be negative, not {self.validation_limit}."
       )
+    if self.budget.structures is not None:
+      raise ValueError(
+        "The number of structures of a microbatch is train.batch_size divided by "
+        "train.num_microbatches: leave budget.structures out."
+      )
+
+  @property
+  def structures_per_microbatch(self) -> float:
+    """Mean number of structures of a microbatch."""
+    return self.train.batch_size / max(self.train.num_microbatches, 1)

@@ -16,12 +16,15 @@ again continues:
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import json
 import logging
 import pathlib
 from typing import Any
 
 from jmp_hk import serialization
+from jmp_hk.training import config as config_lib
+from jmp_hk.training import sharding
 from jmp_hk.training import writers
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ _FREE_TRAINER_FIELDS = (
   "budget.overrides",
   "pipeline.num_workers",
   "pipeline.prefetch_batches",
+  "train.num_devices",
   "train.num_steps",
   "train.optimizer.schedule.warmup_steps",
   "train.optimizer.schedule.decay_steps",
@@ -58,6 +62,34 @@ FREE_FIELDS = tuple(f"trainer.{name}" for name in _FREE_TRAINER_FIELDS)
 
 class OtherRunError(ValueError):
   """A directory holds a run with other settings; lists the differences."""
+
+
+def complete(
+  config: config_lib.TrainerConfig, directory: pathlib.Path
+) -> config_lib.TrainerConfig:
+  """The configuration with a number of microbatches where that is to follow.
+
+  It is the one that the directory's run has, or follows from the devices and the size
+  of a batch. Call it where jax knows all processes.
+
+  Args:
+    config: configuration of the run.
+    directory: directory of the run.
+
+  Raises:
+    DevicesError: there are more processes than structures in a batch.
+  """
+  train = config.train
+  if train.num_microbatches:
+    return config
+  stored = _stored_config(directory).get("trainer", {}).get("train", {})
+  count = stored.get("num_microbatches") or sharding.Machine.present(
+    train.num_devices
+  ).follow(train.batch_size)
+  count = min(count, train.batch_size)  # A stored batch of another size is refused.
+  return dataclasses.replace(
+    config, train=dataclasses.replace(train, num_microbatches=count)
+  )
 
 
 def check_config(
@@ -84,6 +116,13 @@ def check_config(
     raise OtherRunError(
       f"{directory}/{CONFIG_FILE} says nothing of {', '.join(missing)}: it is that of "
       "another program or version. Use another directory to start a new run."
+    )
+  if "trainer" in given and "batch_size" not in stored["trainer"]["train"]:
+    raise OtherRunError(
+      f"{directory} holds a run of an earlier version, which knew the size of a "
+      "microbatch in place of that of a batch; it cannot be continued. Use another "
+      "directory to start a new run, if you like from the weights of this one: "
+      f"--checkpoint={directory}, or the argument `model` of jmp_hk.fine_tune."
     )
   known = {name: part for name, part in stored.items() if name in given}
   changes = serialization.differences(_without(known, free), _without(given, free))

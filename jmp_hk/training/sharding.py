@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 import json
+import logging
 from typing import Any
 from typing import TypeVar
 
@@ -14,10 +15,130 @@ import numpy as np
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.runtime import prefetch
 
+logger = logging.getLogger(__name__)
+
 TreeT = TypeVar("TreeT")  # A pytree of arrays.
 
 AXIS = "data"
 _AHEAD = 2  # Batches that wait on the devices.
+
+
+class DevicesError(ValueError):
+  """A step cannot be shared out over the devices; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+  """The devices that a run may use.
+
+  Attributes:
+    num_processes: processes of the run.
+    devices_each: devices of each process.
+  """
+
+  num_processes: int
+  devices_each: int
+
+  @classmethod
+  def present(cls, num_devices: int = 0) -> "Machine":
+    """What there is: as many devices of every process.
+
+    Args:
+      num_devices: devices to use over all processes; zero uses all.
+
+    Raises:
+      DevicesError: there are fewer devices, or more processes.
+    """
+    count = jax.process_count()
+    each = min(len(jax.local_devices(process_index=i)) for i in range(count))
+    if num_devices > count * each:
+      raise DevicesError(
+        f"There are {count * each} devices, fewer than num_devices={num_devices}: "
+        "lower it, or leave it out to use all."
+      )
+    if 0 < num_devices < count:
+      raise DevicesError(
+        f"Each of the {count} processes uses at least one device, but num_devices is "
+        f"{num_devices}: start fewer processes."
+      )
+    return cls(count, num_devices // count if num_devices else each)
+
+  def follow(self, batch_size: int) -> int:
+    """Number of microbatches of a step: one for each device, none without structures.
+
+    Args:
+      batch_size: structures of a step.
+
+    Raises:
+      DevicesError: there are more processes than structures.
+    """
+    if batch_size < self.num_processes:
+      raise DevicesError(
+        f"A batch of {batch_size} cannot be shared by {self.num_processes} processes: "
+        "start fewer processes, or raise batch_size."
+      )
+    return self.num_processes * min(self.devices_each, batch_size // self.num_processes)
+
+  def used_each(self, num_microbatches: int) -> int:
+    """Devices of a process that are used: the most that get equally much to do.
+
+    Args:
+      num_microbatches: microbatches of a step.
+
+    Raises:
+      DevicesError: the processes cannot have the same number of them.
+    """
+    if num_microbatches % self.num_processes:
+      possible = [
+        n for n in range(1, num_microbatches + 1) if num_microbatches % n == 0
+      ]
+      raise DevicesError(
+        f"The {num_microbatches} microbatches of a step cannot be shared evenly by "
+        f"{self.num_processes} processes: start {_alternatives(possible)} processes. "
+        "A run keeps the number of its microbatches; a new one gets it from "
+        "num_microbatches, or from its devices."
+      )
+    share = num_microbatches // self.num_processes
+    return max(n for n in range(1, self.devices_each + 1) if share % n == 0)
+
+
+def _alternatives(numbers: Sequence[int]) -> str:
+  """Numbers as a list of choices."""
+  *others, last = map(str, numbers)
+  return f"{', '.join(others)} or {last}" if others else last
+
+
+def open_mesh(
+  batch_size: int, num_microbatches: int, num_devices: int = 0
+) -> jax.sharding.Mesh:
+  """A mesh over the devices that a run uses, all with the same number of microbatches.
+
+  Args:
+    batch_size: structures of a step.
+    num_microbatches: microbatches of a step.
+    num_devices: devices to use over all processes; zero uses all.
+
+  Raises:
+    DevicesError: that is impossible.
+  """
+  machine = Machine.present(num_devices)
+  each = machine.used_each(num_microbatches)
+  if each < machine.devices_each:
+    logger.info(
+      "%d of %d devices are used: a step has %d structures in %d microbatches, as many "
+      "for each device.",
+      machine.num_processes * each,
+      machine.num_processes * machine.devices_each,
+      batch_size,
+      num_microbatches,
+    )
+  return make_mesh(
+    [
+      device
+      for process in range(machine.num_processes)
+      for device in jax.local_devices(process_index=process)[:each]
+    ]
+  )
 
 
 def make_mesh(

@@ -55,7 +55,7 @@ class Trainer:
     >>> model = trainer.predictor()
 
   Attributes:
-    config: configuration of the run.
+    config: configuration of the run; `train.num_microbatches` is never zero.
     workdir: its directory.
   """
 
@@ -81,16 +81,19 @@ class Trainer:
       batches: batches that are ready, in place of those of datasets.
 
     Raises:
+      DevicesError: a step cannot be shared out over the devices.
       OtherRunError: the directory holds a run with other settings.
       PreflightError: the run would fail later on, see `preflight`.
       ValueError: the datasets do not fit the model.
     """
     configuration.configure()
-    self.config = config
     self.workdir = pathlib.Path(workdir)
+    self.config = config = run_directory.complete(config, self.workdir)
     run_directory.check_config({"trainer": config}, self.workdir)
     preflight.check(config, (*training, *validation), self.workdir)
-    mesh = sharding.make_mesh()
+    mesh = sharding.open_mesh(
+      config.train.batch_size, config.train.num_microbatches, config.train.num_devices
+    )
     self._batches = batches or batch_sources.open_datasets(
       config, training, validation, self.workdir, mesh
     )

@@ -45,8 +45,9 @@ def _config(data, *arguments):
 def _open(config, directory):
   """Batches of a run."""
   datasets = datasets_lib.open_datasets(config.datasets, config.trainer.model.tasks)
+  trainer = run_directory.complete(config.trainer, directory)
   mesh = sharding.make_mesh(jax.devices()[:1])
-  return batch_sources.open_datasets(config.trainer, datasets, (), directory, mesh)
+  return batch_sources.open_datasets(trainer, datasets, (), directory, mesh)
 
 
 def _shapes(config, budget, directory):
@@ -98,6 +99,12 @@ def test_flag_files_build_model_head_and_optimizer(path, data, budget, tmp_path)
   if conservative:
     assert "b" not in variables.params["out_energy/linear_0"]
   assert not config.trainer.loss.structure_wise
+  # However many devices there are, some of them share out the published batch.
+  for count in (1, 2, 4, 8):
+    machine = sharding.Machine(num_processes=1, devices_each=count)
+    num_microbatches = machine.follow(train.batch_size)
+    assert num_microbatches == min(count, train.batch_size)
+    assert machine.used_each(num_microbatches) == num_microbatches
 
 
 @pytest.mark.parametrize(
@@ -146,15 +153,16 @@ def test_recipe_of_the_paper(data):
   assert (energy.loss_coefficient, forces.loss_coefficient) == (0.0, 10.0)
   train = _config(data, "--task=qm9_mu", "--batch_size=4").trainer.train
   assert train.plateau.patience == 3 and train.early_stopping.patience == 50
-  assert train.num_steps == round(500 * 18 / 4)
+  # The last batch of an epoch holds the two that are left.
+  assert train.num_steps == 500 * 5
 
 
 def test_command_line_counts_more_than_the_tasks_file(data):
   arguments = ["--task=qm9_mu", "--batch_size=3"]
-  structures = lambda *flags: _config(data, *flags).trainer.budget.structures
-  assert structures(*arguments) == 3
-  assert structures(*reversed(arguments)) == 3
-  assert structures("--task=qm9_mu") == 48
+  batch_size = lambda *flags: _config(data, *flags).trainer.train.batch_size
+  assert batch_size(*arguments) == 3
+  assert batch_size(*reversed(arguments)) == 3
+  assert batch_size("--task=qm9_mu") == 48
 
 
 def test_folds_are_filled_in():

@@ -86,7 +86,7 @@ def test_ablations_arrive(datasets):
     "--train_on_free_atoms_only",
     "--energy_coefficient=0",
     "--force_coefficients=ani1x=2,7",
-    "--batch_size=3",
+    "--batch_size=12",
     "--budget=num_atoms=512",
     "--precision=float32",
     "--seed=5",
@@ -106,7 +106,9 @@ def test_ablations_arrive(datasets):
   assert config.model.backbone.edge_dropout == 0
   assert [t.loss_coefficient for t in config.model.tasks[0].targets] == [0.0, 7.0]
   assert [t.loss_coefficient for t in config.model.tasks[1].targets] == [0.0, 2.0]
-  assert config.budget.structures == 3 and config.budget.overrides == {"num_atoms": 512}
+  assert config.structures_per_microbatch == 3 and config.budget.overrides == {
+    "num_atoms": 512
+  }
   assert config.train.seed == 5 and config.train.num_microbatches == 4
 
 

@@ -24,6 +24,7 @@ _TIMING = ("seconds", "steps_per_second", "structures_per_second")
 _FLAGS = (
   *demo_data.TINY_FLAGS,
   "--num_steps=12",
+  "--batch_size=12",
   "--num_microbatches=2",
   "--log_every=1",
   "--evaluate_every=6",

@@ -85,7 +85,7 @@ def lowered(kind: str, precision: str) -> Step:
   step = step_lib.make_train_step(
     objective_lib.make_objective(model, losses.LossConfig(), {}),
     optimizer,
-    config_lib.TrainConfig(num_steps=1),
+    config_lib.TrainConfig(num_steps=1, batch_size=1),
     sharding.make_mesh(jax.devices()[:1]),
   )
   dense: set[str] = set()

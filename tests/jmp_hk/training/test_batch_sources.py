@@ -20,15 +20,15 @@ from tests.jmp_hk.training import toy_run
 def _open(
   directory: pathlib.Path,
   edge_dropout: float = 0.0,
-  structures: float = 4,
+  batch_size: int = 8,
   **overrides: int,
 ) -> batch_sources.DatasetBatches:
   """Batches of molecules in memory."""
   backbone = dataclasses.replace(toy_run.BACKBONE, edge_dropout=edge_dropout)
   config = config_lib.TrainerConfig(
     model=model_lib.ModelConfig(backbone=backbone, tasks=(toy_run.TASK,)),
-    train=config_lib.TrainConfig(num_steps=1, num_microbatches=2),
-    budget=budget_lib.BudgetConfig(structures, overrides=overrides),
+    train=config_lib.TrainConfig(1, batch_size, num_microbatches=2),
+    budget=budget_lib.BudgetConfig(overrides=overrides),
     validation_limit=3,
   )
   found = [toy_run.structure(i, f"toy:{i}") for i in range(40)]
@@ -65,8 +65,8 @@ class BatchSourcesTest(absltest.TestCase):
 
   def test_a_stored_budget_is_used_again(self):
     chosen = _num_edges(_open(self.directory))
-    self.assertEqual(_num_edges(_open(self.directory, structures=9)), chosen)
-    self.assertGreater(_num_edges(_open(self.directory / "new", structures=9)), chosen)
+    self.assertEqual(_num_edges(_open(self.directory, batch_size=18)), chosen)
+    self.assertGreater(_num_edges(_open(self.directory / "new", batch_size=18)), chosen)
 
   def test_a_run_goes_on_with_a_raised_budget(self):
     small = _open(self.directory, num_edges=8)

@@ -6,7 +6,6 @@ import chex
 import jax
 import numpy as np
 
-from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import program as program_lib
@@ -25,8 +24,9 @@ def _train(config, variables, batches, learning_rate=3e-4):
   program = program_lib.Program(
     config_lib.TrainerConfig(
       model=config,
-      train=config_lib.TrainConfig(len(batches), optimizer=settings, ema_decay=0.9),
-      budget=budget_lib.BudgetConfig(structures=1),
+      train=config_lib.TrainConfig(
+        len(batches), batch_size=1, optimizer=settings, ema_decay=0.9
+      ),
     ),
     infos={},
     example=example,

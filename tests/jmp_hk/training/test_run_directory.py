@@ -24,7 +24,7 @@ class RunDirectoryTest(absltest.TestCase):
     slower = dataclasses.replace(
       config,
       pipeline=dataclasses.replace(config.pipeline, num_workers=3),
-      budget=budget_lib.BudgetConfig(2, overrides={"num_atoms": 99}),
+      budget=budget_lib.BudgetConfig(overrides={"num_atoms": 99}),
       validation_limit=7,
     )
     run_directory.check_config({"trainer": slower}, self.directory)

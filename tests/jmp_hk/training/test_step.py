@@ -76,7 +76,7 @@ def test_the_average_of_a_short_run_forgets_the_initial_weights():
 
 
 def test_in_the_long_run_the_warm_up_makes_no_difference():
-  config = config_lib.TrainConfig(num_steps=1, ema_decay=0.99)
+  config = config_lib.TrainConfig(num_steps=1, batch_size=1, ema_decay=0.99)
   assert float(step_lib.average_rate(jnp.int32(887), config)) > 1 - 0.99
   for step in (890, 100_000):
     rate = step_lib.average_rate(jnp.int32(step), config)

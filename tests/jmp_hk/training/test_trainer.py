@@ -14,7 +14,6 @@ import pytest
 from jmp_hk import dataset_info
 from jmp_hk import training
 from jmp_hk.checkpoints import model_directory
-from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.targets import config as tasks_lib
@@ -52,7 +51,6 @@ def _trainer(
   config = config_lib.TrainerConfig(
     model=model_lib.ModelConfig(backbone=backbone, tasks=_TASKS),
     train=toy.train,
-    budget=budget_lib.BudgetConfig(structures=3),
   )
   training = [_dataset("second", "train", 7, 100), _dataset("first", "train", 9, 200)]
   return trainer_lib.Trainer(

@@ -72,7 +72,7 @@ def setup(
     use_ema=True,
   )
   train = config_lib.TrainConfig(
-    num_steps=1, optimizer=config, ema_decay=0.9, ema_warmup=ema_warmup
+    num_steps=1, batch_size=1, optimizer=config, ema_decay=0.9, ema_warmup=ema_warmup
   )
   step = step_lib.make_train_step(objective, optimizer, train, mesh)
   return mesh, optimizer, state, step

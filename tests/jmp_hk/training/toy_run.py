@@ -11,7 +11,6 @@ import numpy as np
 
 from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
-from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import packing
 from jmp_hk.models import model as model_lib
@@ -47,6 +46,7 @@ _OPTIMIZER = config_lib.OptimizerConfig(
 def make_config(num_steps: int, **kwargs) -> config_lib.TrainerConfig:
   """Logs at every step; saves and evaluates at intervals that do not coincide."""
   defaults = {
+    "batch_size": 2 * MICROBATCHES,
     "num_microbatches": MICROBATCHES,
     "optimizer": _OPTIMIZER,
     "ema_decay": 0.9,
@@ -57,7 +57,6 @@ def make_config(num_steps: int, **kwargs) -> config_lib.TrainerConfig:
   return config_lib.TrainerConfig(
     model=model_lib.ModelConfig(backbone=BACKBONE, tasks=(TASK,)),
     train=config_lib.TrainConfig(num_steps=num_steps, **(defaults | kwargs)),
-    budget=budget_lib.BudgetConfig(structures=2),
   )
 
 
