@@ -82,12 +82,10 @@ class ShardSource(shards_lib.Split):
     kept = self._layout.measured.get(key)
     if kept is not None:
       return kept
-    largest = []
-    for known in self._layout.largest:
-      if key not in known or known[key][0] != fields:
-        return None
-      largest.append(known[key][1])
-    return _ShardSizes(self, builder.budget_type, key, np.max(largest, axis=0))
+    stored = self._layout.largest.get(key)
+    if stored is None or stored[0] != fields:
+      return None
+    return _ShardSizes(self, builder.budget_type, key, stored[1])
 
   def remember(
     self,
@@ -130,7 +128,7 @@ class ShardSource(shards_lib.Split):
   def spread(self, count: int) -> Iterator[structure_lib.Structure]:
     """See `jmp_hk.pipeline.datasets.Source`."""
     return datasets_lib.fetch_all(
-      self, datasets_lib.evenly_spaced(self.num_structures, count)
+      self, datasets_lib.spread_over(self.num_structures, count)
     )
 
   def __getstate__(self) -> dict[str, Any]:
@@ -194,21 +192,22 @@ class _Layout:
   Attributes:
     starts: [shards + 1] int64, number of structures before each shard, and of all.
     checksum: digest of the number and the checksums of all records.
-    largest: for each shard fields and largest sizes by key of its tables.
+    largest: fields and largest sizes of tables that all shards have, by key.
     kept: indices that could not be stored, by number of the shard.
     measured: tables that were measured by this process, by key.
   """
 
   starts: np.ndarray
   checksum: str
-  largest: tuple[dict[str, tuple[tuple[str, ...], tuple[int, ...]]], ...]
+  largest: dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
   kept: dict[int, index_lib.Index]
   measured: dict[str, size_tables.SizesTable]
 
 
 def _look_at(source: shards_lib.Split) -> _Layout:
   """Opens the indices of all shards once, many at a time."""
-  counts, largest, kept = [], [], {}
+  counts, kept = [], {}
+  largest: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] | None = None
   digest = hashlib.sha256()
   with (
     concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
@@ -218,17 +217,32 @@ def _look_at(source: shards_lib.Split) -> _Layout:
     for i, (index, is_stored) in enumerate(opened):
       counts.append(index.num_records)
       digest.update(f"{index.num_records} {index.checksum}\n".encode())
-      largest.append({k: (s.fields, s.largest) for k, s in index.sizes.items()})
+      largest = _merge_largest(largest, index)
       if not is_stored:
         kept[i] = index
       update(i + 1, len(source.shards))
   return _Layout(
     starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
     checksum=digest.hexdigest()[:16],
-    largest=tuple(largest),
+    largest=largest or {},
     kept=kept,
     measured={},
   )
+
+
+def _merge_largest(
+  before: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] | None,
+  index: index_lib.Index,
+) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+  """Fields and largest sizes of the tables that earlier shards and this one have."""
+  own = {key: (sizes.fields, sizes.largest) for key, sizes in index.sizes.items()}
+  if before is None:
+    return own
+  return {
+    key: (fields, tuple(map(max, largest, own[key][1])))
+    for key, (fields, largest) in before.items()
+    if key in own and own[key][0] == fields
+  }
 
 
 class _OpenShards:

@@ -79,6 +79,30 @@ class GraphBuilder(abc.ABC):
       ValueError: the settings or the number of atoms cannot be used.
     """
 
+  def build_fitting(
+    self,
+    structure: structure_lib.Structure,
+    config: graph_config.GraphConfig,
+    rng: np.random.Generator,
+    budget: budget_lib.Budget,
+  ) -> StructureGraphs:
+    """Builds graphs with edge dropout that fit into an empty batch.
+
+    Where near edges are left out, far ones take their place, and an atom can get more
+    edges than without dropout. Graphs that exceed a budget which the structure fits
+    into without dropout are built without it, so that no draw ends a run.
+
+    Args:
+      structure: see `build`.
+      config: likewise.
+      rng: likewise.
+      budget: static sizes of the batch.
+    """
+    graphs = self.build(structure, config, rng)
+    if budget_lib.fits(self.sizes(graphs), budget):
+      return graphs
+    return self.build(structure, config)
+
   @abc.abstractmethod
   def sizes(self, graphs: Any) -> budget_lib.Budget:
     """What one structure's graphs need, without padding."""

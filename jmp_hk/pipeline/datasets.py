@@ -123,6 +123,11 @@ def evenly_spaced(count: int, limit: int = 0) -> range:
   return range(0, count, stride)[: limit or None]
 
 
+def spread_over(count: int, limit: int) -> list[int]:
+  """Up to `limit` indices over all of `count` items, the last one included."""
+  return np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)).tolist()
+
+
 def evenly(
   source: Source, count: int, limit: int = 0
 ) -> Iterator[structure_lib.Structure]:
@@ -208,7 +213,4 @@ class MemorySource:
 
   def spread(self, count: int) -> Iterator[structure_lib.Structure]:
     """See `Source`."""
-    chosen = np.linspace(
-      0, len(self._structures) - 1, min(count, len(self._structures))
-    )
-    return (self._structures[int(index)] for index in np.unique(chosen.astype(int)))
+    return fetch_all(self, spread_over(len(self._structures), count))
