@@ -16,6 +16,8 @@ class Packing(enum.Enum):
   EXACT = "exact"
   FULL = "full"
 
+from jmp_hk import serialization
+
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
@@ -43,6 +45,12 @@ class PipelineConfig:
   streams_per_microbatch: int = 8
   pool_size: int = 24
   prefetch_batches: int = 2
+
+  @classmethod
+  def upgrade_json(cls, data: serialization.Json) -> serialization.Json:
+    """Leaves out what earlier versions stored about the order of records."""
+    gone = ("shuffle_buffer", "shards_per_group")
+    return {name: value for name, value in data.items() if name not in gone}
 
   def __post_init__(self) -> None:
     for name in ("temperature", "pool_size", "streams_per_microbatch"):
