@@ -16,6 +16,7 @@ class Packing(enum.Enum):
   EXACT = "exact"
   FULL = "full"
 
+
 from jmp_hk import serialization
 
 

@@ -53,6 +53,10 @@ def load_or_choose(
     training: the mixture.
     validation: what is validated on; the mixture where there is nothing.
     workdir: directory of the run.
+
+  Raises:
+    BudgetError: batches are exact, and a given size is too small for the largest that
+      can come.
   """
   path = workdir / run_directory.BUDGET_FILE
   kind = config.model.backbone.graph_builder.budget_type
@@ -64,6 +68,12 @@ def load_or_choose(
       logger.info("Sizes of batches that change: %s.", "; ".join(changes))
   else:
     found = _override(_choose(config, training, validation), config)
+  if plan := make_plan(config, training, found.training):
+    budget_lib.check_fits(
+      plan.most_needed,
+      found.training[-1],
+      f"The largest batch of {config.train.batch_size} structures",
+    )
   if found != stored and processes.is_first():
     serialization.save(found, path)
   return found
@@ -84,21 +94,13 @@ def make_plan(
   if config.pipeline.packing is not pipeline_config.Packing.EXACT:
     return None
   train = config.train
-  plan = exact.ExactPlan(
+  return exact.ExactPlan(
     _sizes(config, training),
     _draws(config, training),
     train.batch_size,
     train.num_microbatches,
     buckets,
   )
-  most = plan.most_needed
-  if not budget_lib.fits(most, buckets[-1]):
-    logger.warning(
-      "The sizes that are given are too small for the largest batches that can come. "
-      "They need %s; a run that meets them ends.",
-      ", ".join(f"{name}={size}" for name, size in dataclasses.asdict(most).items()),
-    )
-  return plan
 
 
 def enlarge(
