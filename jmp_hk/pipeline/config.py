@@ -3,6 +3,8 @@
 import dataclasses
 import enum
 
+from jmp_hk import serialization
+
 
 class Packing(enum.Enum):
   """How many structures a step has.
@@ -15,9 +17,6 @@ class Packing(enum.Enum):
 
   EXACT = "exact"
   FULL = "full"
-
-
-from jmp_hk import serialization
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,6 @@ from jmp_hk.training import config as config_lib
 from jmp_hk.training import sharding
 from tests.jmp_hk.training import toy_run
 
-
 NUM_STRUCTURES = 42
 
 
@@ -94,7 +93,7 @@ class BatchSourcesTest(absltest.TestCase):
     batches = _open(self.directory, 0.5)
     first = next(batches.training(None)).batch
     whole = [_edges_of_a_structure(batch) for batch in batches.sample(2)]
-    self.assertGreater(min(whole), 1.5 * _edges_of_a_structure(first))
+    self.assertGreater(sum(whole) / 2, 1.5 * _edges_of_a_structure(first))
     validated = sum(item.info.num_structures for item in batches.validation())
     self.assertEqual(validated, 3)
 

@@ -15,7 +15,6 @@ import pytest
 
 from jmp_hk.runtime import compilation
 from jmp_hk.training import config as config_lib
-from jmp_hk.training import objective as objective_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import step as step_lib
 from tests import compiling
