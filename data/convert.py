@@ -10,6 +10,7 @@ it is an error. Run it again to finish a conversion that was stopped.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import shlex
@@ -35,6 +36,7 @@ _DEFINE = {
   float: flags.DEFINE_float,
   int: flags.DEFINE_integer,
 }
+_TASK_FLAGS = ("num_tasks", "task_id")
 _ERRORS = (
   base.RawDataError,
   base.PlanError,
@@ -59,6 +61,9 @@ class Config:
     num_workers: number of processes.
     skip_invalid: leave bad records out and list them.
     overwrite: replace the same splits of an earlier conversion.
+    measure: measure the graphs of all structures.
+    num_tasks: number of tasks that share the conversion.
+    task_id: number of this one.
     scales: "published" or "fitted".
     options: options of the converter that were given.
   """
@@ -70,6 +75,9 @@ class Config:
   num_workers: int = 1
   skip_invalid: bool = False
   overwrite: bool = False
+  measure: bool = True
+  num_tasks: int = 1
+  task_id: int = 0
   scales: dataset_summary.ScaleSource = "published"
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -78,6 +86,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags, among them one per option of any converter."""
   _define_input(values)
   _define_output(values)
+  _define_processes(values)
   for name, kinds in _kinds_by_option().items():
     _define_option(name, kinds, values)
 
@@ -136,11 +145,39 @@ def _define_output(values: flags.FlagValues) -> None:
     "latter.",
     flag_values=values,
   )
+  flags.DEFINE_bool(
+    "measure",
+    True,
+    "Measure the graphs of every structure as GemNet-OC builds them, so that batches "
+    "are planned from the sizes of all structures. Without, training measures what it "
+    "needs when it starts.",
+    flag_values=values,
+  )
+
+
+@flag_help.group("Processes and machines")
+def _define_processes(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
     "num_workers",
     1,
     "Number of processes that convert files at the same time.",
     lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "num_tasks",
+    1,
+    "Number of runs of this command that share the conversion, on machines that all "
+    "see --input and --output; for example the tasks of a Slurm array.",
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "task_id",
+    0,
+    "Number of this one among them, from 0 on. The one that finishes last writes "
+    "dataset_info.json.",
+    lower_bound=0,
     flag_values=values,
   )
 
@@ -194,6 +231,9 @@ def config_from_flags(values: flags.FlagValues) -> Config:
     num_workers=values.num_workers,
     skip_invalid=values.skip_invalid,
     overwrite=values.overwrite,
+    measure=values.measure,
+    num_tasks=values.num_tasks,
+    task_id=values.task_id,
     scales=values.scales,
     options={
       name: values[name].value
@@ -206,15 +246,21 @@ def config_from_flags(values: flags.FlagValues) -> Config:
 def run(config: Config, command: str = "") -> None:
   """Converts as the configuration says and prints what came out."""
   converter = registry.make(config.dataset, config.input, config.split, config.options)
-  info = runner.convert(
-    converter,
-    pathlib.Path(config.output),
-    num_workers=config.num_workers,
-    skip_invalid=config.skip_invalid,
-    overwrite=config.overwrite,
-    scales=config.scales,
-    command=command,
-  )
+  try:
+    info = runner.convert(
+      converter,
+      pathlib.Path(config.output),
+      num_workers=config.num_workers,
+      skip_invalid=config.skip_invalid,
+      overwrite=config.overwrite,
+      measure=config.measure,
+      scales=config.scales,
+      task=runner.Task(config.task_id, config.num_tasks),
+      command=command,
+    )
+  except runner.UnfinishedError as error:
+    print(f"{config.output}: {error}")
+    return
   counts = ", ".join(f"{n} {split}" for split, n in info.num_structures.items())
   print(f"{config.output}: {info.name}, structures: {counts}")
   for split, facts in info.provenance["splits"].items():
@@ -229,7 +275,23 @@ def run(config: Config, command: str = "") -> None:
 
 def _run(values: flags.FlagValues) -> None:
   config = config_from_flags(values)
-  run(config, shlex.join(["python", "-m", PROGRAM.name, *sys.argv[1:]]))
+  arguments = _without_task(sys.argv[1:])
+  run(config, shlex.join(["python", "-m", PROGRAM.name, *arguments]))
+
+
+def _without_task(arguments: Sequence[str]) -> list[str]:
+  """The arguments but for those that differ between the tasks of one conversion."""
+  kept = []
+  is_value = False
+  for argument in arguments:
+    name, equals, _ = argument.lstrip("-").partition("=")
+    if argument.startswith("-") and name in _TASK_FLAGS:
+      is_value = not equals
+    elif is_value:
+      is_value = False
+    else:
+      kept.append(argument)
+  return kept
 
 
 PROGRAM = program_lib.Program(
