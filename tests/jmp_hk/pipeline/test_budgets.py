@@ -19,7 +19,9 @@ def test_chosen_budget_holds_about_as_many_structures_as_wanted(datasets):
   assert budget == budgets.choose(
     datasets, CHANCES, gemnet_graphs.BUILDER, config, num_workers=1
   )
-  pipeline = config_lib.PipelineConfig(prefetch_batches=0, pool_size=32)
+  pipeline = config_lib.PipelineConfig(
+    prefetch_batches=0, pool_size=32, streams_per_microbatch=1
+  )
   weighted = [dataclasses.replace(d, weight=w) for d, w in zip(datasets, CHANCES)]
   spec = microbatches.BatchSpec(corpus.TASKS, gemnet_graphs.BUILDER, budget)
   with training_stream.TrainingStream(weighted, spec, pipeline) as stream:
