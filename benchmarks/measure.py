@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jmp_hk.models import precision as precision_lib
+from jmp_hk.runtime import compilation
 
 MIB = 2**20
 
@@ -79,15 +80,10 @@ def compiled_memory_bytes(compiled: jax.stages.Compiled) -> int:
   Raises:
     RuntimeError: the back end gives no account.
   """
-  analysis = compiled.memory_analysis()
-  if analysis is None:
+  found = compilation.memory_bytes(compiled)
+  if found is None:
     raise RuntimeError(f"{jax.default_backend()} gives no account of memory.")
-  return (
-    analysis.argument_size_in_bytes
-    + analysis.output_size_in_bytes
-    - analysis.alias_size_in_bytes
-    + analysis.temp_size_in_bytes
-  )
+  return found
 
 
 def machine() -> dict[str, str]:

@@ -40,7 +40,7 @@ class Training:
     return self._program.shapes
 
   @property
-  def step(self) -> compilation.CompiledOnce:
+  def step(self) -> compilation.CompiledFunction:
     """The compiled step, for its account of time and memory."""
     return self._program.train_step
 

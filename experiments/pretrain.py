@@ -18,6 +18,7 @@ from experiments.command_line import model_flags
 from experiments.command_line import runtime_flags
 from experiments.command_line import training_flags
 from jmp_hk.models import model as model_lib
+from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.pipeline import mixture as mixture_lib
 from jmp_hk.runtime import processes
 from jmp_hk.training import config as train_config
@@ -34,6 +35,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   training_flags.define_start(values)
   training_flags.define_intervals(values)
   runtime_flags.define(values)
+  values.set_default("packing", pipeline_config.Packing.FULL)
 
 
 def run(values: flags.FlagValues) -> None:

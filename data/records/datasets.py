@@ -1,25 +1,19 @@
-"""Converted datasets: how a command line names them, and how they are opened.
+"""Converted datasets: how a command line names them, and how they are opened."""
 
-Opening checks them without importing TensorFlow; reading imports it.
-"""
-
-from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import math
 import pathlib
-from typing import TYPE_CHECKING
 
 from data.records import shards as shards_lib
+from data.records import source as source_lib
 from jmp_hk import dataset_info
-from jmp_hk import structure as structure_lib
-from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import labels
 
-if TYPE_CHECKING:
-  from data.records import shard_reader
+ShardSource = source_lib.ShardSource
+_COORDINATES = {"positions", "cell"}  # What has a unit and is no label.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,37 +73,6 @@ def parse_datasets(
   return tuple(datasets)
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardSource(shards_lib.Split):
-  """The shards of one split as a source of structures."""
-
-  @property
-  def identity(self) -> int:
-    """See `jmp_hk.pipeline.datasets.Source`."""
-    return len(self.shards)
-
-  def shuffled(
-    self, config: pipeline_config.PipelineConfig, seed: int, start: int = 0
-  ) -> Iterator[structure_lib.Structure]:
-    """See `jmp_hk.pipeline.datasets.Source`."""
-    reader = _reader(self, seed, config.shuffle_buffer, config.shards_per_group)
-    return reader.shuffled(start)
-
-  def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
-    """See `jmp_hk.pipeline.datasets.Source`."""
-    return _reader(self).ordered(stride)
-
-  def spread(self, count: int) -> Iterator[structure_lib.Structure]:
-    """See `jmp_hk.pipeline.datasets.Source`."""
-    return _reader(self).spread(count)
-
-
-def _reader(source: ShardSource, *settings: int) -> "shard_reader.ShardReader":
-  from data.records import shard_reader  # Imports TensorFlow.
-
-  return shard_reader.ShardReader(source, *settings)
-
-
 def open_datasets(
   configs: Sequence[DatasetConfig],
   tasks: Sequence[tasks_lib.TaskConfig],
@@ -155,12 +118,18 @@ def _open(
       f"{dict(info.num_structures)}."
     )
   labels.check_statistics(tasks[task], info)
+  missing = _missing(info, config)
   return datasets_lib.Dataset(
     name=config.name,
     split=config.split,
     num_structures=num_structures,
     source=ShardSource(
-      config.name, config.split, tuple(shards), num_structures, _missing(info, config)
+      config.name,
+      config.split,
+      tuple(shards),
+      num_structures,
+      missing,
+      frozenset(info.units) - _COORDINATES - set(missing),
     ),
     info=info,
     task=task,

@@ -160,6 +160,29 @@ def decode_features(serialized: bytes) -> dict[str, bytes]:
   return features
 
 
+def count_atoms(serialized: bytes | memoryview) -> int:
+  """Number of atoms of a record, without decoding the rest of it.
+
+  Raises:
+    SchemaError: the bytes are not such a record.
+  """
+  try:
+    # The one field of the message, in it one entry for each feature, and so on.
+    start, stop = _span(serialized, 0, len(serialized))
+    while start < stop:
+      entry, entry_stop = _span(serialized, start, stop)
+      name, name_stop = _span(serialized, entry, entry_stop)
+      if serialized[name:name_stop] == b"atomic_numbers":
+        first, last = _span(serialized, name_stop, entry_stop)
+        for _ in range(2):
+          first, last = _span(serialized, first, last)
+        return last - first
+      start = entry_stop
+  except (IndexError, ValueError) as error:
+    raise SchemaError(f"Not a structure record: {error}.") from error
+  raise SchemaError("Not a structure record: it has no atomic numbers.")
+
+
 def _bytes(value: object, dtype: np.dtype) -> bytes:
   return np.asarray(value, dtype).tobytes()
 
@@ -182,22 +205,28 @@ def _fields(message: bytes, with_number: bool = False) -> Iterator:
   """Payloads of the length-delimited fields of a message."""
   position, end = 0, len(message)
   while position < end:
-    key = message[position]
-    if key & 7 != 2 or key > 0x7F:
-      raise ValueError(f"unexpected protobuf key {key}")
-    position, length, shift = position + 1, 0, 0
-    while True:
-      byte = message[position]
-      position += 1
-      length |= (byte & 0x7F) << shift
-      shift += 7
-      if byte < 0x80:
-        break
-    if position + length > end:
-      raise ValueError(f"a field of {length} bytes passes the end of the message")
-    payload = message[position : position + length]
-    position += length
-    yield (key >> 3, payload) if with_number else payload
+    number = message[position] >> 3
+    start, position = _span(message, position, end)
+    payload = message[start:position]
+    yield (number, payload) if with_number else payload
+
+
+def _span(message: bytes | memoryview, position: int, end: int) -> tuple[int, int]:
+  """Where the payload of the length-delimited field at a position begins and ends."""
+  key = message[position]
+  if key & 7 != 2 or key > 0x7F:
+    raise ValueError(f"unexpected protobuf key {key}")
+  position, length, shift = position + 1, 0, 0
+  while True:
+    byte = message[position]
+    position += 1
+    length |= (byte & 0x7F) << shift
+    shift += 7
+    if byte < 0x80:
+      break
+  if position + length > end:
+    raise ValueError(f"a field of {length} bytes passes the end of the message")
+  return position, position + length
 
 
 def _only_field(message: bytes) -> bytes:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import mmap
+import os
 import pathlib
 import re
 import struct
@@ -22,6 +24,7 @@ _NAME = re.compile(
 )
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+FRAME_BYTES = _HEADER.size + _FOOTER.size  # Around each record.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Split:
     num_structures: structures that the dataset's `dataset_info.json` promises.
     missing: number of structures that lack a label, by its name; only labels that some
       lack.
+    labels: names of the labels that every structure has, as far as known.
   """
 
   name: str
@@ -42,6 +46,7 @@ class Split:
   shards: tuple[pathlib.Path, ...]
   num_structures: int
   missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  labels: frozenset[str] = frozenset()
 
 
 class RecordFileError(ValueError):
@@ -64,19 +69,22 @@ def remove_temporary_files(directory: pathlib.Path, split: str) -> None:
 
 
 @contextlib.contextmanager
-def shard_writer(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+def shard_writer(path: pathlib.Path) -> Iterator[Callable[[bytes], bytes]]:
   """Yields a function that appends one record to the shard `path`.
 
-  The shard appears under its name only when the block ends without an exception.
+  The function returns the record's checksum as the file has it. The shard appears under
+  its name only when the block ends without an exception.
   """
   with files.open_atomically(path) as file:
 
-    def write(record: bytes) -> None:
+    def write(record: bytes) -> bytes:
       length = struct.pack("<Q", len(record))
       file.write(length)
       file.write(_FOOTER.pack(_masked_crc32c(length)))
       file.write(record)
-      file.write(_FOOTER.pack(_masked_crc32c(record)))
+      footer = _FOOTER.pack(_masked_crc32c(record))
+      file.write(footer)
+      return footer
 
     yield write
 
@@ -87,25 +95,88 @@ def read_shard(path: pathlib.Path) -> Iterator[bytes]:
   Raises:
     RecordFileError: the file is missing, truncated or corrupt.
   """
-  path = pathlib.Path(path)
-  if not path.exists():
-    raise RecordFileError(f"Shard {path} does not exist.")
-  with open(path, "rb") as file:
+  with _reading(path), open(path, "rb") as file:
     index = 0
     while header := file.read(_HEADER.size):
-      if len(header) < _HEADER.size:
-        raise RecordFileError(_truncated(path, index))
-      length, check = _HEADER.unpack(header)
-      if _masked_crc32c(header[:8]) != check:
-        raise RecordFileError(f"Shard {path} is corrupt at the head of record {index}.")
-      body = file.read(length + _FOOTER.size)
-      if len(body) < length + _FOOTER.size:
-        raise RecordFileError(_truncated(path, index))
-      record = body[:length]
-      if _masked_crc32c(record) != _FOOTER.unpack(body[length:])[0]:
-        raise RecordFileError(f"Shard {path} is corrupt in record {index}.")
-      yield record
+      length = _record_length(header, path, index)
+      yield _checked(file.read(length + _FOOTER.size), length, path, index)
       index += 1
+
+
+def walk_shard(
+  path: pathlib.Path,
+) -> Iterator[tuple[int, memoryview, bytes]]:
+  """Yields where each record of a shard begins, the record, and its checksum.
+
+  Pages of the file that nobody looks at are not read: records are not checked, only
+  their lengths. A record must not be used after the next one was asked for.
+
+  Raises:
+    RecordFileError: the file is missing or truncated, or a length is corrupt.
+  """
+  with _reading(path), open(path, "rb") as file, contextlib.ExitStack() as stack:
+    size = os.fstat(file.fileno()).st_size
+    if not size:
+      return
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    data = memoryview(stack.enter_context(mapped))
+    stack.callback(data.release)  # Before the map is closed.
+    position = index = 0
+    while position < size:
+      length = _record_length(bytes(data[position : position + 12]), path, index)
+      start = position + _HEADER.size
+      footer = bytes(data[start + length : start + length + _FOOTER.size])
+      if len(footer) < _FOOTER.size:
+        raise RecordFileError(_truncated(path, index))
+      with data[start : start + length] as record:
+        yield position, record, footer
+      position = start + length + _FOOTER.size
+      index += 1
+
+
+def check_record(framed: bytes, path: pathlib.Path, index: int) -> bytes:
+  """The record in the bytes that a shard has of it, from its length to its checksum.
+
+  Args:
+    framed: the bytes.
+    path: the shard, for messages.
+    index: number of the record in the shard, likewise.
+
+  Raises:
+    RecordFileError: the bytes are corrupt or incomplete.
+  """
+  length = _record_length(framed[: _HEADER.size], path, index)
+  return _checked(framed[_HEADER.size :], length, path, index)
+
+
+def _record_length(header: bytes, path: pathlib.Path, index: int) -> int:
+  if len(header) < _HEADER.size:
+    raise RecordFileError(_truncated(path, index))
+  length, check = _HEADER.unpack(header)
+  if _masked_crc32c(header[:8]) != check:
+    raise RecordFileError(f"Shard {path} is corrupt at the head of record {index}.")
+  return length
+
+
+def _checked(body: bytes, length: int, path: pathlib.Path, index: int) -> bytes:
+  """The record of a length whose checksum follows it."""
+  if len(body) < length + _FOOTER.size:
+    raise RecordFileError(_truncated(path, index))
+  record = body[:length]
+  if _masked_crc32c(record) != _FOOTER.unpack_from(body, length)[0]:
+    raise RecordFileError(f"Shard {path} is corrupt in record {index}.")
+  return record
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+  """Turns what the system says about a shard into a `RecordFileError`."""
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise RecordFileError(f"Shard {path} does not exist.") from error
+  except OSError as error:
+    raise RecordFileError(f"Shard {path} cannot be read: {error}.") from error
 
 
 def list_shards(directory: pathlib.Path, split: str) -> list[pathlib.Path]:

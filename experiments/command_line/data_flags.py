@@ -94,6 +94,15 @@ def _define_batch_size(values: flags.FlagValues) -> None:
     lower_bound=1,
     flag_values=values,
   )
+  flags.DEFINE_enum_class(
+    "packing",
+    pipeline_config.Packing.EXACT,
+    pipeline_config.Packing,
+    "How many structures a step has. With exact: --batch_size, and what is left at the "
+    "end of an epoch, for which the sizes of all structures are measured once. With "
+    "full: as many as fill a batch of one size, --batch_size on average.",
+    flag_values=values,
+  )
 
 
 @flag_help.group("Batches")
@@ -112,18 +121,22 @@ def _define_host(values: flags.FlagValues) -> None:
     "num_workers",
     0,
     0,
-    "Number of processes that build graphs while the device computes; 0 builds them "
-    "in a thread.",
+    "Number of processes that read structures and make batches of them while the "
+    "device computes; 0 makes them in a thread.",
   )
   integer(
     "pool_size",
-    64,
+    24,
     1,
-    "Number of structures per microbatch that wait for a batch they fit into; never "
-    "fewer than twice as many as a microbatch holds.",
+    "Number of structures per stream that wait for a batch they fit into; never fewer "
+    "than twice as many as a microbatch holds.",
   )
   integer(
-    "shuffle_buffer", 10_000, 1, "Number of records within which the order is shuffled."
+    "streams_per_microbatch",
+    8,
+    1,
+    "Number of streams that take turns in making a microbatch; that many of "
+    "--num_workers can work for one microbatch. A run that is continued keeps it.",
   )
 
 
@@ -241,10 +254,11 @@ def pipeline(
     temperature: temperature of the mixture, where there is one.
   """
   return pipeline_config.PipelineConfig(
+    packing=values.packing,
     temperature=temperature,
     num_workers=values.num_workers,
     pool_size=values.pool_size,
-    shuffle_buffer=values.shuffle_buffer,
+    streams_per_microbatch=values.streams_per_microbatch,
   )
 
 

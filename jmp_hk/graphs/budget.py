@@ -114,7 +114,7 @@ class BudgetConfig:
     graph_headroom: the same for the number of structures, which costs nothing; large
       because batches of small structures only hold many.
     width_headroom: factor of the largest width seen, for structures not in the
-      sample.
+      sample and for edge dropout, which may widen.
     single_headroom: factor of the largest single structure seen, likewise.
     overrides: sizes by field name, used as they are.
   """
@@ -151,6 +151,19 @@ def capacity(budget: BudgetT) -> BudgetT:
   return kind(*(getattr(budget, name) - padding[name] for name in names(kind)))
 
 
+def fits(sizes: Budget, budget: Budget) -> bool:
+  """Whether one structure (or a whole batch) fits into a batch."""
+  return not _short(sizes, budget)
+
+
+def _short(sizes: Budget, budget: Budget) -> list[str]:
+  """Names of the fields in which a budget is too small."""
+  offer = capacity(budget)
+  return [
+    name for name in names(type(budget)) if getattr(sizes, name) > getattr(offer, name)
+  ]
+
+
 def check_fits(sizes: Budget, budget: Budget, record_id: str) -> None:
   """Checks that one structure (or a whole batch) fits into a batch.
 
@@ -162,12 +175,10 @@ def check_fits(sizes: Budget, budget: Budget, record_id: str) -> None:
   Raises:
     BudgetError: it does not fit; says which field to raise to what.
   """
-  offer = capacity(budget)
-  short = [
-    name for name in names(type(budget)) if getattr(sizes, name) > getattr(offer, name)
-  ]
+  short = _short(sizes, budget)
   if not short:
     return
+  offer = capacity(budget)
   needed = ", ".join(f"{name}={getattr(sizes, name)}" for name in short)
   room = ", ".join(str(getattr(offer, name)) for name in short)
   padding = _padding(type(budget))
@@ -246,6 +257,14 @@ def _size(
   else:
     factor = config.headroom * field.metadata["headroom"]
   return max(wanted * factor, most * config.single_headroom)
+
+
+def with_padding(sizes: BudgetT) -> BudgetT:
+  """The smallest budget that offers these sizes to real structures."""
+  fields = dataclasses.fields(sizes)
+  return type(sizes)(
+    **{field.name: _round_up(getattr(sizes, field.name), field) for field in fields}
+  )
 
 
 def _round_up(size: float, field: dataclasses.Field[Any]) -> int:

@@ -72,7 +72,7 @@ def mean_use(
   sample: Sequence[budget_lib.Budget],
   chances: np.ndarray,
   budget: budget_lib.Budget,
-  pool_size: int = 64,
+  pool_size: int = 24,
 ) -> float:
   """Mean part of the main field that batches of random draws use.
 

@@ -47,6 +47,9 @@ class GraphBuilder(abc.ABC):
 
   # The static sizes that the graphs of this backbone need.
   budget_type: ClassVar[type[budget_lib.Budget]]
+  # Raised where the same settings give other graphs than before: stored sizes of an
+  # earlier version are measured anew.
+  version: ClassVar[int] = 1
 
   edge_dropout: float = 0.0
 
@@ -75,6 +78,30 @@ class GraphBuilder(abc.ABC):
       InvalidStructureError: positions or cell cannot be used.
       ValueError: the settings or the number of atoms cannot be used.
     """
+
+  def build_fitting(
+    self,
+    structure: structure_lib.Structure,
+    config: graph_config.GraphConfig,
+    rng: np.random.Generator,
+    budget: budget_lib.Budget,
+  ) -> StructureGraphs:
+    """Builds graphs with edge dropout that fit into an empty batch.
+
+    Where near edges are left out, far ones take their place, and an atom can get more
+    edges than without dropout. Graphs that exceed a budget which the structure fits
+    into without dropout are built without it, so that no draw ends a run.
+
+    Args:
+      structure: see `build`.
+      config: likewise.
+      rng: likewise.
+      budget: static sizes of the batch.
+    """
+    graphs = self.build(structure, config, rng)
+    if budget_lib.fits(self.sizes(graphs), budget):
+      return graphs
+    return self.build(structure, config)
 
   @abc.abstractmethod
   def sizes(self, graphs: Any) -> budget_lib.Budget:

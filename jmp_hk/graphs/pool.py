@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 _FULL_ENOUGH = 0.985  # Part of the main field at which the search stops.
 
 
-def least_size(structures: float, wanted: int = 64) -> int:
+def least_size(structures: float, wanted: int = 24) -> int:
   """Size of a pool for batches of this many structures: at least twice as many.
 
   A smaller one could not fill batches.
@@ -31,7 +31,7 @@ def least_size(structures: float, wanted: int = 64) -> int:
 class Pool(Generic[Item]):
   """Structures that wait for being packed, oldest first."""
 
-  def __init__(self, budget: budget_lib.Budget, size: int = 64):
+  def __init__(self, budget: budget_lib.Budget, size: int = 24):
     """Starts empty.
 
     Args:

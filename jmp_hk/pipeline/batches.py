@@ -1,16 +1,15 @@
 """What the streams yield: stacked microbatches and facts about them."""
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.pipeline import microbatches as microbatches_lib
+from jmp_hk.pipeline import loader as loader_lib
+from jmp_hk.pipeline import microbatches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +24,7 @@ class BatchInfo:
     num_structures: real structures in all local microbatches.
     num_atoms: likewise, atoms.
     utilisation: used part of each budget field; mean over local microbatches.
+    bucket: which of the budgets the microbatches are packed to.
     epoch: how many epochs of the mixture lie before the next draw.
     state: JSON values from which the stream continues after this batch.
   """
@@ -34,6 +34,7 @@ class BatchInfo:
   num_structures: int
   num_atoms: int
   utilisation: Mapping[str, float]
+  bucket: int = 0
   epoch: float = 0.0
   state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -51,33 +52,34 @@ class PipelineBatch:
   info: BatchInfo
 
 
-def stack(
-  subs: Sequence[microbatches_lib.Microbatch],
-  budget: budget_lib.Budget,
+def describe(
+  step: loader_lib.Step,
+  spec: microbatches.BatchSpec,
   epoch: float = 0.0,
   state: Mapping[str, Any] | None = None,
 ) -> PipelineBatch:
-  """Stacks the microbatches of the local microbatches.
+  """The batch of a step with facts about it.
 
   Args:
-    subs: one per local microbatch.
-    budget: that they are packed to.
+    step: the step.
+    spec: what batches look like.
     epoch: see `BatchInfo`.
     state: likewise.
   """
-  stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(sub.batch for sub in subs))
-  used = [budget_lib.utilisation([sub.sizes], budget) for sub in subs]
+  parts = step.microbatches
+  bucket = parts[0].bucket
+  budget = spec.budgets[bucket]
+  used = np.mean([part.sizes.as_array() for part in parts], axis=0)
+  names = budget_lib.names(type(budget))
   return PipelineBatch(
-    batch=stacked,
+    batch=step.batch,
     info=BatchInfo(
-      record_ids=tuple(sub.record_ids for sub in subs),
-      draws=tuple(sub.draws for sub in subs),
-      num_structures=sum(sub.sizes.num_graphs for sub in subs),
-      num_atoms=sum(sub.sizes.num_atoms for sub in subs),
-      utilisation={
-        name: float(np.mean([entry[name] for entry in used]))
-        for name in budget_lib.names(type(budget))
-      },
+      record_ids=tuple(part.record_ids for part in parts),
+      draws=tuple(part.draws for part in parts),
+      num_structures=sum(part.sizes.num_graphs for part in parts),
+      num_atoms=sum(part.sizes.num_atoms for part in parts),
+      utilisation=dict(zip(names, (used / budget.as_array()).tolist(), strict=True)),
+      bucket=bucket,
       epoch=epoch,
       state=state or {},
     ),

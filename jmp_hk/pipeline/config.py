@@ -1,6 +1,22 @@
 """Settings of the pipeline from structures to packed batches."""
 
 import dataclasses
+import enum
+
+from jmp_hk import serialization
+
+
+class Packing(enum.Enum):
+  """How many structures a step has.
+
+  EXACT: as many as wanted, and what is left at the end of an epoch. Microbatches are
+  padded to one of a few budgets. The sizes of all structures are measured once.
+  FULL: as many as fill a budget, which is chosen so that there are as many as wanted on
+  average.
+  """
+
+  EXACT = "exact"
+  FULL = "full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -8,24 +24,36 @@ class PipelineConfig:
   """How structures are read, mixed and prepared; changes no batch but its contents.
 
   Attributes:
+    packing: whether a step has exactly the wanted number of structures, or as many as
+      fill its batch.
     temperature: T in p_i ∝ (n_i/N)^(1/T), the probability of a draw from dataset i; 1
       is proportional to size, infinity uniform.
-    num_workers: processes that build graphs; 0 builds them in this process.
-    pool_size: structures per microbatch that wait for a batch they fit into.
-    shuffle_buffer: number of records within which the order is shuffled.
-    shards_per_group: number of shards that are read side by side.
-    prefetch_batches: packed batches that are made ahead; 0 makes them on demand.
+    num_workers: processes that read structures and make batches of them; 0 makes them
+      in this process.
+    streams_per_microbatch: lanes that take turns in making a microbatch; so many
+      processes can work for one microbatch at a time. Other batches come of it where
+      they are filled.
+    pool_size: structures per lane that wait for a batch they fit into, where batches
+      are filled and in evaluations.
+    prefetch_batches: packed batches that are made ahead; 0 makes them on demand. With
+      workers they lie in shared memory, together with those that are being made.
   """
 
+  packing: Packing = Packing.EXACT
   temperature: float = 2.0
   num_workers: int = 0
-  pool_size: int = 64
-  shuffle_buffer: int = 10_000
-  shards_per_group: int = 16
+  streams_per_microbatch: int = 8
+  pool_size: int = 24
   prefetch_batches: int = 2
 
+  @classmethod
+  def upgrade_json(cls, data: serialization.Json) -> serialization.Json:
+    """Leaves out what earlier versions stored about the order of records."""
+    gone = ("shuffle_buffer", "shards_per_group")
+    return {name: value for name, value in data.items() if name not in gone}
+
   def __post_init__(self) -> None:
-    for name in ("temperature", "pool_size", "shuffle_buffer", "shards_per_group"):
+    for name in ("temperature", "pool_size", "streams_per_microbatch"):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
     for name in ("num_workers", "prefetch_batches"):

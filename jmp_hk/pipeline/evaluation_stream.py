@@ -2,14 +2,20 @@
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+import dataclasses
+
+import jax
+import numpy as np
 
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import datasets as datasets_lib
-from jmp_hk.pipeline import graph_workers
+from jmp_hk.pipeline import lanes as lanes_lib
+from jmp_hk.pipeline import loader as loader_lib
 from jmp_hk.pipeline import microbatches as microbatches_lib
-from jmp_hk.runtime import prefetch
-from jmp_hk.targets import labels
+
+_FEW = 512  # Structures that are packed in this process.
+_POOLS_PER_STREAM = 4
 
 
 class EvaluationStream:
@@ -45,71 +51,53 @@ class EvaluationStream:
       limit: structures to take, evenly over the split; 0 takes all.
       with_labels: read and normalise labels; without, all labels are zero.
     """
-    self._dataset, self._spec, self._config = dataset, spec, config
+    self._spec, self._config = spec, config
     self._local = tuple(
       range(spec.num_microbatches) if local_microbatches is None else local_microbatches
     )
-    self._with_labels = with_labels
-    self._limit = limit
-    self.num_structures = len(datasets_lib.evenly_spaced(dataset.num_structures, limit))
+    self._preparation = microbatches_lib.Preparation(
+      (dataset,), spec, with_labels=with_labels
+    )
+    self._indices = datasets_lib.evenly_spaced(dataset.num_structures, limit)
+    self.num_structures = len(self._indices)
 
   def empty(self) -> batches_lib.PipelineBatch:
     """A batch of padding alone."""
-    nothing = self._spec.pack([])
-    return batches_lib.stack([nothing] * len(self._local), self._spec.budget)
+    batch, facts = self._spec.pack([])
+    count = len(self._local)
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf] * count), batch)
+    return batches_lib.describe(loader_lib.Step(stacked, (facts,) * count), self._spec)
 
   def __iter__(self) -> Iterator[batches_lib.PipelineBatch]:
     """Starts a pass over the split."""
-    workers = graph_workers.GraphWorkers(self._config.num_workers)
-    batches = self._run(workers)
-    prefetcher = None
-    if self._config.prefetch_batches:
-      prefetcher = prefetch.Prefetcher(batches, self._config.prefetch_batches)
+    config = self._config
+    if self.num_structures < _FEW:  # Starting processes would take longer.
+      config = dataclasses.replace(config, num_workers=0)
+    loader = loader_lib.open_lanes(self._lanes(), self._spec, config)
     try:
-      yield from prefetcher or batches
+      for step in loader:
+        yield batches_lib.describe(step, self._spec)
     finally:
-      if prefetcher is not None:
-        prefetcher.close()
-      workers.close()
+      loader.close()
 
-  def _run(
-    self, workers: graph_workers.GraphWorkers
-  ) -> Iterator[batches_lib.PipelineBatch]:
-    num_microbatches = self._spec.num_microbatches
-    router = microbatches_lib.Router(
-      self._examples(), num_microbatches, lambda draw: True, self._local
-    )
-    streams = [
-      microbatches_lib.MicrobatchStream(
-        self._spec,
-        router,
-        workers,
-        microbatches_lib.MicrobatchState(index),
-        index=index,
-        pool_size=self._config.pool_size,
-      )
+  def _lanes(self) -> lanes_lib.Lanes:
+    """The lanes of each local microbatch; few where few structures are left for each.
+
+    The last batch of every lane is partly padding.
+    """
+    num_microbatches, pool_size = self._spec.num_microbatches, self._config.pool_size
+    streams = self.num_structures // (_POOLS_PER_STREAM * pool_size * num_microbatches)
+    streams = min(max(1, streams), self._config.streams_per_microbatch)
+    return [
+      [
+        lanes_lib.EvaluationLane(
+          self._preparation,
+          self._indices,
+          first=index + num_microbatches * stream,
+          stride=num_microbatches * streams,
+          pool_size=pool_size,
+        )
+        for stream in range(streams)
+      ]
       for index in self._local
     ]
-    ahead = workers.chunks_ahead(len(streams))
-    nothing = self._spec.pack([])
-    while True:
-      found = [stream.next_batch(ahead) for stream in streams]
-      if all(microbatch is None for microbatch in found):
-        return
-      yield batches_lib.stack(
-        [nothing if microbatch is None else microbatch for microbatch in found],
-        self._spec.budget,
-      )
-
-  def _examples(self) -> Iterator[microbatches_lib.Example]:
-    """The structures of the split; the microbatches of a step take turns."""
-    dataset = self._dataset
-    for position, structure in enumerate(dataset.evenly(self._limit)):
-      targets = {}
-      if self._with_labels:
-        targets = labels.normalise_labels(
-          structure, dataset.info, self._spec.tasks[dataset.task]
-        )
-      yield microbatches_lib.Example(
-        position, structure, dataset.task, dataset.info.graph, targets
-      )

@@ -45,14 +45,23 @@ class GraphJob:
 
 def build_all(jobs: Sequence[GraphJob]) -> list[builder_lib.StructureGraphs]:
   """Builds the graphs of several structures."""
-  return [_build(job) for job in jobs]
+  return [
+    build(job.structure, job.config, job.builder, job.seed, job.draw) for job in jobs
+  ]
 
 
-def _build(job: GraphJob) -> builder_lib.StructureGraphs:
-  if job.seed is None or not job.builder.edge_dropout:
-    return job.builder.build(job.structure, job.config)
-  rng = random_streams.generator(job.seed, random_streams.DROPOUT, job.draw)
-  return job.builder.build(job.structure, job.config, rng)
+def build(
+  structure: structure_lib.Structure,
+  config: graph_config.GraphConfig,
+  builder: builder_lib.GraphBuilder,
+  seed: int | None,
+  draw: int,
+) -> builder_lib.StructureGraphs:
+  """Builds the graphs of one structure; the arguments are those of `GraphJob`."""
+  if seed is None or not builder.edge_dropout:
+    return builder.build(structure, config)
+  rng = random_streams.generator(seed, random_streams.DROPOUT, draw)
+  return builder.build(structure, config, rng)
 
 
 class GraphWorkers:

@@ -1,23 +1,23 @@
 """The endless, deterministic, resumable stream of training batches."""
 
 from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import hashlib
 import json
-from typing import Any
 
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import datasets as datasets_lib
-from jmp_hk.pipeline import graph_workers
+from jmp_hk.pipeline import exact
+from jmp_hk.pipeline import exact_lane
+from jmp_hk.pipeline import lanes as lanes_lib
+from jmp_hk.pipeline import loader as loader_lib
 from jmp_hk.pipeline import microbatches as microbatches_lib
 from jmp_hk.pipeline import mixture
-from jmp_hk.pipeline import random_streams
-from jmp_hk.runtime import prefetch
-from jmp_hk.targets import labels
 
-State = Mapping[str, Any]
+State = microbatches_lib.State
+_States = dict[int, list[State | None]]  # Of each stream, by local microbatch.
 
 
 class StateError(ValueError):
@@ -40,6 +40,7 @@ class TrainingStream:
     *,
     seed: int = 0,
     local_microbatches: Sequence[int] | None = None,
+    plan: exact.ExactPlan | None = None,
     state: State | None = None,
   ):
     """Starts workers and reading.
@@ -51,6 +52,8 @@ class TrainingStream:
       seed: seed of order, mixture and edge dropout.
       local_microbatches: numbers of the microbatches that this process serves; all if
         None.
+      plan: structures of every step, for which `spec` has the budgets; None fills the
+        budget.
       state: state to continue from, with (at least) the local microbatches.
 
     Raises:
@@ -64,22 +67,35 @@ class TrainingStream:
         f"The local microbatches {list(local)} are not among the "
         f"{spec.num_microbatches} of a step."
       )
-    self._datasets, self._spec, self._config = datasets, spec, config
-    self._seed = seed
+    self._datasets, self._spec, self._config = tuple(datasets), spec, config
+    self._seed, self._plan = seed, plan
     self._chances = mixture.probabilities(datasets, config.temperature)
     self.epoch_length = mixture.epoch_length(datasets, self._chances)
-    self._states = self._read_state(state, local)
-    self._workers = graph_workers.GraphWorkers(config.num_workers)
-    self._batches = self._run()
-    self._prefetcher = None
-    if config.prefetch_batches:
-      self._prefetcher = prefetch.Prefetcher(self._batches, config.prefetch_batches)
+    self._lanes = {index: self._lanes_of(index) for index in local}
+    self._step, self._states = self._read_state(state)
+    self._loader = loader_lib.open_lanes(
+      tuple(self._lanes.values()),
+      spec,
+      config,
+      states=tuple(self._states.values()),
+      first_step=self._step,
+    )
 
   def __iter__(self) -> Iterator[batches_lib.PipelineBatch]:
     return self
 
   def __next__(self) -> batches_lib.PipelineBatch:
-    return next(self._prefetcher or self._batches)
+    step = next(self._loader)
+    stream = self._step % self._config.streams_per_microbatch
+    for states, facts in zip(self._states.values(), step.microbatches, strict=True):
+      states[stream] = facts.state
+    self._step += 1
+    epoch = min(
+      lane.epoch(state)
+      for index, lanes in self._lanes.items()
+      for lane, state in zip(lanes, self._states[index], strict=True)
+    )
+    return batches_lib.describe(step, self._spec, epoch, self._write_state())
 
   def __enter__(self) -> "TrainingStream":
     return self
@@ -89,127 +105,82 @@ class TrainingStream:
 
   def close(self) -> None:
     """Stops thread and workers."""
-    if self._prefetcher is not None:
-      self._prefetcher.close()
-    self._workers.close()
+    self._loader.close()
 
-  def _run(self) -> Iterator[batches_lib.PipelineBatch]:
+  @property
+  def worker_seconds(self) -> float:
+    """Processor time that worker processes have used."""
+    return self._loader.worker_seconds
+
+  def _lanes_of(self, index: int) -> tuple[lanes_lib.Lane, ...]:
+    """The lanes that take turns in making microbatch number `index` of a step.
+
+    Without a plan, draw t of the stream belongs to microbatch t % num_microbatches.
+    """
     num_microbatches = self._spec.num_microbatches
-    states = self._states
-    router = microbatches_lib.Router(
-      examples=self._examples(min(state.first for state in states.values())),
-      num_microbatches=num_microbatches,
-      wanted=lambda draw: states[draw % num_microbatches].needs(draw),
-      local=tuple(states),
-    )
-    streams = {
-      index: microbatches_lib.MicrobatchStream(
-        self._spec,
-        router,
-        self._workers,
-        state,
-        index=index,
+    streams = self._config.streams_per_microbatch
+    preparation = microbatches_lib.Preparation(self._datasets, self._spec, self._seed)
+    if self._plan is not None:
+      return tuple(
+        exact_lane.ExactLane(preparation, self._plan, index, stream, streams)
+        for stream in range(streams)
+      )
+    drawn = mixture.Mixture(self._datasets, tuple(self._chances.tolist()), self._seed)
+    return tuple(
+      lanes_lib.PackedLane(
+        preparation,
+        drawn,
+        first=index + num_microbatches * stream,
+        stride=num_microbatches * streams,
         pool_size=self._config.pool_size,
-        seed=self._seed,
+        epoch_length=self.epoch_length,
       )
-      for index, state in states.items()
-    }
-    ahead = self._workers.chunks_ahead(len(streams))
-    while True:
-      found = [stream.next_batch(ahead) for stream in streams.values()]
-      after = {index: stream.state for index, stream in streams.items()}
-      yield batches_lib.stack(
-        [microbatch for microbatch in found if microbatch is not None],
-        self._spec.budget,
-        epoch=min(state.next for state in after.values()) / self.epoch_length,
-        state=self._write_state(after),
-      )
+      for stream in range(streams)
+    )
 
-  def _examples(self, start: int) -> Iterator[microbatches_lib.Example]:
-    """All draws from `start` on; labels only of those that a local microbatch takes."""
-    config = self._config
-    schedule = mixture.Schedule(self._seed, self._chances)
-    taken = schedule.counts_before(start)
-    structures = {}
-    draw = start
-    while True:
-      index = schedule.dataset_of(draw)
-      dataset = self._datasets[index]
-      if index not in structures:
-        structures[index] = dataset.source.shuffled(
-          config,
-          random_streams.stream_seed(self._seed, dataset.name),
-          int(taken[index]),
-        )
-      structure = next(structures[index])
-      state = self._states.get(draw % self._spec.num_microbatches)
-      if state is not None and state.needs(draw):
-        yield microbatches_lib.Example(
-          draw=draw,
-          structure=structure,
-          task=dataset.task,
-          graph=dataset.info.graph,
-          targets=labels.normalise_labels(
-            structure, dataset.info, self._spec.tasks[dataset.task]
-          ),
-        )
-      draw += 1
-
+  @functools.cached_property
   def _fingerprint(self) -> str:
     """Changes with everything that decides what a draw is and where it goes."""
     config = self._config
     identity = [
       self._seed,
       self._spec.num_microbatches,
-      config.shuffle_buffer,
-      config.shards_per_group,
+      config.streams_per_microbatch,
       [(d.name, d.split, d.num_structures, d.source.identity) for d in self._datasets],
       self._chances.tolist(),
+      self._plan and self._plan.identity,
     ]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
-  def _write_state(
-    self, states: Mapping[int, microbatches_lib.MicrobatchState]
-  ) -> State:
+  def _write_state(self) -> State:
     return {
-      "stream": self._fingerprint(),
+      "stream": self._fingerprint,
+      "step": self._step,
       "microbatches": {
-        str(index): {"next": state.next, "pool": list(state.pool)}
-        for index, state in states.items()
+        str(index): list(states) for index, states in self._states.items()
       },
     }
 
-  def _read_state(
-    self, state: State | None, microbatches: Sequence[int]
-  ) -> dict[int, microbatches_lib.MicrobatchState]:
+  def _read_state(self, state: State | None) -> tuple[int, _States]:
+    """Number of the first step, and states of the lanes of each microbatch."""
     if not state:
-      return {
-        microbatch: microbatches_lib.MicrobatchState(next=microbatch)
-        for microbatch in microbatches
-      }
-    if state["stream"] != self._fingerprint():
+      nothing = [None] * self._config.streams_per_microbatch
+      return 0, {index: list(nothing) for index in self._lanes}
+    if state["stream"] != self._fingerprint:
       raise StateError(
         "The checkpoint was made with another data stream: datasets, weights, "
-        "temperature, seed, number of microbatches or shuffle settings have changed. "
-        "Start in a new --workdir, or use the flags that are stored in this one."
+        "temperature, seed, size of batches, number of microbatches or of their "
+        "streams have changed. Start in a new --workdir, or use the flags that are "
+        "stored in this one."
       )
-    missing = [
-      microbatch
-      for microbatch in microbatches
-      if str(microbatch) not in state["microbatches"]
-    ]
+    stored = state["microbatches"]
+    missing = [index for index in self._lanes if str(index) not in stored]
     if missing:
       raise StateError(
         f"The checkpoint lacks the data positions of microbatches {missing}; it has "
-        f"{sorted(state['microbatches'])}."
+        f"{sorted(stored)}."
       )
-    stored = {
-      microbatch: state["microbatches"][str(microbatch)] for microbatch in microbatches
-    }
-    return {
-      microbatch: microbatches_lib.MicrobatchState(entry["next"], tuple(entry["pool"]))
-      for microbatch, entry in stored.items()
-    }
+    return state["step"], {index: list(stored[str(index)]) for index in self._lanes}
 
 
 def merge_states(states: Sequence[State]) -> State:
@@ -218,9 +189,9 @@ def merge_states(states: Sequence[State]) -> State:
   Raises:
     StateError: they are of different streams.
   """
-  if len({state["stream"] for state in states}) != 1:
-    raise StateError("The processes' states belong to different streams.")
+  if len({(state["stream"], state["step"]) for state in states}) != 1:
+    raise StateError("The processes' states belong to different streams or steps.")
   microbatches = {}
   for state in states:
     microbatches.update(state["microbatches"])
-  return {"stream": states[0]["stream"], "microbatches": microbatches}
+  return {**states[0], "microbatches": microbatches}

@@ -1,6 +1,8 @@
 """Compilation of functions: at a known moment, and no more often than necessary."""
 
 from collections.abc import Callable
+from collections.abc import Hashable
+from collections.abc import Sequence
 import functools
 import time
 from typing import Any
@@ -14,7 +16,7 @@ Signature = list[tuple[str, str]]
 
 
 class RecompileError(RuntimeError):
-  """A step function was called with other shapes, dtypes or placements."""
+  """A function was called with shapes, dtypes or placements that it is not for."""
 
 
 def compile_for(jitted: jax.stages.Wrapped, *args: Any) -> jax.stages.Compiled:
@@ -32,23 +34,51 @@ def compile_for(jitted: jax.stages.Wrapped, *args: Any) -> jax.stages.Compiled:
   return compiled
 
 
-class CompiledOnce:
-  """A function that is compiled at its first call and never again.
+def memory_bytes(compiled: jax.stages.Compiled, growth: float = 1.0) -> int | None:
+  """Memory that a compiled function takes on each device, by XLA's account.
+
+  Args:
+    compiled: the function.
+    growth: factor on what it needs for its work, as for batches that are larger.
+
+  Returns:
+    Bytes of arguments, results and work; None where the back end gives no account.
+  """
+  analysis = compiled.memory_analysis()
+  if analysis is None:
+    return None
+  kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+  work = round(growth * analysis.temp_size_in_bytes)
+  return kept - analysis.alias_size_in_bytes + work
+
+
+class CompiledFunction:
+  """A function that is compiled for few shapes of its arguments, and for no others.
 
   Attributes:
-    compile_seconds: time that tracing and compilation took; None before the first call.
-    compiled: the executable, for the analysis of its cost and memory; None before the
-      first call.
+    compile_seconds: time that tracing and compilation took, the last time; None before
+      the first call.
+    compiled: the executable of the last call, for the analysis of its cost and memory;
+      None before the first call.
   """
 
   def __init__(
-    self, function: Callable[..., Any], name: str, **jit_options: Any
+    self,
+    function: Callable[..., Any],
+    name: str,
+    *,
+    most: int = 1,
+    varying: int = -1,
+    **jit_options: Any,
   ) -> None:
     """Wraps a function.
 
     Args:
       function: the function.
       name: name of the program in messages and profiles.
+      most: number of shapes that it is compiled for at most.
+      varying: index of the argument whose arrays may have several shapes; those of all
+        others always have the same.
       **jit_options: options of `jax.jit`.
     """
 
@@ -58,15 +88,20 @@ class CompiledOnce:
 
     named.__name__ = named.__qualname__ = name
     self._jitted = jax.jit(named, **jit_options)
-    self._name = name
-    self._signature: Signature = []
+    self._name, self._most, self._varying = name, most, varying
+    self._signature: Signature = []  # Of the last compilation.
+    self._executables: dict[Hashable, jax.stages.Compiled] = {}
     self.compiled: jax.stages.Compiled | None = None
     self.compile_seconds: float | None = None
 
   @property
   def num_compilations(self) -> int:
-    """0 before the first call, then 1."""
-    return int(self.compiled is not None)
+    """For how many shapes it has been compiled."""
+    return len(self._executables)
+
+  def is_compiled_for(self, *args: Any) -> bool:
+    """Whether a call with these arguments compiles nothing."""
+    return self._key(args) in self._executables
 
   def lower(
     self, *args: Any, platforms: tuple[str, ...] | None = None
@@ -84,24 +119,38 @@ class CompiledOnce:
     """Runs the function.
 
     Raises:
-      RecompileError: an argument differs in shape, dtype or placement from that of the
-        first call; the message names the first that does.
+      RecompileError: it has been compiled for as many shapes as it may be and these
+        are others, or another argument differs in shape, dtype or placement from that
+        of earlier calls; the message names the first that does.
     """
-    if self.compiled is None:
+    key = self._key(args)
+    if key not in self._executables:
+      if len(self._executables) == self._most:
+        change = _first_change(self._signature, _signature(args))
+        raise self._refusal(change or "its arguments have another structure")
       start = time.perf_counter()
       self._signature = _signature(args)
-      self.compiled = compile_for(self._jitted, *args)
+      self._executables[key] = compile_for(self._jitted, *args)
       self.compile_seconds = time.perf_counter() - start
+    self.compiled = self._executables[key]
     try:
       return self.compiled(*args)
     except (TypeError, ValueError) as error:
       change = _first_change(self._signature, _signature(args))
       if change is None and "sharding" not in str(error):
         raise
-      raise RecompileError(
-        f"The {self._name} would have to be compiled again: {change or error}. All "
-        "batches of a run must be packed to one budget with the same microbatches."
-      ) from error
+      raise self._refusal(change or str(error)) from error
+
+  def _key(self, args: Sequence[Any]) -> Hashable:
+    """What tells one executable from another."""
+    leaves, structure = jax.tree.flatten(args[self._varying])
+    return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+
+  def _refusal(self, reason: str) -> RecompileError:
+    return RecompileError(
+      f"The {self._name} would have to be compiled again: {reason}. Batches of a run "
+      "must be packed to its budgets with the same microbatches."
+    )
 
 
 def _signature(args: Any) -> Signature:

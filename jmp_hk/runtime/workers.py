@@ -7,7 +7,9 @@ import concurrent.futures
 import concurrent.futures.process
 import contextlib
 import multiprocessing
+from multiprocessing import connection
 from multiprocessing import resource_tracker
+import multiprocessing.process
 import os
 import signal
 import sys
@@ -20,13 +22,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 5.0  # With processes that were told to end.
 # Signals for a whole job that only the main process answers; macOS cannot wait for one.
 _BLOCKED = (
   (signal.SIGINT, signal.SIGTERM)
   if hasattr(signal, "sigtimedwait")
   else (signal.SIGINT,)
 )
-_LINEAR_ALGEBRA = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# One thread of linear algebra each; and where they import jax, the devices are others'.
+_ENVIRONMENT = {
+  "OMP_NUM_THREADS": "1",
+  "OPENBLAS_NUM_THREADS": "1",
+  "MKL_NUM_THREADS": "1",
+  "JAX_PLATFORMS": "cpu",
+}
 _main_lock = threading.Lock()
 
 
@@ -61,7 +70,7 @@ class WorkerPool:
       initializer=_follow_parent,
       initargs=(os.getpid(),),
     )
-    with _hidden_main(), _single_thread(), _signals_blocked():
+    with _hidden_main(), _environment(), _signals_blocked():
       # Every task starts one process as long as none is idle.
       for _ in range(num_workers):
         self._executor.submit(_start)
@@ -131,6 +140,97 @@ class WorkerPool:
       raise WorkerError(self._death_message) from error
 
 
+class Crew:
+  """Processes of the same kind, each with one long task and a pipe to talk to it."""
+
+  def __init__(
+    self,
+    num_workers: int,
+    death_message: str,
+    function: Callable[..., None],
+    *args: Any,
+  ):
+    """Starts the processes.
+
+    Args:
+      num_workers: number of processes.
+      death_message: see `WorkerPool`.
+      function: what each does, defined in a module that it can import: called with its
+        number, its end of the pipe, and `args`. It ends when its pipe is closed.
+      *args: pickled, once for each process.
+    """
+    self._death_message = death_message
+    self._processes: list[multiprocessing.process.BaseProcess] = []
+    self._pipes: list[connection.Connection] = []
+    context = multiprocessing.get_context("spawn")
+    try:
+      with _hidden_main(), _environment(), _signals_blocked():
+        for number in range(num_workers):
+          pipe, other = context.Pipe()
+          self._pipes.append(pipe)
+          with other:
+            process = context.Process(
+              target=_run_followed,
+              args=(os.getpid(), function, number, other, *args),
+              daemon=True,
+            )
+            process.start()
+            self._processes.append(process)
+    except BaseException:
+      self.close()
+      raise
+
+  @property
+  def process_ids(self) -> list[int | None]:
+    """Numbers of the processes."""
+    return [process.pid for process in self._processes]
+
+  def send(self, number: int, message: Any) -> None:
+    """Sends a message to one process.
+
+    Raises:
+      WorkerError: it died.
+    """
+    try:
+      self._pipes[number].send(message)
+    except OSError as error:
+      raise WorkerError(self._death_message) from error
+
+  def receive(self) -> list[tuple[int, Any]]:
+    """Waits for messages; at most one of each process.
+
+    Returns:
+      Number of the process and the message.
+
+    Raises:
+      WorkerError: a process died.
+    """
+    try:
+      return [
+        (self._pipes.index(pipe), pipe.recv())  # pyright: ignore
+        for pipe in connection.wait(self._pipes)
+      ]
+    except (EOFError, OSError) as error:
+      raise WorkerError(self._death_message) from error
+
+  def close(self) -> None:
+    """Ends the processes, whatever they are doing."""
+    for pipe in self._pipes:
+      pipe.close()
+    for process in self._processes:
+      process.terminate()
+    for process in self._processes:
+      process.join(_PATIENCE_SECONDS)
+      if process.exitcode is None:
+        process.kill()
+        process.join()
+
+
+def _run_followed(parent: int, function: Callable[..., None], *args: Any) -> None:
+  _follow_parent(parent)
+  function(*args)
+
+
 def _start() -> None:
   """A first task, which starts a process."""
 
@@ -178,10 +278,10 @@ def _signals_blocked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _single_thread() -> Iterator[None]:
-  """New processes start with one thread each in linear algebra."""
-  before = {name: os.environ.get(name) for name in _LINEAR_ALGEBRA}
-  os.environ.update(dict.fromkeys(_LINEAR_ALGEBRA, "1"))
+def _environment() -> Iterator[None]:
+  """New processes start with `_ENVIRONMENT`."""
+  before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+  os.environ.update(_ENVIRONMENT)
   try:
     yield
   finally:

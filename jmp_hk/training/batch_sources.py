@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import logging
 import pathlib
 from typing import Any
@@ -14,21 +15,18 @@ import jax
 import numpy as np
 
 from jmp_hk import dataset_info
-from jmp_hk import serialization
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import pool as pool_lib
 from jmp_hk.pipeline import batches as batches_lib
-from jmp_hk.pipeline import budgets
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.pipeline import evaluation_stream
+from jmp_hk.pipeline import exact_lane
 from jmp_hk.pipeline import microbatches as microbatches_lib
-from jmp_hk.pipeline import mixture
 from jmp_hk.pipeline import training_stream
-from jmp_hk.runtime import processes
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import objective
-from jmp_hk.training import run_directory
+from jmp_hk.training import run_budgets
 from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
 
@@ -38,12 +36,17 @@ Batches = Iterator[batches_lib.PipelineBatch]
 
 
 class BatchSource(abc.ABC):
-  """Gives a run its batches; all of them have the same shapes."""
+  """Gives a run its batches; those of one budget have the same shapes."""
 
   @property
   @abc.abstractmethod
   def infos(self) -> dict[str, dataset_info.DatasetInfo]:
     """Constants of the dataset of each task by name, in the order of the tasks."""
+
+  @property
+  def budgets(self) -> tuple[budget_lib.Budget, ...]:
+    """Budgets of the training batches, the largest last; none if not known."""
+    return ()
 
   @property
   @abc.abstractmethod
@@ -71,11 +74,11 @@ class BatchSource(abc.ABC):
 
   @abc.abstractmethod
   def padding(self) -> batches_lib.PipelineBatch:
-    """A batch of padding alone."""
+    """A batch of padding alone, as evaluations need it."""
 
   @abc.abstractmethod
   def sample(self, count: int) -> list[batch_lib.Batch]:
-    """Single microbatches of the training data, the same in every process."""
+    """Microbatches of the training data of one shape, the same in every process."""
 
   def merge_positions(
     self, positions: Sequence[Mapping[str, Any]]
@@ -92,7 +95,7 @@ class DatasetBatches(BatchSource):
     config: config_lib.TrainerConfig,
     training: Sequence[datasets_lib.Dataset],
     validation: Sequence[datasets_lib.Dataset],
-    budget: budget_lib.Budget,
+    budgets: run_budgets.RunBudgets,
     microbatches: Sequence[int],
   ) -> None:
     """Reads nothing yet.
@@ -101,7 +104,7 @@ class DatasetBatches(BatchSource):
       config: configuration of the run.
       training: the mixture, with one dataset for each task of the model.
       validation: validation splits of some of these datasets.
-      budget: static sizes of a microbatch.
+      budgets: static sizes of microbatches.
       microbatches: numbers of the microbatches that this process supplies.
 
     Raises:
@@ -127,15 +130,23 @@ class DatasetBatches(BatchSource):
     self._spec = microbatches_lib.BatchSpec(
       config.model.tasks,
       config.model.backbone.graph_builder,
-      budget,
+      budgets.training[-1],
       config.train.num_microbatches,
+      smaller_budgets=budgets.training[:-1],
     )
+    self._evaluation_budget = budgets.evaluation
+    self._plan = run_budgets.make_plan(self._config, self._training, budgets.training)
 
   @property
   def infos(self) -> dict[str, dataset_info.DatasetInfo]:
     """See `BatchSource`."""
     by_name = {dataset.name: dataset.info for dataset in self._training}
     return {task.name: by_name[task.name] for task in self._config.model.tasks}
+
+  @property
+  def budgets(self) -> tuple[budget_lib.Budget, ...]:
+    """See `BatchSource`."""
+    return self._spec.budgets
 
   @property
   def has_validation(self) -> bool:
@@ -151,6 +162,7 @@ class DatasetBatches(BatchSource):
       seed=self._config.train.seed,
       local_microbatches=self._local,
       state=position,
+      plan=self._plan,
     ) as stream:
       yield from stream
 
@@ -160,9 +172,11 @@ class DatasetBatches(BatchSource):
       yield from self._evaluation_stream(dataset, self._config.validation_limit)
 
   def evaluation(self, datasets: Sequence[datasets_lib.Dataset]) -> Batches:
-    """See `BatchSource`; the structures must fit into the budget."""
-    for dataset in datasets:
-      yield from self._evaluation_stream(dataset)
+    """See `BatchSource`; the budget grows where a structure needs more."""
+    self._evaluation_budget = run_budgets.enlarge(
+      self._config, self._evaluation_budget, datasets
+    )
+    return itertools.chain.from_iterable(map(self._evaluation_stream, datasets))
 
   def padding(self) -> batches_lib.PipelineBatch:
     """See `BatchSource`."""
@@ -171,10 +185,13 @@ class DatasetBatches(BatchSource):
   def sample(self, count: int) -> list[batch_lib.Batch]:
     """See `BatchSource`; without edge dropout."""
     builder = dataclasses.replace(self._spec.builder, edge_dropout=0.0)
+    spec = dataclasses.replace(self._spec, builder=builder)
+    if self._plan is not None:
+      return exact_lane.sample(self._training, spec, self._plan, count)
     with training_stream.TrainingStream(
       self._training,
-      dataclasses.replace(self._spec, builder=builder),
-      dataclasses.replace(self._config.pipeline, prefetch_batches=0),
+      spec,
+      dataclasses.replace(self._config.pipeline, num_workers=0, prefetch_batches=0),
       seed=self._config.train.seed,
       local_microbatches=(0,),
     ) as stream:
@@ -191,7 +208,9 @@ class DatasetBatches(BatchSource):
   ) -> evaluation_stream.EvaluationStream:
     return evaluation_stream.EvaluationStream(
       dataset,
-      self._spec,
+      dataclasses.replace(
+        self._spec, budget=self._evaluation_budget, smaller_budgets=()
+      ),
       self._config.pipeline,
       local_microbatches=self._local,
       limit=limit,
@@ -255,13 +274,13 @@ def open_datasets(
   workdir: pathlib.Path,
   mesh: jax.sharding.Mesh,
 ) -> DatasetBatches:
-  """Opens the datasets of a run, and chooses its budget.
+  """Opens the datasets of a run, and chooses its budgets.
 
   Args:
     config: configuration of the run.
     training: the mixture, with one dataset for each task of the model.
     validation: validation splits of some of these datasets.
-    workdir: directory of the run. Its budget, once chosen, is stored there and stays,
+    workdir: directory of the run. Its budgets, once chosen, are stored there and stay,
       but for the sizes that the configuration gives.
     mesh: the devices.
 
@@ -276,33 +295,6 @@ def open_datasets(
     config,
     training,
     validation,
-    _load_or_choose_budget(config, training, workdir),
+    run_budgets.load_or_choose(config, training, validation, workdir),
     local,
   )
-
-
-def _load_or_choose_budget(
-  config: config_lib.TrainerConfig,
-  datasets: Sequence[datasets_lib.Dataset],
-  workdir: pathlib.Path,
-) -> budget_lib.Budget:
-  """The stored budget with given sizes, or one chosen from the data; it is stored."""
-  builder = config.model.backbone.graph_builder
-  path = workdir / run_directory.BUDGET_FILE
-  stored = serialization.load(builder.budget_type, path) if path.exists() else None
-  if stored is not None:
-    budget = budget_lib.override(stored, config.budget.overrides)
-    changes = serialization.differences(*map(serialization.to_json, (stored, budget)))
-    if changes:
-      logger.info("Sizes of batches that change: %s.", "; ".join(changes))
-  else:
-    budget = budgets.choose(
-      datasets,
-      mixture.probabilities(datasets, config.pipeline.temperature),
-      builder,
-      dataclasses.replace(config.budget, structures=config.structures_per_microbatch),
-      num_workers=config.pipeline.num_workers,
-    )
-  if budget != stored and processes.is_first():
-    serialization.save(budget, path)
-  return budget

@@ -20,6 +20,7 @@ from jmp_hk.training import metrics as metrics_lib
 from jmp_hk.training import objective as objective_lib
 from jmp_hk.training import sharding
 
+_MOST_BUDGETS = 4  # Other datasets than those of the run may need larger ones.
 _AHEAD = 2  # Batches that the host may run ahead of the devices.
 _COMPARED = 8  # Batches on which averaged and raw weights are compared.
 _DIFFERENCE = 0.1  # Part of the score from which both are reported.
@@ -29,7 +30,7 @@ def make_eval_step(
   microbatch_sums: objective_lib.MicrobatchSums,
   mesh: jax.sharding.Mesh,
   name: str = "eval_step",
-) -> compilation.CompiledOnce:
+) -> compilation.CompiledFunction:
   """Builds (params, scales, batch) → sums over all microbatches of all devices.
 
   Args:
@@ -54,7 +55,7 @@ def make_eval_step(
 
   spec = jax.sharding.PartitionSpec
   everywhere = sharding.replicated(mesh)
-  return compilation.CompiledOnce(
+  return compilation.CompiledFunction(
     jax.shard_map(
       local,
       mesh=mesh,
@@ -63,6 +64,7 @@ def make_eval_step(
       check_vma=False,
     ),
     name,
+    most=_MOST_BUDGETS,
     in_shardings=(everywhere, everywhere, sharding.by_microbatch(mesh)),
     out_shardings=everywhere,
   )
@@ -82,7 +84,7 @@ class StoppedError(Exception):
 
 
 def evaluate(
-  eval_step: compilation.CompiledOnce,
+  eval_step: compilation.CompiledFunction,
   variables: model_lib.Variables,
   batches: Iterable[batches_lib.PipelineBatch],
   mesh: jax.sharding.Mesh,
@@ -105,7 +107,7 @@ def evaluate(
 
 
 def compare(
-  eval_step: compilation.CompiledOnce,
+  eval_step: compilation.CompiledFunction,
   variables: model_lib.Variables,
   raw: model_lib.Variables | None,
   batches: Iterable[batches_lib.PipelineBatch],

@@ -24,6 +24,7 @@ from jmp_hk.training import batch_sources
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import evaluation
 from jmp_hk.training import metric_table
+from jmp_hk.training import preflight
 from jmp_hk.training import profiling
 from jmp_hk.training import program as program_lib
 from jmp_hk.training import progress as progress_lib
@@ -31,6 +32,7 @@ from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
 from jmp_hk.training import step_log
 from jmp_hk.training import stopping
+from jmp_hk.training import summary
 from jmp_hk.training import writers as writers_lib
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ class Loop:
     self._log.restore(host.interval)
     # Structures of the interval that the progress knows of.
     self._counted = self._log.num_structures
+    self._is_first = True  # No step has been taken since the start.
     self._saved_at = time.monotonic()
     self._bar: tqdm.tqdm | None = None
     self._validations = metric_table.ValidationLog(
@@ -158,17 +161,22 @@ class Loop:
   def _take_step(self, item: batches_lib.PipelineBatch) -> None:
     """Dispatches one step."""
     train_step = self._program.train_step
-    is_first = train_step.compiled is None
-    if is_first:
-      logger.info("Compiling the training step, which may take minutes.")
+    compiles = not train_step.is_compiled_for(self.state, item.batch)
+    if compiles:
+      if not self._is_first:
+        self._count()
+      logger.info("%s", summary.compilation(self._program, item.batch))
     self.state, metrics = train_step(self.state, item.batch)
     self._step += 1
-    if is_first:
-      logger.info("Compiled in %.0f s.", train_step.compile_seconds)
-      jax.block_until_ready(metrics)
-      self._progress.update(self._step, 0, counts=False)
-      self._saved_at = time.monotonic()
     self._log.add(metrics, item.info)
+    if compiles:
+      logger.info("Compiled in %.0f s.", train_step.compile_seconds)
+      self._counted = self._log.num_structures  # Waits for the step.
+      self._progress.update(self._step, 0, counts=False)
+      preflight.check_memory(train_step.compiled, item.batch, self._program.budgets)
+    if self._is_first:
+      self._saved_at = time.monotonic()
+      self._is_first = False
     if self._outputs.profile is not None:
       self._outputs.profile.after_step(self.state)
 
@@ -216,8 +224,7 @@ class Loop:
   def _flush(self) -> None:
     """Fetches the metrics of the interval, checks and writes them."""
     values = self._log.summarise(self._step)
-    structures = self._log.num_structures - self._counted
-    self._progress.update(self._step, structures * jax.process_count())
+    self._count()
     errors = metric_table.training_errors(self._program.described, values)
     logger.info("%s", self._progress.line(values, errors))
     if self._bar is not None:
@@ -239,15 +246,19 @@ class Loop:
     So a continued run writes the same lines as one that was never stopped.
     """
     steps = self._log.steps(self._step)
-    structures = self._log.num_structures - self._counted
-    self._progress.update(self._step, structures * jax.process_count())
-    self._counted += structures
+    self._count()
     self.host = dataclasses.replace(
       self.host,
       data=self._log.position,
       seconds=self._progress.seconds,
       interval=steps,
     )
+
+  def _count(self) -> None:
+    """Lets the progress know of the steps since it was last told of some."""
+    structures = self._log.num_structures
+    self._progress.update(self._step, structures - self._counted)
+    self._counted = structures
 
   def _validate(self) -> tuple[dict[str, float] | None, int]:
     """Validates, and lets plateau and early stopping know.

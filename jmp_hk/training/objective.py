@@ -23,6 +23,10 @@ def _unchanged(gradients: hk.MutableParams) -> hk.MutableParams:
   return gradients
 
 
+def _num_structures(batch: batch_lib.Batch) -> jax.Array:
+  return batch.graph_mask.sum()
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
   """What is minimised: Σ over terms of (sum of a term) / (its count).
@@ -35,12 +39,14 @@ class Objective:
     process_gradients: applied to the summed gradients before clipping.
     errors: (batch, predictions) → {name: (sum, count)}, metrics that are told beside
       the loss and not minimised.
+    num_structures: (batch [microbatches, ...]) → number of structures in it.
   """
 
   predict: Callable[[hk.Params, hk.State, jax.Array, batch_lib.Batch], Predictions]
   terms: Callable[[batch_lib.Batch, Predictions], Terms]
   process_gradients: Callable[[hk.MutableParams], hk.MutableParams] = _unchanged
   errors: Callable[[batch_lib.Batch, Predictions], Terms] = lambda batch, values: {}
+  num_structures: Callable[[batch_lib.Batch], jax.Array] = _num_structures
 
 
 def make_objective(

@@ -7,6 +7,7 @@ that the checks take as little time for a hundred million structures as for ten.
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Sequence
+import logging
 import math
 import pathlib
 import shutil
@@ -18,10 +19,15 @@ import numpy as np
 
 from jmp_hk import dataset_info
 from jmp_hk.checkpoints import model_directory
+from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.pipeline import datasets as datasets_lib
+from jmp_hk.runtime import compilation
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import state as state_lib
+
+logger = logging.getLogger(__name__)
 
 _SAMPLE = 1024  # Structures that are read where no facts are stored.
 _GIB = 2**30
@@ -134,6 +140,38 @@ def checkpoint_bytes(state: state_lib.TrainState) -> int:
   return sum(
     math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
     for leaf in jax.tree.leaves(state)
+  )
+
+
+def check_memory(
+  compiled: jax.stages.Compiled | None,
+  batch: batch_lib.Batch,
+  budgets: Sequence[budget_lib.Budget],
+) -> None:
+  """Warns where the largest batches of a run may be too large for the devices.
+
+  Args:
+    compiled: the training step for one of the budgets.
+    batch: a batch of that budget.
+    budgets: all budgets, the largest last.
+  """
+  device = jax.local_devices()[0]
+  limit = (device.memory_stats() or {}).get("bytes_limit")
+  if compiled is None or not budgets or not limit:
+    return
+  growth = budgets[-1].num_main_items / batch.budget.num_main_items
+  needed = compilation.memory_bytes(compiled, growth)
+  if needed is not None and needed > limit:
+    logger.warning("%s", memory_warning(needed, limit, device.device_kind))
+
+
+def memory_warning(needed: int, limit: int, kind: str) -> str:
+  """What is said where a step may need more memory than there is, both in bytes."""
+  return (
+    f"A step with the largest structures of the data needs about {needed / _GIB:.0f} "
+    f"GiB of memory, but each device ({kind}) has {limit / _GIB:.0f} GiB. The run may "
+    "end when they come together. More microbatches (num_microbatches) need less "
+    "memory each and leave the batches as they are; so does remat."
   )
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from jmp_hk import dataset_info
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.training import config as config_lib
@@ -28,6 +30,8 @@ class Program:
   Attributes:
     model: the model.
     mesh: the devices.
+    budgets: budgets of training batches, the largest last; none where batches come
+      ready and have one shape.
     shapes: shapes of the model's parameters and scale factors.
     optimizer: the optimiser.
     schedule: base learning rate by step.
@@ -42,6 +46,7 @@ class Program:
     infos: Mapping[str, dataset_info.DatasetInfo],
     example: batch_lib.Batch,
     mesh: jax.sharding.Mesh | None = None,
+    budgets: Sequence[budget_lib.Budget] = (),
   ) -> None:
     """Builds the functions; compiles and computes nothing yet.
 
@@ -50,8 +55,10 @@ class Program:
       infos: constants of the dataset of each task by name.
       example: a microbatch of the run, for shapes.
       mesh: the devices; by default all of all processes.
+      budgets: budgets of training batches, the largest last.
     """
     train = config.train
+    self.budgets = tuple(budgets)
     self.mesh = mesh or sharding.make_mesh()
     self.model = model_lib.build_model(config.model)
     self.shapes: model_lib.Variables = jax.eval_shape(
@@ -64,6 +71,7 @@ class Program:
       self.optimizer,
       train,
       self.mesh,
+      num_budgets=max(1, len(self.budgets)),
     )
     self.eval_step = evaluation.make_eval_step(
       objective.make_validation_sums(self.model, infos), self.mesh

@@ -75,8 +75,10 @@ class Progress:
     """
     rates = self.rates()
     width = len(str(self._num_steps))
-    parts = [
-      f"step {self._step:>{width}}/{self._num_steps}",
+    parts = [f"step {self._step:>{width}}/{self._num_steps}"]
+    if "epoch" in metrics:
+      parts.append(f"epoch {metrics['epoch']:.2f}")
+    parts += [
       f"loss {text_table.number(metrics['loss'], 4)}",
       *errors,
       f"lr {metrics['learning_rate']:.1e}",

@@ -32,7 +32,8 @@ def make_train_step(
   optimizer: optax.GradientTransformationExtraArgs,
   config: config_lib.TrainConfig,
   mesh: jax.sharding.Mesh,
-) -> compilation.CompiledOnce:
+  num_budgets: int = 1,
+) -> compilation.CompiledFunction:
   """Builds the step.
 
   A step whose loss or gradient is not finite changes nothing but `halted`, and
@@ -44,12 +45,13 @@ def make_train_step(
     optimizer: optimiser from `optimizer.make_optimizer`.
     config: the run; schedule, frozen parameters and moving average are read.
     mesh: the devices.
+    num_budgets: budgets of the batches; the step is compiled for each that occurs.
 
   Returns:
     A function (state, batch [microbatches, ...]) → (state, metrics), which donates the
     state. Metrics are scalars: "loss", "loss/term" for each term, "gradient_norm"
-    (before clipping), "learning_rate" and "finite"; and for each of the objective's
-    errors "error_sum/name" and "error_count/name".
+    (before clipping), "learning_rate", "structures" and "finite"; and for each of the
+    objective's errors "error_sum/name" and "error_count/name".
   """
   schedule = optimizer_lib.make_schedule(config.optimizer.schedule)
 
@@ -68,6 +70,7 @@ def make_train_step(
     proceed = finite & ~state.halted
     rate = schedule(state.step) * state.plateau.scale
     metrics = {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
+    metrics |= {"structures": objective.num_structures(batch)}
     metrics |= {f"loss/{name}": value for name, value in terms.items()}
     for name, (total, count) in errors.items():
       metrics |= {f"{ERROR_SUM}{name}": total, f"{ERROR_COUNT}{name}": count}
@@ -81,9 +84,10 @@ def make_train_step(
     )
 
   replicated = sharding.replicated(mesh)
-  return compilation.CompiledOnce(
+  return compilation.CompiledFunction(
     train_step,
     "train_step",
+    most=num_budgets,
     donate_argnums=(0,),
     in_shardings=(replicated, sharding.by_microbatch(mesh)),
     out_shardings=replicated,

@@ -12,7 +12,8 @@ from jmp_hk.targets import arithmetic
 from jmp_hk.training import step as step_lib
 
 _AHEAD = 2  # Steps that the host may run ahead of the devices.
-_LAST_COUNTS = ("learning_rate",)  # Of these the last value is told, not the mean.
+# Of these the last value is told, not the mean.
+_LAST_COUNTS = ("learning_rate", "structures")
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -24,7 +25,7 @@ class StepLog:
 
   def __init__(self) -> None:
     """Starts empty."""
-    self._metrics: list[Mapping[str, jax.Array]] = []
+    self._metrics: list[Mapping[str, Any]] = []
     self._infos: list[batches_lib.BatchInfo] = []
 
   def __len__(self) -> int:
@@ -37,8 +38,8 @@ class StepLog:
 
   @property
   def num_structures(self) -> int:
-    """Structures that this process has trained on."""
-    return sum(info.num_structures for info in self._infos)
+    """Structures of all steps, over all processes; waits for the devices."""
+    return sum(int(metrics["structures"]) for metrics in self._fetch())
 
   def steps(self, step: int) -> list[dict[str, Any]]:
     """The steps as JSON values, from which `restore` makes them again.
@@ -49,12 +50,11 @@ class StepLog:
     Raises:
       NonFiniteLossError: a step's loss or gradient was not finite.
     """
-    fetched = jax.device_get(self._metrics)
+    fetched = self._fetch()
     self._check_finite(fetched, step)
     return [
       {
         "metrics": {name: float(value) for name, value in metrics.items()},
-        "num_structures": info.num_structures,
         "utilisation": dict(info.utilisation),
       }
       for metrics, info in zip(fetched, self._infos, strict=True)
@@ -68,7 +68,7 @@ class StepLog:
         batches_lib.BatchInfo(
           record_ids=(),
           draws=(),
-          num_structures=step["num_structures"],
+          num_structures=0,
           num_atoms=0,
           utilisation=step["utilisation"],
         )
@@ -93,13 +93,14 @@ class StepLog:
       step: number of the last step.
 
     Returns:
-      Metrics by name, "dataset/metric" for each error, and "utilisation/field" for each
-      field of the budget.
+      Metrics by name: "structures" of the last step; "dataset/metric" for each error;
+      "epoch", the epochs of the data so far, where that is known; and
+      "utilisation/field" for each field of the budget.
 
     Raises:
       NonFiniteLossError: a step's loss or gradient was not finite.
     """
-    fetched = jax.device_get(self._metrics)
+    fetched = self._fetch()
     self._check_finite(fetched, step)
     values: dict[str, float] = {}
     for name in fetched[-1]:
@@ -112,9 +113,11 @@ class StepLog:
           mean = sum(column) / float(count)
           values[error] = mean**0.5 if error.endswith(arithmetic.ROOT) else mean
       elif name in _LAST_COUNTS:
-        values[name] = column[-1]
+        values[name] = np.asarray(fetched[-1][name]).item()
       elif name != "finite" and not name.startswith(step_lib.ERROR_COUNT):
         values[name] = float(np.mean(column))
+    if self._infos[-1].epoch:
+      values["epoch"] = self._infos[-1].epoch
     return values | {
       f"utilisation/{name}": float(
         np.mean([info.utilisation[name] for info in self._infos])
@@ -125,6 +128,11 @@ class StepLog:
   def clear(self) -> None:
     """Forgets the steps."""
     self._metrics, self._infos = [], []
+
+  def _fetch(self) -> Sequence[Mapping[str, Any]]:
+    """The metrics of the steps on the host."""
+    self._metrics = jax.device_get(self._metrics)
+    return self._metrics
 
   def _check_finite(
     self, fetched: Sequence[Mapping[str, np.ndarray]], step: int

@@ -7,8 +7,10 @@ import pathlib
 from typing import Any
 
 from jmp_hk.checkpoints import model_directory
+from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import parameters
+from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.runtime import console
 from jmp_hk.runtime import processes
 from jmp_hk.training import config as config_lib
@@ -25,32 +27,64 @@ _BASELINE_NOTE = "baseline: a linear fit per element, or the mean; forces of zer
 def tell_start(
   config: config_lib.TrainerConfig,
   program: program_lib.Program,
-  budget: budget_lib.Budget,
+  example: batch_lib.Batch,
 ) -> None:
   """Logs how large model and batches are.
 
   Args:
     config: configuration of the run.
     program: what it computes.
-    budget: static sizes of a microbatch.
+    example: a microbatch of the run.
   """
+  budgets = program.budgets or (example.budget,)
   logger.info(
     "%s, %s parameters.",
     config.model.backbone.describe(),
     f"{parameters.count(program.shapes.params):,}",
   )
-  room = budget_lib.capacity(budget)
-  count, devices = config.train.num_microbatches, program.mesh.size
-  batches = "Batches hold" if count == 1 else f"Each of {count} microbatches holds"
+  devices = program.mesh.size
   kind = program.mesh.devices.flat[0].device_kind
   logger.info(
-    "%s up to %s atoms and %s edges, on %s.",
-    batches,
-    f"{room.num_atoms:,}",
-    f"{getattr(room, type(room).main_field):,}",
-    f"{devices} device{'s' * (devices > 1)} ({kind})",
+    "%s, on %d device%s (%s).",
+    _batches(config, budgets),
+    devices,
+    "s" * (devices > 1),
+    kind,
   )
-  logger.debug("Sizes of a microbatch: %s.", budget)
+  logger.debug("Sizes of a microbatch: %s.", budgets)
+
+
+def _batches(
+  config: config_lib.TrainerConfig, budgets: Sequence[budget_lib.Budget]
+) -> str:
+  """What the batches of a run hold."""
+  train = config.train
+  number, count = train.batch_size, train.num_microbatches
+  about = "" if config.pipeline.packing is pipeline_config.Packing.EXACT else "about "
+  text = f"Batches have {about}{number} structure{'s' * (number > 1)}"
+  sizes = " or ".join(_size(budget) for budget in budgets)
+  if count == 1:
+    return f"{text} and room for {sizes}"
+  return f"{text} in {count} microbatches with room for {sizes} each"
+
+
+def _size(budget: budget_lib.Budget) -> str:
+  room = budget_lib.capacity(budget)
+  return f"{room.num_atoms:,} atoms and {room.num_main_items:,} edges"
+
+
+def compilation(program: program_lib.Program, batch: batch_lib.Batch) -> str:
+  """What is said before the training step is compiled for a batch.
+
+  Args:
+    program: what the run computes.
+    batch: the batch, whose budget is a new one.
+  """
+  number, most = program.train_step.num_compilations + 1, len(program.budgets)
+  which = ""
+  if most > 1:
+    which = f" for {_size(batch.budget)} ({number} of at most {most} sizes)"
+  return f"Compiling the training step{which}, which may take minutes."
 
 
 def tell_end(

@@ -19,7 +19,7 @@ TINY_FLAGS = (
   "bases.num_radial=6,bases.num_spherical=3",
   "--precision=float32",
   "--batch_size=6",
-  "--shuffle_buffer=64",
+  "--streams_per_microbatch=2",
   "--pool_size=8",
   "--learning_rate=1e-3",
   "--warmup_steps=2",

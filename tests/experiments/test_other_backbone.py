@@ -21,7 +21,7 @@ _RUN = (
   "--num_steps=3",
   "--batch_size=4",
   "--pool_size=8",
-  "--shuffle_buffer=64",
+  "--streams_per_microbatch=2",
   "--validation_limit=4",
   "--compilation_cache=",
 )

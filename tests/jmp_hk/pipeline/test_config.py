@@ -2,6 +2,7 @@
 
 import pytest
 
+from jmp_hk import serialization
 from jmp_hk.models.gemnet_oc.graphs import builder as builder_lib
 from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import microbatches
@@ -13,6 +14,7 @@ from tests.jmp_hk.pipeline import corpus
   [
     ("temperature", 0.0),
     ("pool_size", 0),
+    ("streams_per_microbatch", 0),
     ("num_workers", -1),
     ("prefetch_batches", -1),
   ],
@@ -20,6 +22,12 @@ from tests.jmp_hk.pipeline import corpus
 def test_bad_settings_are_named(field, value):
   with pytest.raises(ValueError, match=field):
     config_lib.PipelineConfig(**{field: value})
+
+
+def test_settings_of_earlier_versions_are_read():
+  stored = {"num_workers": 3, "shuffle_buffer": 10_000, "shards_per_group": 16}
+  config = serialization.from_json(config_lib.PipelineConfig, stored)
+  assert config == config_lib.PipelineConfig(num_workers=3)
 
 
 def test_bad_batches_are_named():

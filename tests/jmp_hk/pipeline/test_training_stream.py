@@ -15,7 +15,7 @@ from tests import gemnet_graphs
 from tests.jmp_hk.pipeline import corpus
 
 CONFIG = config_lib.PipelineConfig(
-  pool_size=9, shuffle_buffer=8, shards_per_group=2, prefetch_batches=0
+  pool_size=9, streams_per_microbatch=2, prefetch_batches=0
 )
 SPEC = dataclasses.replace(corpus.SPEC, num_microbatches=2)
 _WITHOUT_DROPOUT = dataclasses.replace(SPEC, builder=gemnet_graphs.BUILDER)
@@ -87,12 +87,13 @@ def test_no_draw_is_lost_or_taken_twice(batches):
     d for entry in batches for microbatch in entry.info.draws for d in microbatch
   ]
   assert len(set(draws)) == len(draws)
-  state = batches[-1].info.state
-  microbatches = [state["microbatches"][str(microbatch)] for microbatch in range(2)]
-  waiting = [d for microbatch in microbatches for d in microbatch["pool"]]
-  for index, microbatch in enumerate(microbatches):
-    assert sorted(d for d in draws + waiting if d % 2 == index) == list(
-      range(index, microbatch["next"], 2)
+  stored = batches[-1].info.state["microbatches"]
+  # Lane (i, s) has the draws i + 2 s, i + 2 s + 4, …
+  lanes = {i + 2 * s: stored[str(i)][s] for i in range(2) for s in range(2)}
+  waiting = [draw for lane in lanes.values() for draw in lane["pool"]]
+  for first, lane in lanes.items():
+    assert sorted(d for d in draws + waiting if d % 4 == first) == list(
+      range(first, lane["next"], 4)
     )
 
 

@@ -1,4 +1,4 @@
-"""Functions that are compiled once."""
+"""Functions that are compiled once, or for few shapes."""
 
 import chex
 import jax
@@ -13,7 +13,7 @@ def test_it_is_traced_and_compiled_once_and_named_in_profiles():
   def function(x):
     return 2 * x
 
-  once = compilation.CompiledOnce(function, "doubling")
+  once = compilation.CompiledFunction(function, "doubling")
   assert once.num_compilations == 0 and once.compile_seconds is None
   for value in (1.0, 2.0):
     chex.assert_trees_all_equal(once(jnp.full(3, value)), jnp.full(3, 2 * value))
@@ -24,7 +24,7 @@ def test_it_is_traced_and_compiled_once_and_named_in_profiles():
 
 
 def test_options_of_jit_reach_the_function():
-  once = compilation.CompiledOnce(lambda x: x + 1, "step", donate_argnums=(0,))
+  once = compilation.CompiledFunction(lambda x: x + 1, "step", donate_argnums=(0,))
   x = jnp.zeros(1000)
   once(x)
   assert x.is_deleted()
@@ -39,7 +39,9 @@ def test_options_of_jit_reach_the_function():
   ],
 )
 def test_other_arguments_are_refused_by_name(changed, reason):
-  once = compilation.CompiledOnce(lambda arrays: jax.tree.map(jnp.sin, arrays), "sine")
+  once = compilation.CompiledFunction(
+    lambda arrays: jax.tree.map(jnp.sin, arrays), "sine"
+  )
   once({"x": jnp.zeros(3)})
   with pytest.raises(compilation.RecompileError, match="sine would have.*" + reason):
     once(changed)
@@ -50,4 +52,31 @@ def test_errors_of_the_program_itself_pass():
     raise ValueError("not today")
 
   with pytest.raises(ValueError, match="not today"):
-    compilation.CompiledOnce(function, "failing")(jnp.zeros(3))
+    compilation.CompiledFunction(function, "failing")(jnp.zeros(3))
+
+
+def test_it_is_compiled_for_as_many_shapes_as_it_may_be_and_once_for_each():
+  @chex.assert_max_traces(3)
+  def function(state, batch):
+    return state + batch["x"].sum()
+
+  few = compilation.CompiledFunction(function, "step", most=3, varying=1)
+  state, total, seen = jnp.zeros(2), 0.0, set()
+  for length in (4, 2, 4, 4, 8, 2, 8):
+    batch = {"x": jnp.ones(length)}
+    assert few.is_compiled_for(state, batch) == (length in seen)
+    state, total = few(state, batch), total + length
+    seen.add(length)
+    chex.assert_trees_all_equal(state, jnp.full(2, total))
+  assert few.num_compilations == 3
+  with pytest.raises(
+    compilation.RecompileError, match=r"'x'\] is float32\[5\], it was float32\[8\]"
+  ):
+    few(state, {"x": jnp.ones(5)})
+
+
+def test_arguments_that_do_not_vary_keep_their_shape():
+  few = compilation.CompiledFunction(lambda s, x: s + x.sum(), "step", most=2)
+  few(jnp.zeros(2), jnp.ones(3))
+  with pytest.raises(compilation.RecompileError, match=r"float32\[3\], it was.*\[2\]"):
+    few(jnp.zeros(3), jnp.ones(3))

@@ -10,17 +10,21 @@ import jax
 
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
+from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.training import batch_sources
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import sharding
 from tests.jmp_hk.training import toy_run
 
+NUM_STRUCTURES = 42
+
 
 def _open(
   directory: pathlib.Path,
   edge_dropout: float = 0.0,
   batch_size: int = 8,
+  packing: pipeline_config.Packing = pipeline_config.Packing.FULL,
   **overrides: int,
 ) -> batch_sources.DatasetBatches:
   """Batches of molecules in memory."""
@@ -29,19 +33,25 @@ def _open(
     model=model_lib.ModelConfig(backbone=backbone, tasks=(toy_run.TASK,)),
     train=config_lib.TrainConfig(1, batch_size, num_microbatches=2),
     budget=budget_lib.BudgetConfig(overrides=overrides),
+    pipeline=pipeline_config.PipelineConfig(packing=packing),
     validation_limit=3,
   )
-  found = [toy_run.structure(i, f"toy:{i}") for i in range(40)]
-  info = dataclasses.replace(toy_run.INFO, energy_references={1: 0.0, 6: 0.0})
-  dataset = datasets_lib.Dataset(
-    "toy", "train", len(found), info, 0, datasets_lib.MemorySource(found)
-  )
+  dataset = _dataset()
   mesh = sharding.make_mesh(jax.devices()[:1])
   return batch_sources.open_datasets(config, [dataset], [dataset], directory, mesh)
 
 
+def _dataset() -> datasets_lib.Dataset:
+  found = [toy_run.structure(i, f"toy:{i}") for i in range(NUM_STRUCTURES)]
+  info = dataclasses.replace(toy_run.INFO, energy_references={1: 0.0, 6: 0.0})
+  return datasets_lib.Dataset(
+    "toy", "train", len(found), info, 0, datasets_lib.MemorySource(found)
+  )
+
+
 def _num_edges(batches: batch_sources.DatasetBatches) -> int:
-  return batches.padding().batch.budget.num_edges
+  (budget,) = batches.budgets
+  return budget.num_edges
 
 
 def _edges_of_a_structure(batch) -> float:
@@ -83,9 +93,49 @@ class BatchSourcesTest(absltest.TestCase):
     batches = _open(self.directory, 0.5)
     first = next(batches.training(None)).batch
     whole = [_edges_of_a_structure(batch) for batch in batches.sample(2)]
-    self.assertGreater(min(whole), 1.5 * _edges_of_a_structure(first))
+    self.assertGreater(sum(whole) / 2, 1.5 * _edges_of_a_structure(first))
     validated = sum(item.info.num_structures for item in batches.validation())
     self.assertEqual(validated, 3)
+
+  def test_exact_batches_have_the_wanted_size_and_a_few_budgets(self):
+    exact = pipeline_config.Packing.EXACT
+    batches = _open(self.directory, packing=exact)
+    stream = batches.training(None)
+    steps = [next(stream) for _ in range(12)]
+    counts = [int(step.batch.graph_mask.sum()) for step in steps]
+    self.assertEqual(counts, [8, 8, 8, 8, 8, 2] * 2)
+    self.assertTrue({step.batch.budget for step in steps} <= set(batches.budgets))
+    # They are stored, and used again.
+    self.assertEqual(_open(self.directory, packing=exact).budgets, batches.budgets)
+    self.assertLen({batch.budget for batch in batches.sample(3)}, 1)
+
+  def test_exact_batches_refuse_budgets_that_some_batch_would_exceed(self):
+    exact = pipeline_config.Packing.EXACT
+    with self.assertRaisesRegex(
+      budget_lib.BudgetError, "largest batch of 8 structures.*--budget=num_edges="
+    ):
+      _open(self.directory, packing=exact, num_edges=64)
+    self.assertEmpty(list(self.directory.iterdir()))
+    raised = _open(self.directory, packing=exact, num_edges=400)
+    self.assertEqual([budget.num_edges for budget in raised.budgets], [400])
+
+  def test_evaluations_have_room_for_every_structure(self):
+    batches = _open(self.directory)
+    before = batches.padding().batch.budget
+    clusters = [toy_run.structure(i, f"large:{i}", num_atoms=60) for i in range(3)]
+    dataset = _dataset()
+    large = dataclasses.replace(
+      dataset,
+      num_structures=3,
+      source=datasets_lib.MemorySource(clusters),
+    )
+    found = list(batches.evaluation([large]))
+    self.assertEqual(sum(int(item.batch.graph_mask.sum()) for item in found), 3)
+    self.assertGreater(found[0].batch.budget.num_atoms, max(60, before.num_atoms))
+    self.assertEqual(batches.padding().batch.budget, found[0].batch.budget)
+    # Those that fit leave it as it is.
+    batches.evaluation([dataset])
+    self.assertEqual(batches.padding().batch.budget, found[0].batch.budget)
 
   def test_ready_batches_name_what_they_cannot_do(self):
     source = toy_run.source()

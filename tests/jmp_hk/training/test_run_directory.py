@@ -54,7 +54,7 @@ class RunDirectoryTest(absltest.TestCase):
     pool = dataclasses.replace(
       config, pipeline=dataclasses.replace(config.pipeline, pool_size=8)
     )
-    with self.assertRaisesRegex(run_directory.OtherRunError, "pool_size: 64 → 8"):
+    with self.assertRaisesRegex(run_directory.OtherRunError, "pool_size: 24 → 8"):
       run_directory.check_config({"trainer": pool}, self.directory)
 
   def test_parts_are_compared_and_stored_by_themselves(self):

@@ -15,7 +15,6 @@ import pytest
 
 from jmp_hk.runtime import compilation
 from jmp_hk.training import config as config_lib
-from jmp_hk.training import objective as objective_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import step as step_lib
 from tests import compiling
@@ -157,7 +156,7 @@ def test_non_finite_loss_changes_nothing_and_halts():
 
 def test_processed_gradients_are_what_is_clipped_and_reported():
   halve = lambda g: jax.tree.map(lambda x: x / 2, g)
-  objective = objective_lib.Objective(toy.predict, toy.terms, process_gradients=halve)
+  objective = dataclasses.replace(toy.OBJECTIVE, process_gradients=halve)
   norms = []
   for obj in (toy.OBJECTIVE, objective):
     mesh, _, state, step = toy.setup(1, objective=obj)

@@ -37,7 +37,9 @@ def terms(batch, predictions):
   return result
 
 
-OBJECTIVE = objective_lib.Objective(predict=predict, terms=terms)
+OBJECTIVE = objective_lib.Objective(
+  predict=predict, terms=terms, num_structures=lambda batch: batch["mask"].sum()
+)
 
 
 def batch(seed: int, microbatches: int) -> dict[str, np.ndarray]:

@@ -60,17 +60,17 @@ def make_config(num_steps: int, **kwargs) -> config_lib.TrainerConfig:
   )
 
 
-def structure(seed: int, record_id: str) -> structure_lib.Structure:
+def structure(seed: int, record_id: str, num_atoms: int = 5) -> structure_lib.Structure:
   """A random molecule whose labels follow from its geometry."""
   rng = np.random.default_rng(seed)
-  positions = rng.normal(size=(5, 3))
+  positions = rng.normal(size=(num_atoms, 3))
   return structure_lib.Structure(
     positions=positions,
-    atomic_numbers=rng.choice([1, 6], 5).astype(np.int32),
+    atomic_numbers=rng.choice([1, 6], num_atoms).astype(np.int32),
     cell=np.zeros((3, 3)),
     pbc=np.zeros(3, bool),
-    tags=np.full(5, 2, np.int32),
-    fixed=np.zeros(5, bool),
+    tags=np.full(num_atoms, 2, np.int32),
+    fixed=np.zeros(num_atoms, bool),
     energy=3.0 + float(np.square(positions).sum()) / 50,
     forces=-positions / 5,
     record_id=record_id,

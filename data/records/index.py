@@ -1,0 +1,340 @@
+"""The index of a shard: where its records lie, and how large their graphs are.
+
+Beside `train-00003-of-00007.tfrecord` lies `train-00003-of-00007.index`, so that any
+record can be read by itself. The file holds, little-endian:
+
+  bytes  what
+  8      "JMPINDEX"
+  4      uint32, version of this layout
+  4      uint32, CRC-32C of all that follows
+  8      uint64, length of the description
+  …      the description, JSON in UTF-8, padded with spaces to a multiple of 8
+  …      int64 [n + 1], where each record begins in the shard, and the shard's size
+  …      int32 [n], atoms of each structure
+  …      int32 [n, fields] for each table of sizes
+
+The description has the number of records; the size and the checksums of the shard that
+it belongs to; and key, fields and largest values of each table of sizes
+(`jmp_hk.graphs.size_tables`). Shards of earlier versions have no index, and one that
+does not fit its shard is not used: `open_index` makes a new one, and stores it where it
+can.
+"""
+
+import array
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import struct
+
+import google_crc32c
+import numpy as np
+
+from data.records import schema
+from data.records import shards
+from jmp_hk import files
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".index"
+VERSION = 1
+_MAGIC = b"JMPINDEX"
+_HEAD = struct.Struct("<8sIIQ")
+_FOOTER_BYTES = 4
+
+# Takes a record, the number of its atoms, and what its graphs need.
+Append = Callable[[bytes, int, Sequence[int] | np.ndarray], None]
+
+
+class IndexFileError(ValueError):
+  """An index is missing or damaged, or belongs to another shard."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sizes:
+  """What the graphs of each structure of a shard need.
+
+  Attributes:
+    fields: names of the columns.
+    rows: [n, fields] int32.
+    largest: largest value of each column, 0 where there are no rows.
+  """
+
+  fields: tuple[str, ...]
+  rows: np.ndarray
+  largest: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+  """What is known about a shard.
+
+  Attributes:
+    offsets: [n + 1] int64, where each record begins, and the size of the shard.
+    num_atoms: [n] int32, atoms of each structure.
+    checksum: CRC-32C over the checksums of all records, in order.
+    last: checksum of the last record, the last bytes of the shard; hexadecimal.
+    sizes: tables of sizes by their keys.
+  """
+
+  offsets: np.ndarray
+  num_atoms: np.ndarray
+  checksum: int
+  last: str
+  sizes: Mapping[str, Sizes] = dataclasses.field(default_factory=dict)
+
+  @property
+  def num_records(self) -> int:
+    """Number of records."""
+    return len(self.num_atoms)
+
+
+def path_of(shard: pathlib.Path) -> pathlib.Path:
+  """Where the index of a shard is."""
+  return shard.with_suffix(SUFFIX)
+
+
+def table(fields: Sequence[str], rows: np.ndarray) -> Sizes:
+  """A table of sizes with its largest values.
+
+  Args:
+    fields: names of the columns.
+    rows: [n, fields] integers.
+  """
+  rows = np.asarray(rows, np.int32).reshape(-1, len(fields))
+  largest = rows.max(axis=0, initial=0).tolist()
+  return Sizes(tuple(fields), rows, tuple(largest))
+
+
+@contextlib.contextmanager
+def indexed_writer(
+  shard: pathlib.Path, key: str = "", fields: Sequence[str] = ()
+) -> Iterator[Append]:
+  """Like `shards.shard_writer`, with the index beside the shard.
+
+  The index appears first, so that a shard that was written has one.
+
+  Args:
+    shard: the shard.
+    key: key of the sizes that are given with each record, or "" for none.
+    fields: their names.
+
+  Yields:
+    A function that appends a record, with its number of atoms and its sizes.
+  """
+  draft = _Draft()
+  rows = array.array("i")
+  with shards.shard_writer(shard) as write:
+
+    def append(
+      record: bytes, num_atoms: int, sizes: Sequence[int] | np.ndarray = ()
+    ) -> None:
+      footer = write(record)
+      draft.add(draft.size, num_atoms, len(record), footer)
+      rows.extend(map(int, sizes))
+
+    yield append
+    sizes = {key: table(fields, np.array(rows, np.int32))} if key else {}
+    store(shard, draft.index(sizes))
+
+
+def scan(shard: pathlib.Path) -> Index:
+  """Makes the index of a shard by walking over its records; without sizes.
+
+  Raises:
+    RecordFileError: the shard is missing, truncated or corrupt.
+  """
+  draft = _Draft()
+  for position, record, footer in shards.walk_shard(shard):
+    try:
+      num_atoms = schema.count_atoms(record)
+    except schema.SchemaError as error:
+      raise shards.RecordFileError(
+        f"Shard {shard} is corrupt in record {len(draft.num_atoms)}: {error}"
+      ) from error
+    draft.add(position, num_atoms, len(record), footer)
+  return draft.index({})
+
+
+def store(shard: pathlib.Path, index: Index) -> None:
+  """Writes the index of a shard; it appears whole or not at all."""
+  description = json.dumps(
+    {
+      "records": index.num_records,
+      "shard": {
+        "bytes": int(index.offsets[-1]),
+        "checksum": index.checksum,
+        "last": index.last,
+      },
+      "sizes": [
+        {"key": key, "fields": sizes.fields, "largest": sizes.largest}
+        for key, sizes in index.sizes.items()
+      ],
+    }
+  ).encode("utf-8")
+  description += b" " * (-len(description) % 8)
+  parts = [
+    struct.pack("<Q", len(description)),
+    description,
+    index.offsets.astype("<i8").tobytes(),
+    index.num_atoms.astype("<i4").tobytes(),
+    *(sizes.rows.astype("<i4").tobytes() for sizes in index.sizes.values()),
+  ]
+  checksum = 0
+  for part in parts:
+    checksum = google_crc32c.extend(checksum, part)
+  with files.open_atomically(path_of(shard)) as file:
+    file.write(struct.pack("<8sII", _MAGIC, VERSION, checksum))
+    for part in parts:
+      file.write(part)
+
+
+def load(shard: pathlib.Path) -> Index:
+  """Reads the index of a shard; its arrays are memory-mapped.
+
+  Raises:
+    IndexFileError: it is missing or damaged, or belongs to another shard.
+    RecordFileError: the shard is missing.
+  """
+  path = path_of(shard)
+  try:
+    content = np.memmap(path, np.uint8, "r")
+  except FileNotFoundError as error:
+    raise IndexFileError(f"{path} does not exist") from error
+  except (OSError, ValueError) as error:
+    raise IndexFileError(f"{path} cannot be read: {error}") from error
+  try:
+    index = _parse(content)
+  except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise IndexFileError(f"{path} is damaged: {error}") from error
+  _check_fits(index, shard)
+  return index
+
+
+def open_index(shard: pathlib.Path) -> tuple[Index, bool]:
+  """The index of a shard; it is made and stored where there is none that fits.
+
+  Args:
+    shard: the shard.
+
+  Returns:
+    The index, and whether it can be loaded again: not where nothing can be written.
+
+  Raises:
+    RecordFileError: the shard is missing, truncated or corrupt.
+  """
+  try:
+    return load(shard), True
+  except IndexFileError as error:
+    level = logging.WARNING if path_of(shard).exists() else logging.DEBUG
+    logger.log(level, "A new index of a shard is made: %s.", error)
+  index = scan(shard)
+  return index, try_store(shard, index)
+
+
+def try_store(shard: pathlib.Path, index: Index) -> bool:
+  """Writes the index of a shard where its folder allows it.
+
+  Returns:
+    Whether it was written.
+  """
+  try:
+    store(shard, index)
+  except OSError as error:
+    logger.debug("The index of %s cannot be stored: %s.", shard, error)
+    return False
+  return True
+
+
+class _Draft:
+  """Gathers what the index of a shard holds, record by record."""
+
+  def __init__(self) -> None:
+    self.size = 0
+    self.num_atoms = array.array("i")
+    self._offsets = array.array("q")
+    self._checksum = 0
+    self._last = b""
+
+  def add(self, position: int, num_atoms: int, length: int, footer: bytes) -> None:
+    """Adds the record of a length that begins at a position."""
+    self._offsets.append(position)
+    self.num_atoms.append(num_atoms)
+    self._checksum = google_crc32c.extend(self._checksum, footer)
+    self._last = footer
+    self.size = position + shards.FRAME_BYTES + length
+
+  def index(self, sizes: Mapping[str, Sizes]) -> Index:
+    """The index of a shard that has these records."""
+    return Index(
+      offsets=np.array([*self._offsets, self.size], np.int64),
+      num_atoms=np.array(self.num_atoms, np.int32),
+      checksum=self._checksum,
+      last=self._last.hex(),
+      sizes=sizes,
+    )
+
+
+def _parse(content: np.ndarray) -> Index:
+  """The index in the content of a file.
+
+  Raises:
+    ValueError, KeyError, TypeError, AttributeError, struct.error: it is none.
+  """
+  magic, version, checksum, length = _HEAD.unpack(content[: _HEAD.size].tobytes())
+  if magic != _MAGIC:
+    raise ValueError("it does not begin as an index does")
+  if version != VERSION:
+    raise ValueError(f"it has version {version}, expected {VERSION}")
+  if google_crc32c.value(content[16:].tobytes()) != checksum:
+    raise ValueError("its checksum is wrong")
+  end = _HEAD.size + length
+  description = json.loads(content[_HEAD.size : end].tobytes())
+  count = description["records"]
+
+  def take(dtype: str, *shape: int) -> np.ndarray:
+    nonlocal end
+    start, end = end, end + int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return content[start:end].view(dtype).reshape(shape)
+
+  index = Index(
+    offsets=take("<i8", count + 1),
+    num_atoms=take("<i4", count),
+    checksum=description["shard"]["checksum"],
+    last=description["shard"]["last"],
+    sizes={
+      entry["key"]: Sizes(
+        tuple(entry["fields"]),
+        take("<i4", count, len(entry["fields"])),
+        tuple(entry["largest"]),
+      )
+      for entry in description["sizes"]
+    },
+  )
+  if end != len(content) or index.offsets[-1] != description["shard"]["bytes"]:
+    raise ValueError("its length is wrong")
+  return index
+
+
+def _check_fits(index: Index, shard: pathlib.Path) -> None:
+  """Checks size and last bytes of a shard against its index.
+
+  Raises:
+    IndexFileError: they differ.
+    RecordFileError: the shard is missing.
+  """
+  try:
+    with open(shard, "rb", buffering=0) as file:
+      size = os.fstat(file.fileno()).st_size
+      file.seek(max(0, size - _FOOTER_BYTES))
+      last = file.read(_FOOTER_BYTES).hex()
+  except OSError as error:
+    raise shards.RecordFileError(f"Shard {shard} cannot be read: {error}.") from error
+  if size != index.offsets[-1] or last != index.last:
+    raise IndexFileError(f"{path_of(shard)} belongs to another shard")
