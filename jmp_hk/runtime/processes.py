@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 import contextlib
+import ctypes
 import os
+import signal
 import sys
+import threading
 import traceback
+from typing import NoReturn
 
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import interruption
@@ -15,6 +19,12 @@ _HEARTBEAT_SECONDS = 40
 _SHUTDOWN_SECONDS = 40
 # Words in jax's errors where the other side of an exchange is gone.
 _SIGNS_OF_LOSS = ("gloo", "nccl", "coordination", "connection", "barrier", "peer")
+_NATIVE_LOG = "TF_CPP_MIN_LOG_LEVEL"
+_NO_NATIVE_LOG = 4  # Above all levels of jax's own messages.
+_ENDING_SECONDS = 10
+
+_ending = threading.Lock()  # Held by the thread that ends the process.
+_kept: list[object] = []  # What C code points to.
 
 
 class ConnectionFailedError(RuntimeError):
@@ -61,6 +71,57 @@ def connect(config: configuration.RuntimeConfig) -> None:
       "coordinator_address (host:port of process 0), num_processes and process_id; "
       "without an address a cluster (Slurm, Open MPI, cloud) has to be detected."
     ) from error
+  _end_in_words()
+
+
+def _end_in_words() -> None:
+  """Lets this process end with a sentence where jax would abort it.
+
+  jax aborts a process whose coordinator (process 0) is gone, or where a heartbeat is
+  missing, from a thread of its own, wherever Python may be. A handler of Python's
+  would come too late: `abort` does not return to it. TF_CPP_MIN_LOG_LEVEL=0 leaves
+  jax's account of it, with a stack trace.
+  """
+  import jax
+
+  count, me = jax.process_count(), jax.process_index()
+  message = _loss(
+    f"process {me} of {count}",
+    f"Or jax has failed in this one: {_NATIVE_LOG}=0 shows its messages.",
+  )
+
+  def handle(number: int) -> None:
+    del number
+    _end(message)
+
+  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
+  _kept.append(handler)
+  ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+  if os.environ.get(_NATIVE_LOG) != "0":
+    from jaxlib import utils
+
+    if hide := getattr(utils, "absl_set_min_log_level", None):
+      hide(_NO_NATIVE_LOG)
+
+
+def _loss(me: str, details: str) -> str:
+  """What a process says that ends because another one has."""
+  return (
+    f"error: {me} stops, because another process of this run has ended; look at what "
+    "that one says. Start all of them again to continue from the last checkpoint. "
+    f"({details})"
+  )
+
+
+def _end(message: str) -> NoReturn:
+  """Ends the process at once with a message as its last line."""
+  if not _ending.acquire(blocking=False):
+    threading.Event().wait(_ENDING_SECONDS)  # Another thread is ending the process.
+  with contextlib.suppress(Exception):
+    sys.stdout.flush()
+    sys.stderr.flush()
+  os.write(2, f"{message}\n".encode())
+  os._exit(1)
 
 
 @contextlib.contextmanager
@@ -94,20 +155,11 @@ def ends_together(plain: tuple[type[Exception], ...] = ()) -> Iterator[None]:
       sys.stderr.flush()
       os._exit(error.exit_code)
     if lost_another(error):
-      print(
-        f"error: {me} stops, because another process of this run has ended; look at "
-        "what that one says. Start all of them again to continue from the last "
-        f"checkpoint. ({' '.join(str(error).split())[:200]})",
-        file=sys.stderr,
-      )
-    else:
-      if not isinstance(error, plain):
-        traceback.print_exc()
-      reason = " ".join(str(error).split()) or type(error).__name__
-      print(f"error: {me} failed: {reason} The others end too.", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+      _end(_loss(me, " ".join(str(error).split())[:200]))
+    if not isinstance(error, plain):
+      traceback.print_exc()
+    reason = " ".join(str(error).split()) or type(error).__name__
+    _end(f"error: {me} failed: {reason} The others end too.")
 
 
 def lost_another(error: BaseException) -> bool:
