@@ -147,7 +147,9 @@ def encode(
     declaration: what is known about its dataset.
     measure: whether to measure the graphs; without, there are no sizes.
   """
-  problem = structure_lib.find_problem(structure) or declaration.find_problem(structure)
+  cutoff = declaration.graph.cutoff
+  problem = structure_lib.find_problem(structure, cutoff)
+  problem = problem or declaration.find_problem(structure)
   if problem:
     return problem
   record = schema.encode(structure)

@@ -122,9 +122,14 @@ def convert(
       f"--overwrite would delete what the other tasks have made: delete {output} "
       "before the tasks are started."
     )
+  if converter.split:
+    plans.check_name(converter.split, "--split")
   converter = converter.prepare(output, progress).resolve()
   declaration = converter.declare()
+  plans.check_name(declaration.name, "the dataset (--name)")
   by_split = plans.select(converter.units(), converter.split, converter.source)
+  for split in by_split:
+    plans.check_name(split, f"a split of --input={converter.source}")
   state = output / jobs_lib.STATE
   state.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:
