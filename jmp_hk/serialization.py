@@ -455,9 +455,8 @@ def _read_tuple(cls: Any, data: Json, where: str) -> tuple[Any, ...]:
 def _read_key(cls: Any, key: str, where: str) -> Any:
   """Reads the key of a mapping, which JSON has as a string."""
   if cls is int:
-    _expect(
-      bool(_INTEGER.fullmatch(key)), key, "a mapping whose keys are of type int", where
-    )
+    is_integer = _INTEGER.fullmatch(key) is not None
+    _expect(is_integer, key, "a mapping whose keys are of type int", where)
     return int(key)
   return _read_scalar(cls, key, where)
 

@@ -128,7 +128,7 @@ def load_model_directory(
     }
     if manifest is not None:
       manifest_lib.check_parts(path, manifest, ["model", *items.values()])
-    description = parts.read_document(path, "model", manifest)
+    description = _read_description(path, manifest)
     config, infos = _parse(path, description)
     arrays = {
       name: parameters.to_haiku(parts.read_arrays(path, item, manifest))
@@ -179,12 +179,6 @@ def _parse(
 ) -> tuple[model_lib.ModelConfig, dict[str, info_lib.DatasetInfo]]:
   """Model configuration and constants of the datasets in a description."""
   file = path / "model" / checkpointer_lib.MODEL_FILE
-  version = data.get("format_version")
-  if type(version) is not int or not 1 <= version <= checkpointer_lib.FORMAT_VERSION:
-    raise CheckpointError(
-      f"{path} has format version {version!r}, but this program reads versions 1 to "
-      f"{checkpointer_lib.FORMAT_VERSION}: update the program."
-    )
   try:
     config = serialization.from_json(model_lib.ModelConfig, data["model"], "model")
     infos = serialization.from_json(
@@ -215,7 +209,23 @@ def _is_checkpoint(directory: pathlib.Path) -> bool:
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   """The description in a checkpoint."""
   with _explained(path):
-    return parts.read_document(path, "model", manifest_lib.read(path))
+    return _read_description(path, manifest_lib.read(path))
+
+
+def _read_description(
+  path: pathlib.Path, manifest: manifest_lib.Manifest | None
+) -> dict[str, Any]:
+  """The description in a checkpoint; one of a later version is not verified."""
+  description = parts.read_document(path, "model", None)
+  version = description.get("format_version")
+  if type(version) is not int or not 1 <= version <= checkpointer_lib.FORMAT_VERSION:
+    raise CheckpointError(
+      f"{path} has format version {version!r}, but this program reads versions 1 to "
+      f"{checkpointer_lib.FORMAT_VERSION}: update the program."
+    )
+  if manifest is not None:
+    manifest.check_document("model", description)
+  return description
 
 
 def _score(path: pathlib.Path) -> float:
@@ -226,7 +236,8 @@ def _score(path: pathlib.Path) -> float:
   except manifest_lib.DamagedError as error:
     raise CheckpointError(
       f"Which checkpoint in {path.parent} is the best cannot be said, because "
-      f"{path.name} is damaged: {error}. Name the step of another one, or move this one away."
+      f"{path.name} is damaged: {error}. Name the step of another one, or move this "
+      "one away."
     ) from error
 
 
