@@ -3,7 +3,9 @@
 The one serialiser of the library: configurations, `DatasetInfo` and whatever else is
 stored as JSON go through it. Unknown keys, missing keys and values of the wrong type
 are errors that name the place, so that a file of another version is never half
-understood.
+understood. No type stands for another: `true` is no number, 1.0 is no integer, and "1"
+is neither. Files are read within bounds (`MAX_BYTES`, `MAX_DEPTH`), and numbers are
+finite but where an annotation is `Unbounded`.
 
 A dataclass can say more about how it is stored:
 
@@ -20,7 +22,6 @@ import enum
 import json
 import math
 import os
-import pathlib
 import re
 import types
 import typing
@@ -36,7 +37,17 @@ Json = Any  # None, bool, int, float, str, list or dict with string keys.
 _UNION_ORIGINS = (typing.Union, types.UnionType)
 # Strings in JSON do not span lines, so that this finds lists alone.
 _NUMBER_LIST = re.compile(r"\[\s*([-+.\de]+(?:,\n\s*[-+.\de]+)*)\n\s*\]")
+# As Python writes integers, so that no two keys stand for one.
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_NON_FINITE = ("inf", "-inf", "nan")
 TYPE_KEY = "type"  # Under it the name of a class is stored.
+MAX_BYTES = 1 << 28  # Of a file; the longest lists of records that were left out fit.
+MAX_DEPTH = 100  # Of nested lists and mappings; what is stored has less than 20.
+_TOO_DEEP = f"it has lists or mappings that are nested more than {MAX_DEPTH} deep"
+_MOST_SHOWN = 200  # Characters of a value in a message.
+
+# A float that may be infinite or NaN, e.g. the best of no results.
+Unbounded = typing.Annotated[float, "unbounded"]
 
 
 class SerializationError(ValueError):
@@ -163,6 +174,60 @@ def save(value: Any, path: str | os.PathLike[str]) -> None:
   files.write_atomically(path, dumps(value))
 
 
+def parse(text: str | bytes, *, non_finite: bool = False) -> Json:
+  """Parses JSON text, strictly and within bounds.
+
+  Args:
+    text: the text, or its bytes in UTF-8.
+    non_finite: whether NaN, Infinity and -Infinity are numbers, as Python writes them.
+
+  Returns:
+    The values.
+
+  Raises:
+    SerializationError: it is no JSON; a key occurs twice in a mapping, a number is not
+      finite, or it is nested too deep.
+  """
+  constant = {"parse_constant": float if non_finite else _refuse_constant}
+  try:
+    if isinstance(text, bytes):
+      text = text.decode("utf-8")
+    data = json.loads(
+      text, object_pairs_hook=_unique_keys, parse_float=_finite, **constant
+    )
+  except SerializationError:
+    raise
+  except UnicodeDecodeError as error:
+    raise SerializationError(f"it is no text in UTF-8: {error}") from error
+  except ValueError as error:
+    raise SerializationError(f"it is no JSON: {error}") from error
+  except RecursionError:
+    raise SerializationError(_TOO_DEEP) from None
+  _check_depth(data)
+  return data
+
+
+def read_json(path: str | os.PathLike[str], *, non_finite: bool = False) -> Json:
+  """Parses a file of JSON, strictly and within bounds.
+
+  Args:
+    path: the file.
+    non_finite: see `parse`.
+
+  Raises:
+    SerializationError: see `parse`; names the file.
+    OSError: it cannot be read, e.g. FileNotFoundError.
+  """
+  with open(path, "rb") as file:
+    content = file.read(MAX_BYTES + 1)
+  try:
+    if len(content) > MAX_BYTES:
+      raise SerializationError(f"it has more than {MAX_BYTES} bytes")
+    return parse(content, non_finite=non_finite)
+  except SerializationError as error:
+    raise SerializationError(f"Cannot read {os.fspath(path)}: {error}.") from error
+
+
 def load(cls: type[T], path: str | os.PathLike[str]) -> T:
   """Reads what `save` wrote.
 
@@ -170,11 +235,52 @@ def load(cls: type[T], path: str | os.PathLike[str]) -> T:
     SerializationError: the file is no JSON or does not fit `cls`; names the file.
     FileNotFoundError: there is no such file.
   """
+  data = read_json(path)
   try:
-    data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     return from_json(cls, data)
-  except ValueError as error:
+  except SerializationError as error:
     raise SerializationError(f"Cannot read {os.fspath(path)}: {error}") from error
+
+
+def _finite(text: str) -> float:
+  """Parses a number with a point or exponent."""
+  value = float(text)
+  if not math.isfinite(value):
+    raise SerializationError(f"the number {_brief(text)} is too large")
+  return value
+
+
+def _refuse_constant(name: str) -> float:
+  raise SerializationError(f"{name} is no number of JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+  """A mapping from its entries."""
+  result = dict(pairs)
+  if len(result) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise SerializationError(f"the key {_brief(twice)} occurs twice")
+  return result
+
+
+def _check_depth(data: Json) -> None:
+  level, depth = [data], 0
+  while level := [item for item in level if isinstance(item, (dict, list))]:
+    depth += 1
+    if depth > MAX_DEPTH:
+      raise SerializationError(_TOO_DEEP)
+    level = [
+      child
+      for item in level
+      for child in (item.values() if isinstance(item, dict) else item)
+    ]
+
+
+def _brief(value: Json) -> str:
+  """A value as messages show it."""
+  text = repr(value)
+  return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def differences(old: Json, new: Json, where: str = "") -> list[str]:
@@ -197,7 +303,7 @@ def differences(old: Json, new: Json, where: str = "") -> list[str]:
 def _expect(condition: bool, data: Json, expected: str, where: str) -> None:
   if not condition:
     raise SerializationError(
-      f"{where or 'The value'} should be {expected}, not {data!r}."
+      f"{where or 'The value'} should be {expected}, not {_brief(data)}."
     )
 
 
@@ -206,6 +312,10 @@ def _read(cls: Any, data: Json, where: str) -> Any:
   if isinstance(cls, type) and dataclasses.is_dataclass(cls):
     return _read_dataclass(cls, data, where or cls.__name__)
   origin = typing.get_origin(cls)
+  if origin is typing.Annotated:
+    if cls == Unbounded and isinstance(data, str) and data in _NON_FINITE:
+      return float(data)
+    return _read(typing.get_args(cls)[0], data, where)
   if origin in _UNION_ORIGINS:
     return _read_union(cls, data, where)
   if origin is tuple:
@@ -214,7 +324,7 @@ def _read(cls: Any, data: Json, where: str) -> Any:
     _expect(isinstance(data, Mapping), data, "a mapping", where)
     key_type, item_type = typing.get_args(cls)
     return {
-      _read_scalar(key_type, key, where): _read(
+      _read_key(key_type, key, where): _read(
         item_type, item, f"{where}.{key}" if where else str(key)
       )
       for key, item in data.items()
@@ -245,6 +355,7 @@ def _stored_type(value: Polymorphic) -> str:
 def _chosen_class(cls: type[Any], data: Mapping[str, Json], where: str) -> type[Any]:
   """The class among `cls` and its subclasses that a stored value names."""
   name = data.get(TYPE_KEY, cls.type_name or cls.default_type)
+  _expect(isinstance(name, str), name, "the name of a class", f"{where}.{TYPE_KEY}")
   try:
     chosen = cls.find_class(name)
   except SerializationError as error:
@@ -264,7 +375,7 @@ def _read_dataclass(cls: type[Any], data: Json, where: str) -> Any:
     cls = _chosen_class(cls, data, where)
     data = {name: item for name, item in data.items() if name != TYPE_KEY}
   if hasattr(cls, "upgrade_json"):
-    data = _with_place(where, cls.upgrade_json, dict(data))
+    data = _upgraded(cls, data, where)
   fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
   unknown = sorted(set(data) - set(fields))
   if unknown:
@@ -281,11 +392,25 @@ def _read_dataclass(cls: type[Any], data: Json, where: str) -> Any:
   ]
   if missing:
     raise SerializationError(f"{where} lacks {', '.join(map(repr, missing))}.")
-  hints = typing.get_type_hints(cls)
+  hints = typing.get_type_hints(cls, include_extras=True)
   values = {
     name: _read(hints[name], item, f"{where}.{name}") for name, item in data.items()
   }
   return _with_place(where, cls, **values)
+
+
+def _upgraded(
+  cls: type[Any], data: Mapping[str, Json], where: str
+) -> Mapping[str, Json]:
+  """What an earlier version of a class stored, as the present one reads it."""
+  try:
+    upgraded = _with_place(where, cls.upgrade_json, dict(data))
+  except (TypeError, AttributeError, LookupError) as error:
+    raise SerializationError(
+      f"{where} is not as any version of {cls.__name__} was stored: {error}."
+    ) from error
+  _expect(isinstance(upgraded, Mapping), upgraded, "a mapping", where)
+  return upgraded
 
 
 def _with_place(
@@ -327,18 +452,26 @@ def _read_tuple(cls: Any, data: Json, where: str) -> tuple[Any, ...]:
   )
 
 
+def _read_key(cls: Any, key: str, where: str) -> Any:
+  """Reads the key of a mapping, which JSON has as a string."""
+  if cls is int:
+    is_integer = _INTEGER.fullmatch(key) is not None
+    _expect(is_integer, key, "a mapping whose keys are of type int", where)
+    return int(key)
+  return _read_scalar(cls, key, where)
+
+
 def _read_scalar(cls: Any, data: Json, where: str) -> Any:
-  """Reads a bool, int, float, string or enum. Mapping keys arrive as strings."""
+  """Reads a bool, int, float, string or enum."""
   if isinstance(cls, type) and issubclass(cls, enum.Enum):
     known = [member.value for member in cls]
-    _expect(data in known, data, f"one of {known}", where)
+    matches = [v for v in known if type(v) is type(data) and v == data]
+    _expect(bool(matches), data, f"one of {known}", where)
     return cls(data)
-  if cls is int and isinstance(data, str) and data.lstrip("-").isdigit():
-    return int(data)
-  if cls is float and isinstance(data, str):
-    _expect(data in ("inf", "-inf", "nan"), data, "a number", where)
-    return float(data)
-  if cls is float and isinstance(data, int) and not isinstance(data, bool):
+  if cls is float:
+    is_number = isinstance(data, (int, float)) and not isinstance(data, bool)
+    _expect(is_number, data, "a number", where)
+    _expect(_is_finite(data), data, "a number that is finite", where)
     return float(data)
   if cls is int and isinstance(data, bool):
     _expect(False, data, "an integer", where)
@@ -346,5 +479,12 @@ def _read_scalar(cls: Any, data: Json, where: str) -> Any:
     return data
   name = getattr(cls, "__name__", str(cls))
   raise SerializationError(
-    f"{where or 'The value'} should be of type {name}, not {data!r}."
+    f"{where or 'The value'} should be of type {name}, not {_brief(data)}."
   )
+
+
+def _is_finite(number: float) -> bool:
+  try:
+    return math.isfinite(number)
+  except OverflowError:  # An integer beyond all floats.
+    return False

@@ -15,6 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from jmp_hk import serialization
 from jmp_hk import structure as structure_lib
 
 _BITS = 40
@@ -42,7 +43,7 @@ class Moments:
   total: int = 0
   square: int = 0
   by_element: dict[int, int] = dataclasses.field(default_factory=Counter)
-  largest: float = float("-inf")
+  largest: serialization.Unbounded = float("-inf")
 
   def __post_init__(self) -> None:
     self.by_element = Counter(self.by_element)  # Read from JSON, it is a mapping.

@@ -59,8 +59,8 @@ class Result:
   steps: int
   best_step: int
   validation_metric: str
-  validation: float
-  error: float
+  validation: serialization.Unbounded
+  error: serialization.Unbounded
   metrics: Mapping[str, Any]
 
 

@@ -8,6 +8,7 @@ A checkpoint is a directory CHECKPOINTS/STEP with
   optimizer          state of the optimiser and what else a step changes
   host/state.json    data position, early stopping and other host state (JSON)
   metrics/metrics    validation metrics, where the step had an evaluation
+  manifest/manifest.json  checksums of all of this, see `jmp_hk.checkpoints.manifest`
 
 which appears under its name only when it is complete, and does not change any more but
 for metrics that a signal has prevented. Whoever needs the model alone
@@ -16,7 +17,7 @@ reads it with `jmp_hk.checkpoints.model_directory`.
 
 from collections.abc import Mapping
 import json
-import math
+import logging
 import pathlib
 from typing import Any
 
@@ -24,15 +25,21 @@ import jax
 import orbax.checkpoint as ocp
 
 from jmp_hk import files
+from jmp_hk.checkpoints import manifest as manifest_lib
+from jmp_hk.checkpoints import parts
 from jmp_hk.models import parameters
 from jmp_hk.runtime import processes
+from jmp_hk.training import sharding
 from jmp_hk.training import state as state_lib
 
-FORMAT_VERSION = 1
-MODEL_FILE = "config.json"
-HOST_FILE = "state.json"
-BEST_KEY = "primary"
-_ARRAY_ITEMS = ("params", "ema", "scales", "optimizer")
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 2
+MODEL_FILE = manifest_lib.DOCUMENTS["model"]
+HOST_FILE = manifest_lib.DOCUMENTS["host"]
+# Beside the folder of the checkpoints: those that a run could not continue from.
+DAMAGED = "damaged_checkpoints"
+_ARRAY_ITEMS = manifest_lib.ARRAYS
 # Fields of `TrainState` that go into the item "optimizer".
 _OPTIMIZER_FIELDS = ("step", "opt_state", "key", "plateau", "halted")
 
@@ -52,7 +59,8 @@ class Checkpointer:
   ) -> None:
     """Opens a directory; makes it if it does not exist.
 
-    What a killed program has left half written is removed.
+    What a killed program has left half written is removed. Metrics that are damaged are
+    put aside: their checkpoint counts as the worst.
 
     Args:
       directory: directory of the checkpoints.
@@ -62,7 +70,10 @@ class Checkpointer:
     """
     self._directory = directory
     self._model = model
-    metric = lambda metrics: metrics[BEST_KEY]
+    if processes.is_first():
+      _put_aside_metrics(directory)
+    processes.wait_for_all("metrics checked")
+    metric = lambda metrics: metrics[parts.BEST_KEY]
     keep: list[policies.PreservationPolicy] = [policies.LatestN(keep_last)]
     if keep_best:
       keep.append(policies.BestN(get_metric_fn=metric, reverse=True, n=keep_best))
@@ -77,6 +88,7 @@ class Checkpointer:
       item_handlers={
         "model": ocp.JsonCheckpointHandler(MODEL_FILE),
         "host": ocp.JsonCheckpointHandler(HOST_FILE),
+        manifest_lib.ITEM: ocp.JsonCheckpointHandler(manifest_lib.FILE),
         **{name: ocp.StandardCheckpointHandler() for name in _ARRAY_ITEMS},
       },
     )
@@ -105,17 +117,17 @@ class Checkpointer:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
+    documents = {"model": dict(self._model), "host": dict(host)}
+    arrays = {k: parameters.flatten(tree) for k, tree in _array_items(state).items()}
+    manifest = _manifest(step, arrays, documents) if processes.is_first() else {}
+    documents |= {manifest_lib.ITEM: manifest}
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        model=ocp.args.JsonSave(dict(self._model)),
-        host=ocp.args.JsonSave(dict(host)),
-        **{
-          name: ocp.args.StandardSave(parameters.flatten(tree))
-          for name, tree in _array_items(state).items()
-        },
+        **{name: ocp.args.JsonSave(values) for name, values in documents.items()},
+        **{name: ocp.args.StandardSave(flat) for name, flat in arrays.items()},
       ),
-      metrics=_metrics(metrics, primary),
+      metrics=parts.ranked_metrics(step, metrics, primary),
     )
 
   def add_metrics(
@@ -130,7 +142,8 @@ class Checkpointer:
     """
     if processes.is_first():
       files.write_atomically(
-        self.path(step) / "metrics" / "metrics", json.dumps(_metrics(metrics, primary))
+        self.path(step) / parts.METRICS_FILE,
+        json.dumps(parts.ranked_metrics(step, metrics, primary)),
       )
     processes.wait_for_all("metrics added")
     self._manager.reload()  # It ranks checkpoints by what it has read.
@@ -142,7 +155,10 @@ class Checkpointer:
   def restore(
     self, target: state_lib.TrainState
   ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-    """Reads the newest checkpoint.
+    """Reads the newest checkpoint that is whole.
+
+    Newer ones that are damaged are moved out of the way, into `DAMAGED` beside the
+    folder of the checkpoints, and a warning says what is wrong with them.
 
     Args:
       target: a state of the same structure, e.g. a fresh one; its values are not
@@ -153,25 +169,70 @@ class Checkpointer:
 
     Raises:
       ValueError: the weights do not match; the message names them.
+      CheckpointError: all checkpoints are damaged; says what is wrong with each.
       FileNotFoundError: there is no checkpoint.
     """
-    step = self.latest_step
-    if step is None:
+    self.wait()
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if not steps:
       raise FileNotFoundError(f"There is no checkpoint in {self._manager.directory}.")
-    items = _array_items(target)
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        host=ocp.args.JsonRestore(),
-        **{name: ocp.args.StandardRestore() for name in items},
-      ),
+    problems: dict[int, str] = {}
+    for step in steps:
+      items, host, problem = self._read_or_explain(step, list(_array_items(target)))
+      # What one process cannot read no process uses.
+      problem = next(filter(None, sharding.gather_json(problem)), None)
+      if problem is None:
+        self._move_away(problems, step)
+        return _restored(items, target), host
+      problems[step] = problem
+    raise manifest_lib.DamagedError(
+      f"No checkpoint in {self._directory} is whole. {_listed(problems)} Copy one of "
+      "them again from where there is a whole one, or start a new run in another "
+      "directory."
     )
-    values = {
-      name: parameters.unflatten(restored[name], tree) for name, tree in items.items()
-    }
-    optimizer = values.pop("optimizer")
-    state = target.replace(**values, **optimizer)  # pyright: ignore[reportAttributeAccessIssue]
-    return state, dict(restored["host"])
+
+  def _read_or_explain(
+    self, step: int, items: list[str]
+  ) -> tuple[dict[str, parts.Arrays], dict[str, Any], str | None]:
+    """Arrays and host values of a checkpoint, or empty ones and what is wrong."""
+    path = self.path(step)
+    try:
+      manifest = manifest_lib.read(path)
+      if manifest is None:
+        logger.info(
+          "%s is of an earlier version, without checksums: it is not verified.", path
+        )
+      else:
+        own = [*manifest.documents, *manifest.arrays]
+        manifest_lib.check_parts(path, manifest, own)
+      parts.read_document(path, "model", manifest)
+      host = parts.read_document(path, "host", manifest)
+      items = [item for item in items if manifest is None or item in manifest.arrays]
+      return (
+        {item: parts.read_arrays(path, item, manifest) for item in items},
+        host,
+        None,
+      )
+    except manifest_lib.DamagedError as error:
+      return {}, {}, str(error)
+
+  def _move_away(self, problems: Mapping[int, str], step: int) -> None:
+    """Makes a step the newest checkpoint, and says why."""
+    if not problems:
+      return
+    if processes.is_first():
+      folder = self._directory.parent / DAMAGED
+      logger.warning(
+        "%s The run goes on from step %d; %s moved to %s.",
+        _listed(problems),
+        step,
+        "what is damaged is" if len(problems) == 1 else "the damaged ones are",
+        folder,
+      )
+      for damaged in problems:
+        _move(self.path(damaged), folder)
+    processes.wait_for_all("damaged checkpoints moved")
+    self._manager.reload()
 
   def wait(self) -> None:
     """Waits until what was saved is on disk."""
@@ -191,17 +252,75 @@ def complete_steps(directory: pathlib.Path) -> list[int]:
   return sorted(int(name) for name in names if name.isdigit())
 
 
+def _manifest(
+  step: int,
+  arrays: Mapping[str, parts.Arrays],
+  documents: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+  """The manifest of a checkpoint as JSON values."""
+  return manifest_lib.Manifest(
+    step,
+    {item: manifest_lib.describe_arrays(flat) for item, flat in arrays.items()},
+    {item: manifest_lib.checksum_of_json(values) for item, values in documents.items()},
+    has_metrics=True,
+  ).to_json()
+
+
+def _restored(
+  items: Mapping[str, parts.Arrays], target: state_lib.TrainState
+) -> state_lib.TrainState:
+  """The state whose arrays were read."""
+  values = {
+    name: parameters.unflatten(items.get(name, {}), tree)
+    for name, tree in _array_items(target).items()
+  }
+  optimizer = values.pop("optimizer")
+  return target.replace(**values, **optimizer)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _put_aside_metrics(directory: pathlib.Path) -> None:
+  """Replaces metrics that are damaged, so that their checkpoint is not the best."""
+  for step in complete_steps(directory):
+    path = directory / str(step)
+    try:
+      parts.read_metrics(path, manifest_lib.read(path))
+    except manifest_lib.DamagedError as error:
+      file = path / parts.METRICS_FILE
+      if not file.is_file():
+        continue
+      kept = file.with_name(f"{file.name}.damaged")
+      file.replace(kept)
+      files.write_atomically(file, json.dumps(parts.ranked_metrics(step, None, None)))
+      logger.warning(
+        "The validation metrics of step %d are damaged (%s): the checkpoint counts as "
+        "the worst from now on, and the file is kept as %s.",
+        step,
+        error,
+        kept,
+      )
+
+
+def _move(path: pathlib.Path, folder: pathlib.Path) -> None:
+  """Moves a folder into another, under a name that is not taken."""
+  folder.mkdir(exist_ok=True)
+  target, number = folder / path.name, 1
+  while target.exists():
+    number += 1
+    target = folder / f"{path.name}.{number}"
+  path.rename(target)
+
+
+def _listed(problems: Mapping[int, str]) -> str:
+  """What is wrong with checkpoints, a sentence for each."""
+  return " ".join(
+    f"The checkpoint of step {step} is damaged: {problem}."
+    for step, problem in problems.items()
+  )
+
+
 def _array_items(state: state_lib.TrainState) -> dict[str, Any]:
   """The trees that make up a state, by item; empty ones are left out."""
   optimizer = {name: getattr(state, name) for name in _OPTIMIZER_FIELDS}
   trees = (state.params, state.ema, state.scales, optimizer)
   items = dict(zip(_ARRAY_ITEMS, trees, strict=True))
   return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
-
-
-def _metrics(
-  metrics: Mapping[str, float] | None, primary: float | None
-) -> dict[str, float]:
-  """Metrics as Orbax ranks them: infinitely bad where there are none."""
-  value = math.inf if primary is None or math.isnan(primary) else float(primary)
-  return {**(metrics or {}), BEST_KEY: value}

@@ -4,29 +4,32 @@ Prediction, the calculator, evaluation and fine-tuning get their models here; wh
 weights may also lie in a PyTorch file, they use `jmp_hk.checkpoints.loading`.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
-import json
+import contextlib
+import logging
 import os
 import pathlib
 from typing import Any
 from typing import NamedTuple
 
-import numpy as np
-import orbax.checkpoint as ocp
-
 from jmp_hk import dataset_info as info_lib
 from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
+from jmp_hk.checkpoints import manifest as manifest_lib
+from jmp_hk.checkpoints import parts
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS = "checkpoints"  # The folder of a run's checkpoints.
+_ORBAX_FILE = "_CHECKPOINT_METADATA"  # Orbax makes it in every checkpoint.
 _ORIGIN = ("licence", "provenance")
 
 
-class CheckpointError(ValueError):
-  """A checkpoint is missing or cannot be understood; the message says what to do."""
+CheckpointError = manifest_lib.CheckpointError
 
 
 class LoadedModel(NamedTuple):
@@ -105,17 +108,34 @@ def load_model_directory(
     The model.
 
   Raises:
-    CheckpointError: there is no checkpoint, or it cannot be understood.
+    CheckpointError: there is no checkpoint, it cannot be understood, or it is damaged:
+      what is read is compared with the checksums in it.
   """
   path = find_checkpoint(directory, step)
-  config, infos = read_description(path)
-  weights = "ema" if ema and (path / "ema").is_dir() else "params"
-  params = parameters.to_haiku(_read_arrays(path / weights))
-  has_scales = (path / "scales").is_dir()
-  scales = parameters.to_haiku(_read_arrays(path / "scales")) if has_scales else {}
-  variables = model_lib.Variables(params, scales)
-  step = int(path.name) if path.name.isdigit() else 0  # A copy may be called anything.
-  return LoadedModel(config, infos, variables, step, path, _origin(_read_json(path)))
+  with _explained(path):
+    manifest = manifest_lib.read(path)
+    if manifest is None:
+      logger.info(
+        "%s is of an earlier version, without checksums: it is not verified.", path
+      )
+      own = [item for item in manifest_lib.ARRAYS if (path / item).is_dir()]
+      step = int(path.name) if path.name.isdecimal() else 0  # A copy has any name.
+    else:
+      own, step = list(manifest.arrays), manifest.step
+    items = {
+      "params": "ema" if ema and "ema" in own else "params",
+      **({"scales": "scales"} if "scales" in own else {}),
+    }
+    if manifest is not None:
+      manifest_lib.check_parts(path, manifest, ["model", *items.values()])
+    description = _read_description(path, manifest)
+    config, infos = _parse(path, description)
+    arrays = {
+      name: parameters.to_haiku(parts.read_arrays(path, item, manifest))
+      for name, item in items.items()
+    }
+  variables = model_lib.Variables(arrays["params"], arrays.get("scales", {}))
+  return LoadedModel(config, infos, variables, step, path, _origin(description))
 
 
 def find_checkpoint(
@@ -123,7 +143,7 @@ def find_checkpoint(
 ) -> pathlib.Path:
   """Directory of a checkpoint; arguments and errors as of `load_model_directory`."""
   directory = pathlib.Path(directory)
-  if (directory / "model" / checkpointer_lib.MODEL_FILE).is_file():
+  if _is_checkpoint(directory):
     return directory
   root = directory / CHECKPOINTS if (directory / CHECKPOINTS).is_dir() else directory
   steps = checkpointer_lib.complete_steps(root)
@@ -133,8 +153,8 @@ def find_checkpoint(
       "directory of a training run, or a checkpoint in it."
     )
   if step is None:
-    scores = {s: _score(root / str(s)) for s in steps}
-    step = min(steps, key=lambda s: (scores[s], -s))
+    scores = {s: _score(root / str(s)) for s in steps} if len(steps) > 1 else {}
+    step = min(steps, key=lambda s: (scores.get(s, 0.0), -s))
   if step not in steps:
     raise CheckpointError(f"{root} has no checkpoint of step {step}, only of {steps}.")
   return root / str(step)
@@ -149,22 +169,24 @@ def read_description(
     path: directory of one checkpoint, see `find_checkpoint`.
 
   Raises:
-    CheckpointError: they cannot be understood.
+    CheckpointError: they cannot be understood, or are damaged.
   """
+  return _parse(path, _read_json(path))
+
+
+def _parse(
+  path: pathlib.Path, data: Mapping[str, Any]
+) -> tuple[model_lib.ModelConfig, dict[str, info_lib.DatasetInfo]]:
+  """Model configuration and constants of the datasets in a description."""
   file = path / "model" / checkpointer_lib.MODEL_FILE
-  data = _read_json(path)
-  version = data.get("format_version")
-  if not isinstance(version, int) or version > checkpointer_lib.FORMAT_VERSION:
-    raise CheckpointError(
-      f"{path} has format version {version}, but this program reads versions up to "
-      f"{checkpointer_lib.FORMAT_VERSION}: update the program."
-    )
   try:
     config = serialization.from_json(model_lib.ModelConfig, data["model"], "model")
     infos = serialization.from_json(
       dict[str, info_lib.DatasetInfo], data["datasets"], "datasets"
     )
-  except (KeyError, ValueError) as error:
+  except KeyError as error:
+    raise CheckpointError(f"{file} lacks {error}.") from error
+  except ValueError as error:
     raise CheckpointError(f"{file} cannot be understood: {error}") from error
   return config, infos
 
@@ -174,29 +196,62 @@ def _origin(description: Mapping[str, Any]) -> dict[str, Any]:
   return {name: description[name] for name in _ORIGIN if name in description}
 
 
+def _is_checkpoint(directory: pathlib.Path) -> bool:
+  """Whether a directory is one checkpoint, whole or not."""
+  files = (
+    directory / "model" / checkpointer_lib.MODEL_FILE,
+    manifest_lib.path_of(directory),
+    directory / _ORBAX_FILE,
+  )
+  return any(file.is_file() for file in files)
+
+
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   """The description in a checkpoint."""
-  file = path / "model" / checkpointer_lib.MODEL_FILE
-  try:
-    return json.loads(file.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
+  with _explained(path):
+    return _read_description(path, manifest_lib.read(path))
+
+
+def _read_description(
+  path: pathlib.Path, manifest: manifest_lib.Manifest | None
+) -> dict[str, Any]:
+  """The description in a checkpoint; one of a later version is not verified."""
+  description = parts.read_document(path, "model", None)
+  version = description.get("format_version")
+  if type(version) is not int or not 1 <= version <= checkpointer_lib.FORMAT_VERSION:
     raise CheckpointError(
-      f"{path} is no checkpoint of this program: {error}"
-    ) from error
-
-
-def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """One item of a checkpoint, by parameter path."""
-  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-    return {
-      name: np.asarray(value) for name, value in reader.restore(path.absolute()).items()
-    }
+      f"{path} has format version {version!r}, but this program reads versions 1 to "
+      f"{checkpointer_lib.FORMAT_VERSION}: update the program."
+    )
+  if manifest is not None:
+    manifest.check_document("model", description)
+  return description
 
 
 def _score(path: pathlib.Path) -> float:
   """The metric that ranks a checkpoint; infinite without an evaluation."""
   try:
-    text = (path / "metrics" / "metrics").read_text(encoding="utf-8")
-    return float(json.loads(text)[checkpointer_lib.BEST_KEY])
-  except (OSError, ValueError, KeyError):
-    return float("inf")
+    metrics = parts.read_metrics(path, manifest_lib.read(path))
+    return float(metrics.get(parts.BEST_KEY, "inf"))
+  except manifest_lib.DamagedError as error:
+    raise CheckpointError(
+      f"Which checkpoint in {path.parent} is the best cannot be said, because "
+      f"{path.name} is damaged: {error}. Name the step of another one, or move this "
+      "one away."
+    ) from error
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+  """Says which checkpoint is damaged, and what can be done."""
+  try:
+    yield
+  except manifest_lib.DamagedError as error:
+    others = (
+      checkpointer_lib.complete_steps(path.parent) if path.name.isdecimal() else []
+    )
+    others = [step for step in others if str(step) != path.name]
+    advice = f", or load another step of the run, of {others}" if others else ""
+    raise CheckpointError(
+      f"{path} is damaged: {error}. Copy it again from where it is whole{advice}."
+    ) from error

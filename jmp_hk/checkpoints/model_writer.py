@@ -5,6 +5,7 @@ which reads a run's model reads it too (`jmp_hk.checkpoints.model_directory`):
 
   checkpoints/0/model/config.json  format version, model config, datasets, licence
   checkpoints/0/params, scales     arrays by path, as in any checkpoint
+  checkpoints/0/manifest/manifest.json  their checksums, likewise
   README.md                        licence and provenance, for people
 """
 
@@ -29,6 +30,7 @@ from jmp_hk import dataset_info
 from jmp_hk import files
 from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
+from jmp_hk.checkpoints import manifest as manifest_lib
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.models import model as model_lib
 
@@ -113,12 +115,19 @@ def write(
   )
   try:
     step = temporary / model_directory.CHECKPOINTS / "0"
-    serialization.save(
-      model_directory.describe(config, infos, origin=origin),
-      step / "model" / checkpointer_lib.MODEL_FILE,
+    description = model_directory.describe(config, infos, origin=origin)
+    serialization.save(description, step / "model" / checkpointer_lib.MODEL_FILE)
+    manifest = manifest_lib.Manifest(
+      0,
+      {
+        item: _write_arrays(step / item, arrays)
+        for item, arrays in (("params", params), ("scales", scales))
+      },
+      {"model": manifest_lib.checksum_of_json(serialization.to_json(description))},
     )
-    _write_arrays(step / "params", params)
-    _write_arrays(step / "scales", scales)
+    files.write_atomically(
+      manifest_lib.path_of(step), serialization.dumps(manifest.to_json())
+    )
     files.write_atomically(temporary / README, _readme(config, infos, origin))
     temporary.chmod(0o755)
     if directory.exists():
@@ -131,8 +140,14 @@ def write(
 
 def _write_arrays(
   path: pathlib.Path, arrays: Mapping[str, np.ndarray | LazyArray]
-) -> None:
-  """One item of a checkpoint; few arrays are in memory at a time."""
+) -> dict[str, manifest_lib.ArrayEntry]:
+  """Writes one item of a checkpoint; few arrays are in memory at a time.
+
+  Returns:
+    Shapes and checksums of the arrays, for the manifest.
+  """
+  entries: dict[str, manifest_lib.ArrayEntry] = {}
+  watched = {name: _watched(array, name, entries) for name, array in arrays.items()}
   handler = _FewAtATime(deepcopy_host_arrays=False)
   registry = ocp.type_handlers.create_type_handler_registry(
     (jax.Array, ocp.type_handlers.ArrayHandler()),
@@ -141,7 +156,24 @@ def _write_arrays(
   )
   handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
   with ocp.Checkpointer(handler) as writer:
-    writer.save(path, args=ocp.args.PyTreeSave(dict(arrays)))
+    writer.save(path, args=ocp.args.PyTreeSave(watched))
+  return {name: entries[name] for name in arrays}
+
+
+def _watched(
+  array: np.ndarray | LazyArray, name: str, entries: dict[str, manifest_lib.ArrayEntry]
+) -> np.ndarray | LazyArray:
+  """An array whose entry is noted when it is read, so that it is read once."""
+  if not isinstance(array, LazyArray):
+    entries[name] = manifest_lib.describe_array(array)
+    return array
+
+  def read() -> np.ndarray:
+    value = np.asarray(array)
+    entries[name] = manifest_lib.describe_array(value)
+    return value
+
+  return dataclasses.replace(array, read=read)
 
 
 class _FewAtATime(ocp.type_handlers.NumpyHandler):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jmp_hk import serialization
 from jmp_hk.training import config as config_lib
 
 PlateauState = optax.contrib.ReduceLROnPlateauState
@@ -56,7 +57,7 @@ class EarlyStoppingState:
     bad_evaluations: evaluations since then.
   """
 
-  best: float = math.inf
+  best: serialization.Unbounded = math.inf
   best_step: int = 0
   bad_evaluations: int = 0
 

@@ -251,9 +251,10 @@ class Trainer:
     train, program = self.config.train, self._program
     with contextlib.closing(self._open_checkpointer()) as checkpointer:
       if checkpointer.latest_step is not None:
-        logger.info("Continuing after step %d.", checkpointer.latest_step)
-        self._origin = model_directory.read_origin(self.workdir)
         values, host = checkpointer.restore(program.state_shapes())
+        step = int(values.step)
+        logger.info("Continuing after step %d.", step)
+        self._origin = model_directory.read_origin(checkpointer.path(step))
         state = sharding.put_replicated(values, program.mesh)
         return state, serialization.from_json(state_lib.HostState, host)
     init_key, run_key = jax.random.split(jax.random.PRNGKey(train.seed))

@@ -23,7 +23,7 @@ class _Colour(enum.Enum):
 @dataclasses.dataclass(frozen=True)
 class _Inner:
   size: int = 3
-  rate: float = 0.5
+  rate: serialization.Unbounded = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
