@@ -142,28 +142,36 @@ def _batch_budget(
 def _rounded(sizes: Budget, limits: Mapping[str, int]) -> Budget:
   """Sizes with their padding rounded up to 8, 12, 16, 24, 32 and so on."""
   result = {}
-  for name in budget_lib.names(type(sizes)):
+  kind = type(sizes)
+  for name in budget_lib.names(kind):
+    if name in budget_lib.exact_names(kind):
+      result[name] = getattr(sizes, name)
+      continue
     value = getattr(sizes, name) + (name in ("num_graphs", "num_atoms"))
     step = 2.0 ** math.floor(math.log2(max(value, 8)))
     rounded = next(int(step * f) for f in (1, 1.5, 2) if step * f >= value)
     if name in limits:
       rounded = max(min(rounded, limits[name]), 1)
     result[name] = rounded
-  return type(sizes)(**result)
+  return kind(**result)
 
 
 def _roomy(sizes: Budget, limits: Mapping[str, int], headroom: float) -> Budget:
   """Sizes of one structure with room for moving atoms, but not above the limits."""
   result = {}
-  for name in budget_lib.names(type(sizes)):
+  kind = type(sizes)
+  for name in budget_lib.names(kind):
     value = getattr(sizes, name)
-    if name in budget_lib.width_names(type(sizes)):
+    if name in budget_lib.exact_names(kind):
+      result[name] = value
+      continue
+    if name in budget_lib.width_names(kind):
       room = max(math.ceil(value * headroom) + 1, _SMALL_WIDTH)
     else:
       room = max(32 * math.ceil(value * headroom / 32), _SMALL_COUNT)
     result[name] = max(min(room, limits.get(name, room)), value, 1)
   result["num_graphs"], result["num_atoms"] = 2, sizes.num_atoms + 1
-  return type(sizes)(**result)
+  return kind(**result)
 
 
 def _reuse(needed: Budget, wanted: int, known: Sequence[Budget]) -> Budget | None:

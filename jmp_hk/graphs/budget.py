@@ -46,6 +46,14 @@ def width(*, round_to: int) -> Any:
   )
 
 
+def exact() -> Any:
+  """Declares a field that budgets take over as it is: its largest value, or zero."""
+  return dataclasses.field(
+    default=0,
+    metadata={"width": True, "round_to": 0, "headroom": 1.0, "padding": 0},
+  )
+
+
 class BudgetError(ValueError):
   """A structure needs more than the budget of a batch offers."""
 
@@ -89,6 +97,13 @@ def width_names(kind: type[Budget]) -> tuple[str, ...]:
   """Names of the fields of which the maximum over structures counts."""
   fields = dataclasses.fields(kind)
   return tuple(field.name for field in fields if field.metadata["width"])
+
+
+@functools.cache
+def exact_names(kind: type[Budget]) -> tuple[str, ...]:
+  """Names of the fields that have no headroom and no padding."""
+  fields = dataclasses.fields(kind)
+  return tuple(field.name for field in fields if not field.metadata["round_to"])
 
 
 def count_names(kind: type[Budget]) -> tuple[str, ...]:
@@ -248,6 +263,8 @@ def _size(
   limits: Mapping[str, int],
 ) -> float:
   """Size of one field before padding and rounding."""
+  if not field.metadata["round_to"]:
+    return most
   if field.metadata["width"]:
     return min(most * config.width_headroom, limits.get(field.name, math.inf))
   if field.name == kind.main_field:
@@ -269,6 +286,8 @@ def with_padding(sizes: BudgetT) -> BudgetT:
 
 def _round_up(size: float, field: dataclasses.Field[Any]) -> int:
   step = field.metadata["round_to"]
+  if not step:
+    return int(size)
   return max(math.ceil((size + field.metadata["padding"]) / step), 1) * step
 
 
@@ -291,15 +310,20 @@ def override(budget: BudgetT, overrides: Mapping[str, int]) -> BudgetT:
     raise ValueError(f"A budget has no fields {unknown}; it has {list(known)}.")
   padding = _padding(type(budget))
   for name, size in overrides.items():
-    least = 1 + padding[name]
+    least = padding[name] + (name not in exact_names(type(budget)))
     if size < least:
       raise ValueError(f"The budget's {name} must be at least {least}, got {size}.")
   return dataclasses.replace(budget, **overrides)
 
 
 def utilisation(sizes: Sequence[BudgetT], budget: BudgetT) -> dict[str, float]:
-  """Part of each field of a budget that the structures of a batch use."""
+  """Part of each field of a budget that the structures of a batch use.
+
+  Fields without headroom are left out.
+  """
   used = total(sizes, type(budget))
   return {
-    name: getattr(used, name) / getattr(budget, name) for name in names(type(budget))
+    name: getattr(used, name) / getattr(budget, name)
+    for name in names(type(budget))
+    if name not in exact_names(type(budget))
   }

@@ -1,6 +1,28 @@
 """Settings of the neighbor graphs of one dataset."""
 
 import dataclasses
+import enum
+
+
+class Truncation(enum.Enum):
+  """How the neighborhood of an atom ends.
+
+  `PUBLISHED` takes the nearest neighbors up to a number, as the published models were
+  trained. Where that number falls among equally distant neighbors it takes some of
+  them, and an edge comes and goes with its full weight: energies jump, and symmetric
+  sites have forces.
+
+  `SHELLS` takes or leaves neighbors at equal distances together. Crystals keep their
+  symmetry and energies per atom do not depend on the cell; energies still jump.
+
+  `SMOOTH` gives every atom cutoffs of its own, which follow the positions smoothly, and
+  every edge a weight that vanishes there with three derivatives. Energies are smooth
+  functions of the positions, see `jmp_hk.graphs.adaptive`.
+  """
+
+  PUBLISHED = "published"
+  SHELLS = "shells"
+  SMOOTH = "smooth"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,11 +35,13 @@ class GraphConfig:
       graphs of a backbone scale their own limits with it.
     max_neighbors_by_size: ((n, limit), ...): a structure of more than n atoms uses that
       limit instead; the largest n that applies wins.
+    truncation: how a neighborhood ends at the cutoff and at the number of neighbors.
   """
 
   cutoff: float = 12.0
   max_neighbors: int = 30
   max_neighbors_by_size: tuple[tuple[int, int], ...] = ()
+  truncation: Truncation = Truncation.PUBLISHED
 
   def max_neighbors_of(self, num_atoms: int) -> int:
     """Largest number of neighbors of an atom in a structure of this size.

@@ -47,16 +47,24 @@ class Layout:
     num_atoms: number of real atoms.
     first_atom: [structures] int32, first atom of each real structure.
     n_node: [G] int32, jraph's convention for padding.
+    dtype: data type of lengths.
   """
 
-  def __init__(self, num_atoms: Sequence[int], budget: budget_lib.Budget):
+  def __init__(
+    self,
+    num_atoms: Sequence[int],
+    budget: budget_lib.Budget,
+    dtype: npt.DTypeLike = np.float32,
+  ):
     """Lays structures out one after another.
 
     Args:
       num_atoms: number of atoms of each structure.
       budget: static sizes of the batch.
+      dtype: data type of lengths.
     """
     self.budget = budget
+    self.dtype = dtype
     counts = np.array(num_atoms, np.int32)
     self.num_atoms = int(counts.sum())
     self.first_atom = neighbors.first_in_row(counts).astype(np.int32)

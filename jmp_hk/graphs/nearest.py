@@ -12,6 +12,7 @@ import numpy as np
 from jmp_hk.graphs import neighbors
 
 TIE_TOLERANCE = 1e-4  # Å
+SHELL_TOLERANCE = 1e-3  # Å; a larger gap between neighbors divides two shells.
 
 
 class Nearest(NamedTuple):
@@ -69,6 +70,40 @@ def nearest(edges: neighbors.EdgeSet, count: int, home: np.ndarray) -> Nearest:
   if ties or too_many:
     edges, codes = edges.take(index), codes.take(index)
   return Nearest(edges, rank, codes, bound)
+
+
+def shell_bounds(edges: neighbors.EdgeSet, rank: np.ndarray) -> np.ndarray:
+  """Where the shell of equally distant neighbors begins and ends that an edge is in.
+
+  Args:
+    edges: edges with distances, sorted by receiver and distance.
+    rank: [e] position of each among the edges into its receiver.
+
+  Returns:
+    [2, e] ranks of the first edge of the shell, and of the first one behind it.
+  """
+  gap = edges.distances[1:] - edges.distances[:-1] >= SHELL_TOLERANCE
+  new = np.ones(len(edges), bool)
+  new[1:] = gap | (edges.receivers[1:] != edges.receivers[:-1])
+  shell = new.cumsum() - 1
+  first = rank[new]
+  return np.stack([first[shell], (first + np.bincount(shell))[shell]])
+
+
+def whole_shells(bounds: np.ndarray, count: int) -> np.ndarray:
+  """[e] whether an edge is among the whole shells nearest to `count` neighbors.
+
+  The shell that crosses the count is taken if that comes nearer to it than leaving it,
+  and so is the first shell unless the count is zero.
+
+  Args:
+    bounds: [2, e] from `shell_bounds`.
+    count: wanted number of neighbors.
+  """
+  first, end = bounds
+  return (end <= count) | (
+    (first < count) & ((first == 0) | (first + end <= 2 * count))
+  )
 
 
 def _candidates(edges: neighbors.EdgeSet, count: int, degree: np.ndarray) -> np.ndarray:

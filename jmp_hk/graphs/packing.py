@@ -90,7 +90,7 @@ def pack(
   if targets is None:
     targets = _infer_targets(items)
   layout = layout_lib.Layout(
-    [item.graphs.structure.num_atoms for item in items], budget
+    [item.graphs.structure.num_atoms for item in items], budget, dtype
   )
   packed_targets = {
     name: _pack_target(name, spec, items, layout, dtype)

@@ -207,10 +207,13 @@ class GemNetOC(hk.Module):
       edges = combine(config.edge_channels, dropout=dropout, name="out_mlp_F")(edges)
     else:
       edges = None
+    vectors, weights = geometry.main.vectors, geometry.main.weights
+    if weights is not None:  # For heads, whose biases would count otherwise.
+      vectors = weights[:, None] * vectors
     return backbone_lib.Embeddings(
       nodes=nodes,
       edges=edges,
-      vectors=geometry.main.vectors,
+      vectors=vectors,
       receivers=batch.graphs.main.receivers,
     )
 

@@ -30,7 +30,12 @@ def envelope(x: jax.Array, exponent: int) -> jax.Array:
 
 
 def radial_basis(
-  distances: jax.Array, mask: jax.Array, num_radial: int, cutoff: float, exponent: int
+  distances: jax.Array,
+  mask: jax.Array,
+  num_radial: int,
+  cutoff: float,
+  exponent: int,
+  weights: jax.Array | None = None,
 ) -> jax.Array:
   """Gaussians on [0, cutoff] under the envelope.
 
@@ -40,6 +45,7 @@ def radial_basis(
     num_radial: number of Gaussians; their spacing is also their width.
     cutoff: Å.
     exponent: exponent of the envelope.
+    weights: [e] further factors, None for one.
 
   Returns:
     [e, num_radial].
@@ -48,6 +54,8 @@ def radial_basis(
   centres = jnp.asarray(np.linspace(0, 1, num_radial), x.dtype)
   gaussians = jnp.exp(-0.5 * (num_radial - 1) ** 2 * (x[:, None] - centres) ** 2)
   weight = jnp.where(mask, envelope(x, exponent), 0)
+  if weights is not None:
+    weight = weight * weights
   return weight[:, None] * gaussians
 
 

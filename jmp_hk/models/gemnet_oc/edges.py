@@ -23,11 +23,14 @@ class Edges:
     vectors: [e, 3] unit vectors from the sender's image to the receiver, zero for
       padding.
     mask: [e] bool, true for real edges.
+    weights: [e] factors of everything that an edge contributes, see `truncation`; None
+      where all are one.
   """
 
   distances: jax.Array
   vectors: jax.Array
   mask: jax.Array
+  weights: jax.Array | None = None
 
 
 def safe_norm(x: jax.Array, floor: float = 0.0) -> jax.Array:

@@ -13,6 +13,7 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import quadruplet_geometry
+from jmp_hk.models.gemnet_oc import truncation
 
 Edges = edges_lib.Edges
 
@@ -68,6 +69,7 @@ def compute_geometry(batch: batch_lib.Batch, num_spherical: int) -> Geometry:
       graphs.qint,
     )
   )
+  main, a2a, a2ee2a, qint = truncation.weigh(batch, main, a2a, a2ee2a, qint)
   valid = graphs.main_table >= 0
   vectors = indexing.take_table(main.vectors, graphs.main_table)
   width = graphs.main_table.shape[1]

@@ -19,12 +19,19 @@ Edges = edges_lib.Edges
 # exact arithmetic. The threshold lies far above the rounding of float32 positions.
 COLLINEAR_SINE = 1e-4
 
+# Where truncation is smooth, so are dihedrals: cos kθ is multiplied by ρ^k of both
+# sines, with ρ = 1 above this sine and ρ falling to zero with it below. Near the axis
+# ρ exp(iα) is a polynomial of the components across it.
+_SOFT_SINE = 0.5
+
 
 @pytrees.dataclass
 class QuadrupletGeometry:
   """Angles of quadruplets d→b→a←c, factorised about the edge b→a.
 
-  Sizes: Q qint edges, N atoms, K main table width, W qint table width, L orders.
+  Sizes: Q qint edges, N atoms, K main table width, W qint table width, L orders. Where
+  truncation is smooth, ρ^k cos kα and ρ^k sin kα stand in place of cos kα and sin kα
+  (see `_SOFT_SINE`), and no atom counts as collinear.
 
   Attributes:
     cos_abd: [Q, L, K] Y_l of V_ba·V_db for every main edge d→b into b.
@@ -92,8 +99,24 @@ def _frame(axis: jax.Array) -> tuple[jax.Array, jax.Array]:
   return first, second
 
 
+def _soft_reciprocal(squares: jax.Array) -> jax.Array:
+  """ρ(s) / s as a function of s²: 1 / s from `_SOFT_SINE` on, below a polynomial.
+
+  The polynomial is a Taylor series in s², so three derivatives are continuous.
+  """
+  x = squares / _SOFT_SINE**2
+  near = x < 1
+  t = jnp.where(near, x - 1, 0)
+  below = 1 + t * (-1 / 2 + t * (3 / 8 - t * 5 / 16))
+  return jnp.where(near, below, jax.lax.rsqrt(jnp.where(near, 1, x))) / _SOFT_SINE
+
+
 def _azimuth_powers(
-  along_first: jax.Array, along_second: jax.Array, mask: jax.Array, order: int
+  along_first: jax.Array,
+  along_second: jax.Array,
+  mask: jax.Array,
+  order: int,
+  soft: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Cos kα and sin kα for k = 0 … order - 1 of vectors in a plane.
 
@@ -102,6 +125,7 @@ def _azimuth_powers(
     along_second: [...] component along the second.
     mask: [...] bool, where the vector counts.
     order: number of multiples.
+    soft: bool that broadcasts to [...], where dihedrals are smooth; None for nowhere.
 
   Returns:
     Cosines and sines [order, ...], zero where masked or collinear, and the collinear
@@ -112,6 +136,10 @@ def _azimuth_powers(
   sine = edges_lib.safe_norm(plane, COLLINEAR_SINE)
   regular = sine > 0
   unit = plane / jnp.where(regular, sine, 1)[..., None]
+  if soft is not None:
+    smooth = plane * _soft_reciprocal((plane * plane).sum(-1))[..., None]
+    unit = jnp.where(soft[..., None], smooth, unit)
+    regular = jnp.where(soft, mask, regular)
   weight = regular.astype(plane.dtype)
   cos1, sin1 = unit[..., 0], unit[..., 1]
   cosines, sines = [weight], [jnp.zeros_like(weight)]
@@ -121,6 +149,11 @@ def _azimuth_powers(
     sines.append((s * cos1 + c * sin1) * weight)
   collinear = (mask & ~regular).astype(plane.dtype)
   return jnp.stack(cosines), jnp.stack(sines), collinear
+
+
+def _is_smooth(graphs) -> jax.Array:
+  """[N] whether the truncation of an atom's structure is smooth."""
+  return graphs.cutoffs[:, 0] > 0
 
 
 def _inputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
@@ -139,6 +172,7 @@ def _inputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
     jnp.einsum("qjx,qx->qj", vectors, second),
     mask,
     order,
+    None if graphs.cutoffs is None else _is_smooth(graphs)[graphs.qint.receivers, None],
   )
   weights = jnp.concatenate([cosines, collinear[None], sines[1:]])
   cos_abd = edges_lib.masked_legendre(
@@ -161,6 +195,7 @@ def _outputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
     jnp.einsum("nix,nqx->niq", main_vectors, second),
     mask,
     order,
+    None if graphs.cutoffs is None else _is_smooth(graphs)[:, None, None],
   )
   phases = jnp.stack([cosines, sines]).transpose(2, 1, 3, 0, 4)
   cos_cab = edges_lib.masked_legendre(

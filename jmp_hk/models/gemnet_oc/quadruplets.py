@@ -139,11 +139,7 @@ def _sum_quadruplets(
   excluded, excluded_collinear = _excluded(messages, batch, geometry)
   perpendicular = sums[:, order] - excluded_collinear
   cosines = jnp.asarray(shared_bases.perpendicular_cosines(order), dtype)
-  sums = (
-    sums[:, :order]
-    + cosines[:, None, None] * perpendicular[:, None]
-    - excluded[:, None]
-  )
+  sums = sums[:, :order] + cosines[:, None, None] * perpendicular[:, None] - excluded
   return sums.reshape(sums.shape[0], order**2, -1)
 
 
@@ -151,8 +147,9 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
   """Terms with d = c, which the sums over d contain and the published sum does not.
 
   Returns:
-    Two arrays [E, L, c]: terms of dihedral zero, and those with collinear atoms, which
-    were counted with cos θ = 0.
+    Terms of dihedral zero, by Fourier order [E, L, L, c] or, if all are alike,
+    [E, 1, L, c], and those with collinear atoms, which were counted with cos θ = 0,
+    [E, L, c].
   """
   graphs = batch.graphs
   quads = geometry.quadruplets
@@ -173,8 +170,18 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
   collinear = jnp.maximum(
     take(quads.collinear), take_terms(quads.input_weights[:, order].reshape(-1))
   ).astype(messages.dtype)[..., None]
-  regular = jnp.einsum("ewl,ewc->elc", cos_cab * (1 - collinear), terms)
   perpendicular = jnp.einsum("ewl,ewc->elc", cos_cab * collinear, terms)
+  cos_cab = cos_cab * (1 - collinear)
+  if graphs.cutoffs is None:
+    return jnp.einsum("ewl,ewc->elc", cos_cab, terms)[:, None], perpendicular
+  # cos k(α_c - α_d) is one for d = c, but its smooth weights are not.
+  of_d = quads.input_weights.transpose(0, 2, 1)
+  of_d = take_terms(of_d.reshape(-1, of_d.shape[-1]))  # [E, W, 2L]
+  of_c = take(quads.output_phases, slot_axis=2).transpose(2, 0, 3, 1)  # [2, E, W, L]
+  cos_dihedral = of_c[0] * of_d[..., :order]
+  cos_dihedral = cos_dihedral.at[..., 1:].add(of_c[1, ..., 1:] * of_d[..., order + 1 :])
+  cos_dihedral = cos_dihedral.astype(messages.dtype)
+  regular = jnp.einsum("ewk,ewl,ewc->eklc", cos_dihedral, cos_cab, terms)
   return regular, perpendicular
 
 

@@ -124,6 +124,7 @@ class BasisEmbeddings(hk.Module):
       self._config.num_radial,
       self._config.radial_cutoff,
       self._config.envelope_exponent,
+      edges.weights,
     )
 
   @hk.transparent

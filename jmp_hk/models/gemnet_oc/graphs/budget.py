@@ -20,6 +20,8 @@ class GemNetOCBudget(budget_lib.Budget):
       (periodic images of a sender count once).
     a2ee2a_width: largest number of a2ee2a edges into one atom.
     qint_width: largest number of qint edges into one atom.
+    num_cutoffs: cutoffs that each atom has of its own: one a graph where truncation is
+      smooth, else none.
   """
 
   main_field: ClassVar[str] = "num_main"
@@ -33,3 +35,4 @@ class GemNetOCBudget(budget_lib.Budget):
   a2a_width: int = budget_lib.width(round_to=4)
   a2ee2a_width: int = budget_lib.width(round_to=1)
   qint_width: int = budget_lib.width(round_to=1)
+  num_cutoffs: int = budget_lib.exact()

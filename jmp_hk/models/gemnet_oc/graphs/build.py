@@ -1,22 +1,27 @@
 """Builds the four neighbor graphs of one structure.
 
 One search finds the atom-to-atom edges; the main, atom-to-edge and quadruplet graphs
-are the nearest of those. The main graph is then symmetrised. Only NumPy and the
-neighbor search are imported, so that worker processes start fast.
+are the nearest of those, see `GraphConfig.truncation`. The main graph is then
+symmetrised. Only NumPy and the neighbor search are imported, so that worker processes
+start fast.
 """
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import adaptive
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import nearest
 from jmp_hk.graphs import neighbors
 from jmp_hk.models.gemnet_oc.graphs import budget as budget_lib
 from jmp_hk.models.gemnet_oc.graphs import tables
+
+Truncation = graph_config.Truncation
 
 _MAX_ATOMS = 46_000  # Pairs of atoms are numbered in 32 bits.
 
@@ -36,6 +41,9 @@ class GemNetOCStructureGraphs(builder_lib.StructureGraphs):
     a2a_slot: [a2a] position of an edge's sender among its receiver's pairs.
     quad_exclusion: [main, w], see `GemNetOCGraphs.quad_exclusion`; w is the largest
       number of qint edges into one atom.
+    cutoffs: [n, 4] cutoff of each atom in Å in the main, a2a, a2ee2a and qint graph
+      where truncation is smooth, see `jmp_hk.graphs.adaptive`, else [n, 0].
+    backgrounds: like `cutoffs`, the factors of `adaptive.background`.
   """
 
   main: neighbors.EdgeSet
@@ -46,6 +54,8 @@ class GemNetOCStructureGraphs(builder_lib.StructureGraphs):
   a2a_pairs: np.ndarray
   a2a_slot: np.ndarray
   quad_exclusion: np.ndarray
+  cutoffs: np.ndarray
+  backgrounds: np.ndarray
 
   @functools.cached_property
   def sizes(self) -> budget_lib.GemNetOCBudget:
@@ -61,6 +71,7 @@ class GemNetOCStructureGraphs(builder_lib.StructureGraphs):
       a2a_width=_width(self.a2a_pairs[:, 1]),
       a2ee2a_width=_width(self.a2ee2a.receivers),
       qint_width=self.quad_exclusion.shape[1],
+      num_cutoffs=self.cutoffs.shape[1],
     )
 
 
@@ -72,7 +83,7 @@ class GraphOptions:
     symmetrize: "published" keeps an edge s→t with s < t and adds its reverse, which
       depends on the order of atoms where the number of neighbors is limited, and is
       what the published weights expect; "union" keeps an edge if either direction was
-      kept.
+      kept. Only with the truncation "published"; others always take the union.
     qint_tags: edges of quadruplets need at least one end with one of these tags.
   """
 
@@ -101,6 +112,10 @@ class NeighborLimits:
   a2a: int
   a2ee2a: int
   qint: int
+
+  def scaled(self, factor: int) -> "NeighborLimits":
+    """Every limit times a factor."""
+    return NeighborLimits(*(factor * limit for limit in dataclasses.astuple(self)))
 
 
 def neighbor_limits(config: graph_config.GraphConfig, num_atoms: int) -> NeighborLimits:
@@ -138,7 +153,8 @@ def build_graphs(
     config: cutoff and number of neighbors.
     options: symmetrisation and which edges make quadruplets.
     edge_dropout: probability with which each directed a2a edge is left out before
-      the other graphs are selected from those that remain.
+      the other graphs are selected from those that remain. With a smooth truncation
+      an edge is left out together with its reverse.
     rng: source of the dropout's draws; None leaves all edges in.
 
   Returns:
@@ -154,16 +170,15 @@ def build_graphs(
   a2a = neighbors.find_neighbors(structure, config.cutoff)
   home = neighbors.home_cells(structure)
   if edge_dropout and rng is not None:
-    a2a = a2a.take(rng.random(len(a2a)) >= edge_dropout)
-  if len(a2a) > limits.a2a and np.bincount(a2a.receivers).max() > limits.a2a:
-    a2a = nearest.nearest(a2a, limits.a2a, home).edges
-  near, rank, codes, bound = nearest.nearest(a2a, limits.main, home)
+    a2a = _drop(a2a, home, edge_dropout, rng, config.truncation)
+  chosen = _SELECTIONS[config.truncation](a2a, limits, home, config, options)
+  a2a, near, codes, bound = chosen.a2a, chosen.near, chosen.codes, chosen.bound
   wanted = _joins_tagged(near, structure.tags, options.qint_tags)
-  wanted &= rank < limits.qint
+  wanted &= chosen.in_qint
   wanted = wanted.nonzero()[0]
   qint, qint_codes = near.take(wanted), codes.take(wanted)
   main, main_codes, reverse_edge = _symmetrize(
-    near, codes, bound, num_atoms, options.symmetrize
+    near, codes, bound, num_atoms, chosen.symmetrize
   )
   exclusion = tables.find_quad_exclusion(
     main, main_codes, qint, qint_codes, bound, num_atoms
@@ -174,13 +189,172 @@ def build_graphs(
     structure=structure,
     main=compact.edges(main),
     a2a=compact.edges(a2a),
-    a2ee2a=compact.edges(near.take(rank < limits.a2ee2a)),
+    a2ee2a=compact.edges(near.take(chosen.in_a2ee2a)),
     qint=compact.edges(qint),
     reverse_edge=reverse_edge.astype(np.int32),
     a2a_pairs=pairs,
     a2a_slot=a2a_slot,
     quad_exclusion=exclusion,
+    cutoffs=chosen.cutoffs,
+    backgrounds=chosen.backgrounds,
   )
+
+
+class _Selection(NamedTuple):
+  """Which of the edges that were found the graphs hold.
+
+  Attributes:
+    a2a: the atom-to-atom edges.
+    near: edges that the main graph is symmetrised from, sorted by receiver.
+    codes: [near] their `offset_codes`.
+    bound: largest absolute value of sums and differences of codes.
+    in_a2ee2a: [near] whether an edge is in the atom-to-edge graph.
+    in_qint: [near] whether it may be in the graph of intermediate edges.
+    symmetrize: rule of symmetrisation.
+    cutoffs: see `GemNetOCStructureGraphs`.
+    backgrounds: likewise.
+  """
+
+  a2a: neighbors.EdgeSet
+  near: neighbors.EdgeSet
+  codes: np.ndarray
+  bound: int
+  in_a2ee2a: np.ndarray
+  in_qint: np.ndarray
+  symmetrize: str
+  cutoffs: np.ndarray
+  backgrounds: np.ndarray
+
+
+def _select_nearest(
+  edges: neighbors.EdgeSet,
+  limits: NeighborLimits,
+  home: np.ndarray,
+  config: graph_config.GraphConfig,
+  options: GraphOptions,
+) -> _Selection:
+  """The nearest edges into every atom, as published."""
+  del config
+  if len(edges) > limits.a2a and np.bincount(edges.receivers).max() > limits.a2a:
+    edges = nearest.nearest(edges, limits.a2a, home).edges
+  near, rank, codes, bound = nearest.nearest(edges, limits.main, home)
+  none = np.zeros((len(home), 0))
+  return _Selection(
+    edges,
+    near,
+    codes,
+    bound,
+    in_a2ee2a=rank < limits.a2ee2a,
+    in_qint=rank < limits.qint,
+    symmetrize=options.symmetrize,
+    cutoffs=none,
+    backgrounds=none,
+  )
+
+
+def _select_shells(
+  edges: neighbors.EdgeSet,
+  limits: NeighborLimits,
+  home: np.ndarray,
+  config: graph_config.GraphConfig,
+  options: GraphOptions,
+) -> _Selection:
+  """Whole shells of equally distant neighbors."""
+  del config, options
+  edges, rank, codes, bound = nearest.nearest(edges, len(edges), home)
+  bounds = nearest.shell_bounds(edges, rank)
+  take = lambda limit: nearest.whole_shells(bounds, limit).nonzero()[0]
+  main = take(limits.main)
+  bounds_of_main = bounds[:, main]
+  none = np.zeros((len(home), 0))
+  return _Selection(
+    edges.take(take(limits.a2a)),
+    edges.take(main),
+    codes.take(main),
+    bound,
+    in_a2ee2a=nearest.whole_shells(bounds_of_main, limits.a2ee2a),
+    in_qint=nearest.whole_shells(bounds_of_main, limits.qint),
+    symmetrize="union",
+    cutoffs=none,
+    backgrounds=none,
+  )
+
+
+def _select_smoothly(
+  edges: neighbors.EdgeSet,
+  limits: NeighborLimits,
+  home: np.ndarray,
+  config: graph_config.GraphConfig,
+  options: GraphOptions,
+) -> _Selection:
+  """Edges within the adaptive cutoffs of atoms.
+
+  An edge is in the main graph if it is within the cutoff of either end, in the others
+  if it is within that of its receiver. The cutoffs grow with the limits, so the edges
+  of a2ee2a and qint are among those of main.
+  """
+  del options
+  wanted = dataclasses.astuple(limits)  # In the order of `GemNetOCStructureGraphs`.
+  num_atoms = len(home)
+  cutoffs = adaptive.adaptive_cutoffs(edges, num_atoms, wanted, config.cutoff)
+  of_receivers = cutoffs.take(edges.receivers, axis=0)
+  main = np.maximum(of_receivers[:, 0], cutoffs[:, 0].take(edges.senders))
+  main = (edges.distances < main).nonzero()[0]
+  near, of_receivers_near = edges.take(main), of_receivers.take(main, axis=0)
+  codes, bound = np.zeros(0, np.intp), 0
+  if len(near):
+    codes, bound = nearest.offset_codes(near, home)
+  factors = [adaptive.background(limit, config.cutoff) for limit in wanted]
+  return _Selection(
+    edges.take(edges.distances < of_receivers[:, 1]),
+    near,
+    codes,
+    bound,
+    in_a2ee2a=near.distances < of_receivers_near[:, 2],
+    in_qint=near.distances < of_receivers_near[:, 3],
+    # Both directions are there; this takes one of them and adds its exact reverse.
+    symmetrize="published",
+    cutoffs=cutoffs,
+    backgrounds=np.tile(factors, (num_atoms, 1)),
+  )
+
+
+_SELECTIONS = {
+  Truncation.PUBLISHED: _select_nearest,
+  Truncation.SHELLS: _select_shells,
+  Truncation.SMOOTH: _select_smoothly,
+}
+
+
+def _drop(
+  edges: neighbors.EdgeSet,
+  home: np.ndarray,
+  probability: float,
+  rng: np.random.Generator,
+  truncation: Truncation,
+) -> neighbors.EdgeSet:
+  """Leaves edges out at random, with their reverses where truncation is smooth."""
+  if truncation is not Truncation.SMOOTH or not len(edges):
+    return edges.take(rng.random(len(edges)) >= probability)
+  codes, bound = nearest.offset_codes(edges, home)
+  forward = _is_forward(edges, codes, bound)
+  low = np.minimum(edges.senders, edges.receivers)
+  high = np.maximum(edges.senders, edges.receivers)
+  pair = (high * len(home) + low) * (2 * bound + 1) + np.where(forward, codes, -codes)
+  number = np.unique(pair, return_inverse=True)[1]
+  return edges.take(rng.random(number.max() + 1).take(number) >= probability)
+
+
+def _is_forward(edges: neighbors.EdgeSet, codes: np.ndarray, bound: int) -> np.ndarray:
+  """[e] whether an edge is the forward one of itself and its reverse.
+
+  That one has s < t or, between images of one atom, a negative first non-zero offset
+  component, whose sign a self edge's code has.
+  """
+  forward = edges.senders < edges.receivers
+  if bound:  # Only between periodic images an atom is its own neighbor.
+    forward |= (edges.senders == edges.receivers) & (codes < 0)
+  return forward
 
 
 def _width(receivers: np.ndarray) -> int:
@@ -212,25 +386,19 @@ def _symmetrize(
 ) -> tuple[neighbors.EdgeSet, np.ndarray, np.ndarray]:
   """Makes every edge come with its reverse.
 
-  Of an edge and its reverse, the forward one has s < t or, between images of one
-  atom, a negative first non-zero offset component.
-
   Args:
     near: directed edges.
-    codes: [e] their `offset_codes`; a self edge's code has the sign of its first
-      non-zero offset component.
+    codes: [e] their `offset_codes`.
     bound: largest absolute value of sums and differences of codes.
     num_atoms: number of atoms of the structure.
-    rule: "published" keeps the forward edges and their reverses; "union" keeps an
-      edge if either direction is there.
+    rule: "published" keeps the forward edges and their reverses, see `_is_forward`;
+      "union" keeps an edge if either direction is there.
 
   Returns:
     Edges sorted by receiver, their codes, and the index of each one's reverse.
   """
   senders, receivers, offsets = near.senders, near.receivers, near.offsets
-  forward = senders < receivers
-  if bound:  # Only between periodic images an atom is its own neighbor.
-    forward |= (senders == receivers) & (codes < 0)
+  forward = _is_forward(near, codes, bound)
   if rule == "published":
     keep = forward.nonzero()[0]
   else:

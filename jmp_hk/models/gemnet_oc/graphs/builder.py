@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Budget = budget_lib.GemNetOCBudget
 
+_PUBLISHED = graph_config.Truncation.PUBLISHED
+_MORE_NEIGHBORS = 2  # Than the limits, with other truncations, in an estimate.
+
 
 @dataclasses.dataclass(frozen=True)
 class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
@@ -61,7 +64,12 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
   def width_limits(
     self, configs: Sequence[graph_config.GraphConfig], most_atoms: int
   ) -> dict[str, int]:
-    """See `GraphBuilder`; the main graph's width has no bound."""
+    """See `GraphBuilder`.
+
+    The main graph's width has no bound, and only published graphs bound the others.
+    """
+    if any(config.truncation is not _PUBLISHED for config in configs):
+      return {"a2a_width": most_atoms}
     limits = [
       build_lib.neighbor_limits(config, size)
       for config in configs
@@ -79,19 +87,20 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
     """See `GraphBuilder`."""
     atoms = structure.num_atoms
     neighbors = build_lib.neighbor_limits(config, atoms)
-    limits = {
-      **self.width_limits([config], atoms),
-      "num_a2ee2a": atoms * neighbors.a2ee2a,
-      "num_qint": atoms * neighbors.qint,
-      "num_main": 2 * atoms * neighbors.main,  # An edge and its reverse.
-      "num_a2a": atoms * neighbors.a2a,
-    }
+    limits = self.width_limits([config], atoms)
+    if config.truncation is _PUBLISHED:
+      limits |= {
+        "num_a2ee2a": atoms * neighbors.a2ee2a,
+        "num_qint": atoms * neighbors.qint,
+        "num_main": 2 * atoms * neighbors.main,  # An edge and its reverse.
+        "num_a2a": atoms * neighbors.a2a,
+      }
     if not np.any(structure.pbc):
       others = max(atoms - 1, 1)
       for name in ("main_width", "a2a_width", "a2ee2a_width", "qint_width"):
         limits[name] = min(limits.get(name, others), others)
       for name in ("num_main", "num_a2a", "num_a2ee2a", "num_qint"):
-        limits[name] = min(limits[name], atoms * others)
+        limits[name] = min(limits.get(name, atoms * others), atoms * others)
     return {name: max(limit, 1) for name, limit in limits.items()}
 
   def extrapolate(
@@ -100,11 +109,15 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
     """See `GraphBuilder`; edges grow with the square of the atoms up to the limits."""
     growth = num_atoms / known.num_atoms
     limits = build_lib.neighbor_limits(config, num_atoms)
+    if config.truncation is not _PUBLISHED:
+      limits = limits.scaled(_MORE_NEIGHBORS)
 
     def edges(count: int, limit: int) -> int:
       return int(min(count * growth**2, max(limit * num_atoms, count * growth)))
 
-    main_width = max(known.main_width, min(known.main_width * growth, limits.main))
+    def width(known: int, limit: int) -> int:
+      return int(max(known, min(known * growth, limit)))
+
     return dataclasses.replace(
       known,
       num_atoms=num_atoms,
@@ -112,8 +125,8 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
       num_a2a=edges(known.num_a2a, limits.a2a),
       num_a2ee2a=edges(known.num_a2ee2a, limits.a2ee2a),
       num_qint=edges(known.num_qint, limits.qint),
-      main_width=int(main_width),
+      main_width=width(known.main_width, limits.main),
       a2a_width=int(min(known.a2a_width * growth, num_atoms)),
-      a2ee2a_width=min(num_atoms * limits.a2ee2a, limits.a2ee2a),
-      qint_width=limits.qint,
+      a2ee2a_width=max(known.a2ee2a_width, limits.a2ee2a),
+      qint_width=max(known.qint_width, limits.qint),
     )

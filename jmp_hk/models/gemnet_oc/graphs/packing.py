@@ -45,6 +45,10 @@ class GemNetOCGraphs:
     quad_exclusion: [N, main_width, qint_width] int32. For main edge c→a in slot i of
       atom a and qint edge b→a in slot q: the slot in atom b's row of `main_table` of
       the main edge c→b from the same periodic image of c, or -1.
+    cutoffs: [N, 4] cutoffs of atoms in Å in the main, a2a, a2ee2a and qint graph, see
+      `jmp_hk.graphs.adaptive`; zero for padding and for structures whose truncation is
+      not smooth. None where that of no structure is.
+    backgrounds: like `cutoffs`, the factors of `adaptive.background`.
   """
 
   main: jraph.GraphsTuple
@@ -59,6 +63,8 @@ class GemNetOCGraphs:
   a2a_senders: jax.Array
   a2a_slot: jax.Array
   quad_exclusion: jax.Array
+  cutoffs: jax.Array | None = None
+  backgrounds: jax.Array | None = None
 
   def budget(self, num_graphs: int, num_atoms: int) -> budget_lib.GemNetOCBudget:
     """See `PackedGraphs`."""
@@ -73,6 +79,7 @@ class GemNetOCGraphs:
       a2a_width=self.a2a_senders.shape[-1],
       a2ee2a_width=self.a2ee2a_table.shape[-1],
       qint_width=self.qint_table.shape[-1],
+      num_cutoffs=0 if self.cutoffs is None else self.cutoffs.shape[-1],
     )
 
 
@@ -123,7 +130,22 @@ def pack(
     ),
     a2a_slot=layout.pad([entry.a2a_slot for entry in graphs], budget.num_a2a, np.int32),
     quad_exclusion=_pack_exclusion(graphs, main, main_slot, budget),
+    cutoffs=_pack_cutoffs([entry.cutoffs for entry in graphs], layout),
+    backgrounds=_pack_cutoffs([entry.backgrounds for entry in graphs], layout),
   )
+
+
+def _pack_cutoffs(
+  parts: Sequence[np.ndarray], layout: layout_lib.Layout
+) -> np.ndarray | None:
+  """[N, num_cutoffs], zero where a structure has none; None where none is wanted."""
+  budget = layout.budget
+  assert isinstance(budget, budget_lib.GemNetOCBudget)
+  if not budget.num_cutoffs:
+    return None
+  shape = (budget.num_cutoffs,)
+  whole = [part if part.shape[1] else np.zeros((len(part), *shape)) for part in parts]
+  return layout.atoms(whole, layout.dtype, shape)
 
 
 def _pack_exclusion(

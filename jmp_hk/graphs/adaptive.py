@@ -1,0 +1,133 @@
+"""Cutoffs of single atoms that bound the number of neighbors smoothly.
+
+A cap on the number of neighbors makes energies jump when one neighbor passes another.
+Here each atom has its own cutoff r instead, the root of
+
+    Σ_j g(d_j / r) + N (r / R)^8 = N
+
+with the distances d_j of its neighbors, the number N that is wanted and the largest
+cutoff R. The switch g is one up to `PLATEAU` and falls to zero at one with three
+vanishing derivatives at both ends. The left side rises strictly with r, so there is
+one root, 0 < r <= R, and it is a three times differentiable function of the positions.
+Where neighbors are few, r is nearly R; where they are many, the weights g of the
+neighbors inside r add up to nearly N. At a uniform density 1.5 N atoms lie inside r.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jmp_hk.graphs import neighbors
+
+PLATEAU = 0.75  # Part of a cutoff within which the weight of a neighbor is one.
+BACKGROUND_POWER = 8
+_MAX_ITERATIONS = 200
+
+
+def switch(x: np.ndarray) -> np.ndarray:
+  """The weight g of a neighbor at a distance of x cutoffs."""
+  u = np.clip((1 - x) / (1 - PLATEAU), 0, 1)
+  return u**4 * (35 + u * (-84 + u * (70 - 20 * u)))
+
+
+def switch_slope(x: np.ndarray) -> np.ndarray:
+  """The derivative of `switch`."""
+  u = np.clip((1 - x) / (1 - PLATEAU), 0, 1)
+  return -140 / (1 - PLATEAU) * (u * (1 - u)) ** 3
+
+
+def background(limit: int, cutoff: float) -> float:
+  """The factor of r^8 in the equation: N / R^8."""
+  return limit / cutoff**BACKGROUND_POWER
+
+
+def adaptive_cutoffs(
+  edges: neighbors.EdgeSet, num_atoms: int, limits: Sequence[int], cutoff: float
+) -> np.ndarray:
+  """Solves the equation for every atom.
+
+  Args:
+    edges: all edges within the largest cutoff, with distances, sorted by receiver.
+    num_atoms: number of atoms of the structure.
+    limits: wanted numbers N, not negative.
+    cutoff: the largest cutoff R in Å, positive.
+
+  Returns:
+    [num_atoms, limits] cutoffs in Å to float64's precision; zero for a limit of zero,
+    which leaves no neighbors.
+  """
+  starts = neighbors.row_starts(edges.receivers, num_atoms)
+  degree = starts[1:] - starts[:-1]
+  width = int(degree.max(initial=0))
+  table = np.full((num_atoms, width), np.inf)
+  table[np.arange(width) < degree[:, None]] = edges.distances
+  table.sort(axis=1)
+  cutoffs = np.zeros((num_atoms, len(limits)))
+  for column, limit in enumerate(limits):
+    if limit:
+      cutoffs[:, column] = _solve(table, limit, cutoff)
+  return cutoffs
+
+
+def _solve(distances: np.ndarray, limit: int, cutoff: float) -> np.ndarray:
+  """The root for every row of ascending distances that inf fills up, [rows]."""
+  high = np.full(len(distances), cutoff)
+  if distances.shape[1] >= limit:  # Where N neighbors weigh one, the sum is too large.
+    high = np.minimum(high, distances[:, limit - 1] / PLATEAU)
+  low = np.zeros_like(high)
+  distances = distances[
+    :, : int((distances < high[:, None]).sum(axis=1).max(initial=0))
+  ]
+  factor = background(limit, cutoff)
+  r = _guess(distances, limit, factor, high)
+  active = np.arange(len(r))
+  for _ in range(_MAX_ITERATIONS):
+    if not len(active):
+      break
+    excess, slope = _excess(distances[active], r[active], limit, factor)
+    low[active] = np.where(excess < 0, r[active], low[active])
+    high[active] = np.where(excess > 0, r[active], high[active])
+    with np.errstate(divide="ignore", invalid="ignore"):
+      step = r[active] - excess / slope
+    inside = (step > low[active]) & (step < high[active])
+    step = np.where(inside, step, (low[active] + high[active]) / 2)
+    moved = np.abs(step - r[active])
+    r[active] = np.where(excess == 0, r[active], step)
+    # The sum is known to rounding only.
+    active = active[(moved > 1e-15 * r[active]) & (np.abs(excess) > 1e-15 * limit)]
+  return r
+
+
+def _guess(
+  distances: np.ndarray, limit: int, factor: float, high: np.ndarray
+) -> np.ndarray:
+  """The root if neighbors were counted up to the middle of the switch."""
+  middle = (1 + PLATEAU) / 2
+  candidates = distances / middle
+  count = np.arange(1, distances.shape[1] + 1)
+  few = count + factor * np.minimum(candidates, 1e9) ** BACKGROUND_POWER < limit
+  few &= candidates < high[:, None]
+  inside = few.sum(axis=1)
+  # Between two neighbors the background alone decides.
+  alone = (np.maximum(limit - inside, 0) / factor) ** (1 / BACKGROUND_POWER)
+  padded = np.column_stack([candidates, np.full(len(distances), np.inf)])
+  return np.minimum(np.minimum(alone, padded[np.arange(len(padded)), inside]), high)
+
+
+def _excess(
+  distances: np.ndarray, r: np.ndarray, limit: int, factor: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Left side of the equation less N, and its derivative by r."""
+  # What weighs one in every row is counted; the rows ascend.
+  first = int((distances <= PLATEAU * r[:, None]).sum(axis=1).min(initial=0))
+  x = distances[:, first:] / r[:, None]
+  u = np.clip((1 - x) / (1 - PLATEAU), 0, 1)
+  weights = u**4 * (35 + u * (-84 + u * (70 - 20 * u)))
+  slopes = (u * (1 - u)) ** 3
+  np.copyto(x, 0, where=u == 0)  # inf, where a row has no more neighbors
+  power = factor * r**BACKGROUND_POWER
+  rise = 140 / (1 - PLATEAU) * np.einsum("rc,rc->r", slopes, x)
+  return (
+    first + weights.sum(axis=1) + power - limit,
+    (rise + BACKGROUND_POWER * power) / r,
+  )
