@@ -15,6 +15,7 @@ from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import files
 from jmp_hk import names
+from jmp_hk import serialization
 
 DEATH_MESSAGE = (
   "A conversion process was killed, perhaps for lack of memory. Run the same command "
@@ -146,7 +147,7 @@ def _describe(
         "dataset": {
           "name": declaration.name,
           "schema_version": dataset_info.SCHEMA_VERSION,
-          "graph": dataclasses.asdict(declaration.graph),
+          "graph": serialization.to_json(declaration.graph),
           "energy": declaration.energy,
           "forces": declaration.forces,
           "targets": {k: dataclasses.asdict(v) for k, v in declaration.targets.items()},

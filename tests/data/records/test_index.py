@@ -213,7 +213,7 @@ class SourceTest(parameterized.TestCase):
     source, graph = self._copy(), self.dataset.info.graph
     builder = gemnet_graphs.BUILDER
     self.assertIsNone(source.measured(builder, graph))
-    rows = np.arange(450).reshape(45, 10) % 97
+    rows = np.arange(495).reshape(45, 11) % 97
     source.remember(builder, graph, size_tables.ArraySizes(builder.budget_type, rows))
     dropping = dataclasses.replace(builder, edge_dropout=0.3)
     for found in (
@@ -265,4 +265,4 @@ def test_more_shards_than_are_kept_open_can_be_read(tmp_path):
 def test_a_table_needs_the_fields_of_its_budgets():
   with pytest.raises(ValueError, match="num_qint"):
     size_tables.ArraySizes(gemnet_graphs.Budget, np.zeros((3, 4), np.int32))
-  assert len(budget_lib.names(gemnet_graphs.Budget)) == 10
+  assert len(budget_lib.names(gemnet_graphs.Budget)) == 11
