@@ -302,7 +302,8 @@ def _fractions(text: str) -> np.ndarray:
     shares = np.array([float(part) for part in text.split(",")])
   except ValueError:
     shares = np.array([])
-  if not 1 <= len(shares) <= 3 or min(shares) < 0 or abs(shares.sum() - 1) > 1e-6:
+  is_known = 1 <= len(shares) <= 3 and bool(np.isfinite(shares).all())
+  if not (is_known and min(shares) >= 0 and abs(shares.sum() - 1) <= 1e-6):
     raise base.PlanError(
       f"--split_fractions={text} must be up to three shares that add up to 1."
     )

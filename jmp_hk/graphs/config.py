@@ -1,6 +1,7 @@
 """Settings of the neighbor graphs of one dataset."""
 
 import dataclasses
+import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,10 @@ class GraphConfig:
   cutoff: float = 12.0
   max_neighbors: int = 30
   max_neighbors_by_size: tuple[tuple[int, int], ...] = ()
+
+  def __post_init__(self) -> None:
+    if not (math.isfinite(self.cutoff) and self.cutoff > 0):
+      raise ValueError(f"cutoff must be positive and finite, got {self.cutoff}.")
 
   def max_neighbors_of(self, num_atoms: int) -> int:
     """Largest number of neighbors of an atom in a structure of this size.
