@@ -238,12 +238,14 @@ def parse(text: str | bytes, *, non_finite: bool = False) -> Json:
     SerializationError: it is no JSON; a key occurs twice in a mapping, a number is not
       finite, or it is nested too deep.
   """
-  constant = {"parse_constant": float if non_finite else _refuse_constant}
   try:
     if isinstance(text, bytes):
       text = text.decode("utf-8")
     data = json.loads(
-      text, object_pairs_hook=_unique_keys, parse_float=_finite, **constant
+      text,
+      object_pairs_hook=_unique_keys,
+      parse_float=_finite,
+      parse_constant=float if non_finite else _refuse_constant,
     )
   except SerializationError:
     raise

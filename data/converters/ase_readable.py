@@ -274,6 +274,11 @@ def _divide(
   for piece, share in zip(held_out, shares[1:], strict=True):
     if share and not piece and len(train) > 1:  # Rounding left it nothing.
       piece.append(train.pop())
+  if shares[0] and count and not train:
+    raise base.PlanError(
+      f"{count} structures are too few for --split_fractions: none would be left to "
+      "train on."
+    )
   if train and elements is not None:
     known = frozenset().union(*(elements[i] for i in train))
     for piece in held_out:

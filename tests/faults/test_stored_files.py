@@ -1,7 +1,7 @@
 """Flipped bits, truncations and lost files in everything that a run stores.
 
-Run by `python -m pytest tests/faults`, not by `python -m pytest`. Every damaged file has
-to be refused in a sentence, or to be read as if nothing had happened.
+Run by `python -m pytest tests/faults`, not by `python -m pytest`. Every damaged file is
+refused in a sentence, or read as if nothing had happened.
 """
 
 from collections import Counter
@@ -152,7 +152,7 @@ def _print_table() -> Iterator[None]:
   rows = [("what is read", "damage", *columns)]
   for (name, damage), outcomes in _TABLE.items():
     rows.append((name, damage, *(str(outcomes[column]) for column in columns)))
-  print("\n" + text_table.markdown(rows))
+  print("\n" + text_table.align(rows, num_text=2))
 
 
 @pytest.mark.slow
