@@ -43,6 +43,7 @@ _ERRORS = (
   structure_lib.InvalidStructureError,
   workers.WorkerError,
   dataset_info.DatasetInfoError,
+  dataset_summary.EmptyError,
   dataset_summary.LabelError,
   shards.RecordFileError,
   OSError,

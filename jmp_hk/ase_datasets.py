@@ -88,6 +88,7 @@ def make_datasets(
       ase_structures.frames(validation), task, blank, keys
     )
   _report_missing(task, training, held_out)
+  _report_shared(training, held_out)
   info = summarise(training, held_out, task, graph)
   task = dataclasses.replace(task, targets=declare.with_classes(task.targets, info))
   _check_labels(training, held_out, info, task)
@@ -122,6 +123,26 @@ def _report_missing(
         counts[1],
         len(held_out),
       )
+
+
+def _report_shared(training: Structures, held_out: Structures) -> None:
+  """Warns where structures to validate on are among those to train on."""
+  known = {_geometry(structure) for structure in training}
+  shared = [s.record_id for s in held_out if _geometry(s) in known]
+  if shared:
+    logger.warning(
+      "%d of %d structures to validate on are also among those to train on (first: "
+      "%s): validation errors will be too small.",
+      len(shared),
+      len(held_out),
+      shared[0],
+    )
+
+
+def _geometry(structure: structure_lib.Structure) -> bytes:
+  """Elements, positions and cell, for comparison."""
+  arrays = (structure.atomic_numbers, structure.positions, structure.cell)
+  return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
 
 
 def _check_labels(

@@ -1,12 +1,14 @@
 """Constants derived from a converted dataset, stored with it and in checkpoints."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import json
 import math
 import os
 import pathlib
 from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from jmp_hk.graphs import config as graph_config
 
 FILE_NAME = "dataset_info.json"
 SCHEMA_VERSION = 2
+_MAX_ATOMIC_NUMBER = 118
 
 
 class DatasetInfoError(serialization.SerializationError):
@@ -40,6 +43,13 @@ class TargetStatistics:
   references: Mapping[int, float] = dataclasses.field(default_factory=dict)
   num_classes: int = 0
 
+  def __post_init__(self) -> None:
+    _check_finite(self, "mean")
+    _check_positive(self, "std")
+    _check_references("references", self.references)
+    if self.num_classes < 0:
+      raise ValueError(f"num_classes must not be negative, got {self.num_classes}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class SplitFacts:
@@ -53,6 +63,12 @@ class SplitFacts:
 
   elements: tuple[int, ...]
   missing: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self) -> None:
+    _check_elements(self.elements)
+    for name, count in self.missing.items():
+      if count < 0:
+        raise ValueError(f"missing[{name!r}] must not be negative, got {count}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +100,8 @@ class DatasetInfo:
       out, the fitted scale where a published one is used, …
   """
 
+  store_checksum: ClassVar[bool] = True  # See `jmp_hk.serialization`.
+
   name: str
   graph: graph_config.GraphConfig
   num_structures: Mapping[str, int]
@@ -103,11 +121,13 @@ class DatasetInfo:
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
-    for name in ("energy_scale", "force_scale"):
-      if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-        raise ValueError(
-          f"{name} must be positive and finite, got {getattr(self, name)}."
-        )
+    _check_positive(self, "energy_scale")
+    _check_positive(self, "force_scale")
+    if self.force_coefficient is not None:
+      _check_positive(self, "force_coefficient")
+    _check_references("energy_references", self.energy_references)
+    _check_elements(self.elements)
+    _check_finite(self, "average_atoms")
 
   @classmethod
   def upgrade_json(cls, data: serialization.Json) -> serialization.Json:
@@ -148,6 +168,78 @@ class DatasetInfo:
         f"atomic numbers {missing}; it knows {sorted(self.energy_references)}."
       )
     return float(sum(self.energy_references[int(z)] for z in atomic_numbers))
+
+
+def _check_finite(value: object, name: str) -> None:
+  number = getattr(value, name)
+  if not math.isfinite(number):
+    raise ValueError(f"{name} must be finite, got {number}.")
+
+
+def _check_positive(value: object, name: str) -> None:
+  number = getattr(value, name)
+  if not (math.isfinite(number) and number > 0):
+    raise ValueError(f"{name} must be positive and finite, got {number}.")
+
+
+def _check_references(name: str, references: Mapping[int, float]) -> None:
+  _check_elements(sorted(references), name)
+  for element, energy in references.items():
+    if not math.isfinite(energy):
+      raise ValueError(f"{name}[{element}] must be finite, got {energy}.")
+
+
+def _check_elements(elements: Sequence[int], name: str = "elements") -> None:
+  """Checks that atomic numbers exist and ascend."""
+  for element in elements:
+    if not 1 <= element <= _MAX_ATOMIC_NUMBER:
+      raise ValueError(
+        f"{name} must be atomic numbers from 1 to {_MAX_ATOMIC_NUMBER}, got {element}."
+      )
+  if list(elements) != sorted(set(elements)):
+    raise ValueError(f"{name} must ascend, got {list(elements)}.")
+
+
+def _check_counts(info: DatasetInfo) -> None:
+  """Checks that numbers of structures and atoms do not contradict each other.
+
+  Raises:
+    ValueError: they do; names the keys.
+  """
+  for name, counts in (
+    ("num_structures", info.num_structures),
+    ("size_histogram", info.size_histogram),
+  ):
+    for key, count in counts.items():
+      if count < 0:
+        raise ValueError(f"{name}[{key!r}] must not be negative, got {count}.")
+  sizes = [size for size, count in info.size_histogram.items() if count]
+  if sizes and min(sizes) < 1:
+    raise ValueError(f"size_histogram has structures of {min(sizes)} atoms.")
+  total = sum(info.num_structures.values())
+  counted = sum(info.size_histogram.values())
+  if info.size_histogram and total != counted:
+    raise ValueError(
+      f"num_structures has {total} structures in all splits, but size_histogram has "
+      f"{counted}."
+    )
+  if sizes and not 0 <= info.average_atoms <= max(sizes):
+    raise ValueError(
+      f"average_atoms must be from 0 to {max(sizes)}, the largest size, got "
+      f"{info.average_atoms}."
+    )
+  for split, facts in info.splits.items():
+    if unknown := sorted(set(facts.elements) - set(info.elements)):
+      raise ValueError(
+        f"splits[{split!r}] has elements {unknown}, but elements has not."
+      )
+    most = info.num_structures.get(split, 0)
+    for name, count in facts.missing.items():
+      if count > most:
+        raise ValueError(
+          f"splits[{split!r}].missing[{name!r}] is {count}, but num_structures has "
+          f"{most}."
+        )
 
 
 def _published_info(name: str) -> DatasetInfo:
@@ -195,7 +287,7 @@ def load(path: str | os.PathLike[str]) -> DatasetInfo:
   path = pathlib.Path(path)
   file = path / FILE_NAME if path.is_dir() else path
   try:
-    return serialization.load(DatasetInfo, file)
+    info = serialization.load(DatasetInfo, file)
   except FileNotFoundError as error:
     if path.is_dir():
       hint = "the conversion there is unfinished; run `python -m data.convert` again"
@@ -204,6 +296,11 @@ def load(path: str | os.PathLike[str]) -> DatasetInfo:
     raise DatasetInfoError(f"{file} does not exist: {hint}.") from error
   except serialization.SerializationError as error:
     raise DatasetInfoError(str(error)) from error
+  try:
+    _check_counts(info)
+  except ValueError as error:
+    raise DatasetInfoError(f"Cannot read {file}: {error}") from error
+  return info
 
 
 def _upgrade_from_1(data: Mapping[str, serialization.Json]) -> serialization.Json:

@@ -27,6 +27,10 @@ TRAIN = "train"
 ScaleSource = Literal["published", "fitted"]
 
 
+class EmptyError(ValueError):
+  """A dataset has no structures."""
+
+
 class LabelError(ValueError):
   """Labels are missing, or do not fit what was declared about them."""
 
@@ -153,7 +157,9 @@ def build_info(
 
   Raises:
     LabelError: class indices do not fit the declared number of classes.
+    EmptyError: there is no structure, or none to train on in a split "train".
   """
+  _check_not_empty(declaration.name, splits)
   train = splits.get(TRAIN, statistics_lib.Statistics())
   fit = statistics_lib.fit_references(train, train.energy, "energy")
   fitted = Scales(fit.std or 1.0, train.forces.rms() or 1.0)
@@ -187,6 +193,25 @@ def build_info(
       "notes": dict(declaration.notes),
     },
   )
+
+
+def _check_not_empty(
+  name: str, splits: Mapping[str, statistics_lib.Statistics]
+) -> None:
+  """Checks that there are structures, and some to train on.
+
+  Raises:
+    EmptyError: there are none.
+  """
+  counts = {split: statistics.structures for split, statistics in splits.items()}
+  if not any(counts.values()) or counts.get(TRAIN, 1) == 0:
+    listed = ", ".join(f"{split}: {count}" for split, count in counts.items())
+    raise EmptyError(
+      f"The dataset {name!r} has no structures{' to train on' * any(counts.values())} "
+      f"({listed or 'no splits'}): all records were filtered or left out as invalid. "
+      "Without --skip_invalid the conversion says what is wrong with them; with "
+      "--overwrite it begins anew."
+    )
 
 
 def _facts(split: statistics_lib.Statistics) -> dataset_info.SplitFacts:

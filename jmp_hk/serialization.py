@@ -11,7 +11,9 @@ A dataclass can say more about how it is stored:
 
 * `upgrade_json(data)`, a class method, turns what an earlier version of the class
   stored into what the present one reads;
-* a class derived from `Polymorphic` is stored with the name of its class.
+* a class derived from `Polymorphic` is stored with the name of its class;
+* files of a class with `store_checksum = True` end with a checksum of their content,
+  which is verified wherever the file is read.
 """
 
 from collections.abc import Callable
@@ -28,6 +30,7 @@ import typing
 from typing import Any
 from typing import ClassVar
 from typing import TypeVar
+import zlib
 
 from jmp_hk import files
 
@@ -41,6 +44,8 @@ _NUMBER_LIST = re.compile(r"\[\s*([-+.\de]+(?:,\n\s*[-+.\de]+)*)\n\s*\]")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _NON_FINITE = ("inf", "-inf", "nan")
 TYPE_KEY = "type"  # Under it the name of a class is stored.
+CHECKSUM_KEY = "checksum"  # Under it a file has the checksum of the rest.
+_CHECKSUM_PREFIX = "crc32:"
 MAX_BYTES = 1 << 28  # Of a file; the longest lists of records that were left out fit.
 MAX_DEPTH = 100  # Of nested lists and mappings; what is stored has less than 20.
 _TOO_DEEP = f"it has lists or mappings that are nested more than {MAX_DEPTH} deep"
@@ -163,15 +168,60 @@ def from_json(cls: type[T], data: Json, where: str = "") -> T:
   return _read(cls, data, where)
 
 
-def dumps(value: Any) -> str:
-  """JSON text of a value: indented, lists of numbers on one line, final newline."""
-  text = json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False)
+def dumps(value: Any, *, store_checksum: bool = False) -> str:
+  """JSON text of a value: indented, lists of numbers on one line, final newline.
+
+  Args:
+    value: a value that `to_json` takes.
+    store_checksum: whether to add a checksum; some classes ask for it themselves.
+  """
+  data = to_json(value)
+  if store_checksum or getattr(type(value), "store_checksum", False):
+    data = with_checksum(data)
+  text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
   return _NUMBER_LIST.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
 
 
-def save(value: Any, path: str | os.PathLike[str]) -> None:
-  """Writes a value as JSON text; the file appears whole or not at all."""
-  files.write_atomically(path, dumps(value))
+def save(
+  value: Any, path: str | os.PathLike[str], *, store_checksum: bool = False
+) -> None:
+  """Writes a value as JSON text; the file appears whole or not at all.
+
+  Args:
+    value: a value that `to_json` takes.
+    path: where the file appears.
+    store_checksum: see `dumps`.
+  """
+  files.write_atomically(path, dumps(value, store_checksum=store_checksum))
+
+
+def checksum(data: Json) -> int:
+  """CRC-32 of JSON values, whatever the order of keys and the layout of the text."""
+  text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+  return zlib.crc32(text.encode("utf-8"))
+
+
+def with_checksum(data: Mapping[str, Json]) -> dict[str, Json]:
+  """JSON values with a checksum, which `read_json` verifies and leaves out."""
+  return {**data, CHECKSUM_KEY: f"{_CHECKSUM_PREFIX}{checksum(data):08x}"}
+
+
+def _verified(data: Json) -> Json:
+  """Values without their checksum, where they have one.
+
+  Raises:
+    SerializationError: it is wrong.
+  """
+  stored = data.get(CHECKSUM_KEY) if isinstance(data, dict) else None
+  if not isinstance(stored, str) or not stored.startswith(_CHECKSUM_PREFIX):
+    return data
+  rest = {key: value for key, value in data.items() if key != CHECKSUM_KEY}
+  if with_checksum(rest) != data:
+    raise SerializationError(
+      "its content does not fit its checksum. Copy it again from where it is whole; if "
+      f"it was changed on purpose, delete its entry {CHECKSUM_KEY!r}"
+    )
+  return rest
 
 
 def parse(text: str | bytes, *, non_finite: bool = False) -> Json:
@@ -188,12 +238,14 @@ def parse(text: str | bytes, *, non_finite: bool = False) -> Json:
     SerializationError: it is no JSON; a key occurs twice in a mapping, a number is not
       finite, or it is nested too deep.
   """
-  constant = {"parse_constant": float if non_finite else _refuse_constant}
   try:
     if isinstance(text, bytes):
       text = text.decode("utf-8")
     data = json.loads(
-      text, object_pairs_hook=_unique_keys, parse_float=_finite, **constant
+      text,
+      object_pairs_hook=_unique_keys,
+      parse_float=_finite,
+      parse_constant=float if non_finite else _refuse_constant,
     )
   except SerializationError:
     raise
@@ -208,14 +260,14 @@ def parse(text: str | bytes, *, non_finite: bool = False) -> Json:
 
 
 def read_json(path: str | os.PathLike[str], *, non_finite: bool = False) -> Json:
-  """Parses a file of JSON, strictly and within bounds.
+  """Parses a file of JSON, strictly and within bounds, and verifies its checksum.
 
   Args:
     path: the file.
     non_finite: see `parse`.
 
   Raises:
-    SerializationError: see `parse`; names the file.
+    SerializationError: see `parse`, or the checksum is wrong; names the file.
     OSError: it cannot be read, e.g. FileNotFoundError.
   """
   with open(path, "rb") as file:
@@ -223,7 +275,7 @@ def read_json(path: str | os.PathLike[str], *, non_finite: bool = False) -> Json
   try:
     if len(content) > MAX_BYTES:
       raise SerializationError(f"it has more than {MAX_BYTES} bytes")
-    return parse(content, non_finite=non_finite)
+    return _verified(parse(content, non_finite=non_finite))
   except SerializationError as error:
     raise SerializationError(f"Cannot read {os.fspath(path)}: {error}.") from error
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from data.conversion import base
 from data.conversion import jobs
+from data.conversion import splits
 from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
@@ -60,6 +61,7 @@ def select(
     raise base.PlanError(
       f"--input={source} has no split {split!r}; it has {', '.join(by_split)}."
     )
+  splits.check_disjoint(units)
   return {split: by_split[split]} if split else by_split
 
 

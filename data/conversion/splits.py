@@ -1,5 +1,8 @@
 """Shuffled splits as the fine-tuning benchmarks publish them."""
 
+from collections.abc import Hashable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 
 import numpy as np
@@ -7,6 +10,42 @@ import numpy as np
 from data.conversion import base
 
 SEED = 42
+
+
+def check_disjoint(units: Iterable[base.Unit]) -> None:
+  """Checks that no record is in two splits.
+
+  Records are compared where units list them, for files that several splits read.
+
+  Args:
+    units: all units of a converter.
+
+  Raises:
+    PlanError: a record is in two splits.
+  """
+  owners: dict[tuple[Hashable, ...], str] = {}
+  for unit in units:
+    for record in _records(unit):
+      owner = owners.setdefault(record, unit.split)
+      if owner != unit.split:
+        raise base.PlanError(
+          f"Record {record[-1]!r} of {record[0]} would be in the splits {owner!r} and "
+          f"{unit.split!r}: splits must not have records in common."
+        )
+
+
+def _records(unit: base.Unit) -> Iterator[tuple[Hashable, ...]]:
+  """The records that a unit lists, with their file; whole files as one record."""
+  if isinstance(unit.payload, dict):
+    parts = unit.payload
+  else:
+    parts = {" and ".join(unit.files): unit.payload}
+  for name, part in parts.items():
+    if part is None and unit.files:
+      yield name, "all"
+    elif isinstance(part, list):
+      for item in part:
+        yield name, tuple(item) if isinstance(item, list) else item
 
 
 def shuffled(count: int, seed: int = SEED) -> np.ndarray:

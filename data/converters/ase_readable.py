@@ -274,6 +274,11 @@ def _divide(
   for piece, share in zip(held_out, shares[1:], strict=True):
     if share and not piece and len(train) > 1:  # Rounding left it nothing.
       piece.append(train.pop())
+  if shares[0] and count and not train:
+    raise base.PlanError(
+      f"{count} structures are too few for --split_fractions: none would be left to "
+      "train on."
+    )
   if train and elements is not None:
     known = frozenset().union(*(elements[i] for i in train))
     for piece in held_out:
@@ -302,7 +307,8 @@ def _fractions(text: str) -> np.ndarray:
     shares = np.array([float(part) for part in text.split(",")])
   except ValueError:
     shares = np.array([])
-  if not 1 <= len(shares) <= 3 or min(shares) < 0 or abs(shares.sum() - 1) > 1e-6:
+  is_known = 1 <= len(shares) <= 3 and bool(np.isfinite(shares).all())
+  if not (is_known and min(shares) >= 0 and abs(shares.sum() - 1) <= 1e-6):
     raise base.PlanError(
       f"--split_fractions={text} must be up to three shares that add up to 1."
     )

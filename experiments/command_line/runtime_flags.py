@@ -11,6 +11,7 @@ from data.command_line import flag_help
 from experiments.command_line import command
 from experiments.command_line import conversions
 from experiments.command_line import inference_flags
+from jmp_hk import serialization
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import processes
@@ -87,5 +88,6 @@ def expected_errors() -> tuple[type[Exception], ...]:
     pretrained.PretrainedError,
     preflight.PreflightError,
     sharding.DevicesError,
+    serialization.SerializationError,
     *conversions.ERRORS,
   )

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
@@ -156,7 +155,7 @@ def load_run(directory: pathlib.Path) -> Run:
 
 def load_published() -> Published:
   """Reads the published results."""
-  data = json.loads(PUBLISHED_FILE.read_text(encoding="utf-8"))
+  data = serialization.read_json(PUBLISHED_FILE)
   return serialization.from_json(Published, data, PUBLISHED_FILE.name)
 
 

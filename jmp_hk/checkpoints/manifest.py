@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 import concurrent.futures
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
@@ -70,7 +69,7 @@ class Manifest:
     step: training step.
     arrays: arrays by folder and name; a folder that is not named does not belong to
       the checkpoint.
-    documents: checksums of the JSON files by folder, see `checksum_of_json`.
+    documents: checksums of the JSON files by folder, see `serialization.checksum`.
     has_metrics: whether metrics belong to it. Their own checksum lies beside them, for
       they may come later.
   """
@@ -82,8 +81,7 @@ class Manifest:
 
   def to_json(self) -> dict[str, Any]:
     """JSON values with their checksum, as the file has them."""
-    values = serialization.to_json(self)
-    return values | {"checksum": checksum_of_json(values)}
+    return serialization.with_checksum(serialization.to_json(self))
 
   def check_document(self, item: str, values: serialization.Json) -> None:
     """Checks what was read from a JSON file.
@@ -97,7 +95,7 @@ class Manifest:
     """
     if item not in self.documents:
       raise DamagedError(f"{item}/ does not belong to it")
-    if checksum_of_json(values) != self.documents[item]:
+    if serialization.checksum(values) != self.documents[item]:
       raise DamagedError(
         f"the content of {item}/{DOCUMENTS[item]} is not what was saved: its checksum "
         "is wrong"
@@ -147,16 +145,10 @@ def describe_array(array: Any) -> ArrayEntry:
   return ArrayEntry(array.shape, array.dtype.name, zlib.crc32(content))
 
 
-def checksum_of_json(values: serialization.Json) -> int:
-  """CRC-32 of JSON values, whatever the order of keys and the layout of the text."""
-  text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-  return zlib.crc32(text.encode("utf-8"))
-
-
 def checksum_of_metrics(step: int, metrics: Mapping[str, float]) -> int:
   """Checksum that is stored among the metrics of a step, see `METRICS_CHECKSUM`."""
   own = {name: value for name, value in metrics.items() if name != METRICS_CHECKSUM}
-  return checksum_of_json([step, own])
+  return serialization.checksum([step, own])
 
 
 def path_of(checkpoint: pathlib.Path) -> pathlib.Path:
@@ -180,11 +172,6 @@ def read(checkpoint: pathlib.Path) -> Manifest | None:
     raise DamagedError(f"{ITEM}/{FILE} is missing{_hint(checkpoint)}")
   try:
     values = serialization.read_json(path)
-    if not isinstance(values, dict):
-      raise serialization.SerializationError("it holds no mapping")
-    checksum = values.pop("checksum", None)
-    if checksum != checksum_of_json(values):
-      raise DamagedError(f"the content of {ITEM}/{FILE} has a wrong checksum")
     manifest = serialization.from_json(Manifest, values, "manifest")
   except (OSError, serialization.SerializationError) as error:
     raise DamagedError(f"{ITEM}/{FILE} cannot be read: {error}") from error

@@ -123,7 +123,7 @@ def write(
         item: _write_arrays(step / item, arrays)
         for item, arrays in (("params", params), ("scales", scales))
       },
-      {"model": manifest_lib.checksum_of_json(serialization.to_json(description))},
+      {"model": serialization.checksum(serialization.to_json(description))},
     )
     files.write_atomically(
       manifest_lib.path_of(step), serialization.dumps(manifest.to_json())

@@ -72,6 +72,7 @@ class Budget:
 
   # The count that costs most: batches are filled by it.
   main_field: ClassVar[str] = "num_atoms"
+  store_checksum: ClassVar[bool] = True  # See `jmp_hk.serialization`.
 
   num_graphs: int = count(round_to=1, padding=1)
   num_atoms: int = count(round_to=8, padding=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import math
 
 
 class Truncation(enum.Enum):
@@ -42,6 +43,10 @@ class GraphConfig:
   max_neighbors: int = 30
   max_neighbors_by_size: tuple[tuple[int, int], ...] = ()
   truncation: Truncation = Truncation.PUBLISHED
+
+  def __post_init__(self) -> None:
+    if not (math.isfinite(self.cutoff) and self.cutoff > 0):
+      raise ValueError(f"cutoff must be positive and finite, got {self.cutoff}.")
 
   def max_neighbors_of(self, num_atoms: int) -> int:
     """Largest number of neighbors of an atom in a structure of this size.

@@ -107,7 +107,9 @@ def check_settings(
   path = directory / METRICS_FILE
   if overwrite or settings is None or not path.exists():
     return
-  stored = json.loads(path.read_text(encoding="utf-8")).get("settings", {})
+  stored = serialization.from_json(
+    dict[str, Any], serialization.read_json(path), path.name
+  ).get("settings", {})
   changes = serialization.differences(stored, json.loads(json.dumps(dict(settings))))
   if changes:
     raise OtherResultsError(

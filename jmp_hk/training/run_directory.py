@@ -144,7 +144,11 @@ def store_config(config: Mapping[str, Any], directory: pathlib.Path) -> None:
     config: parts of the configuration by name, see `check_config`.
     directory: directory of the run.
   """
-  serialization.save(_stored_config(directory) | dict(config), directory / CONFIG_FILE)
+  serialization.save(
+    _stored_config(directory) | dict(config),
+    directory / CONFIG_FILE,
+    store_checksum=True,
+  )
 
 
 def save_results(
@@ -175,14 +179,22 @@ def stored_results(directory: pathlib.Path, step: int) -> dict[str, float] | Non
   path = directory / RESULTS_FILE
   if not path.exists():
     return None
-  validation = json.loads(path.read_text(encoding="utf-8"))["validation"]
-  return validation if validation["step"] == step else None
+  try:
+    validation = serialization.read_json(path)["validation"]
+    return validation if validation["step"] == step else None
+  except (LookupError, TypeError) as error:
+    raise serialization.SerializationError(
+      f"{path} holds no results of a run: it lacks {error}. Delete it."
+    ) from error
 
 
 def _stored_config(directory: pathlib.Path) -> dict[str, Any]:
   """What is stored; empty where there is nothing."""
   path = directory / CONFIG_FILE
-  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+  stored = serialization.read_json(path) if path.exists() else {}
+  if not isinstance(stored, dict):
+    raise serialization.SerializationError(f"{path} should hold a mapping.")
+  return stored
 
 
 def _without(data: serialization.Json, paths: Sequence[str]) -> serialization.Json:

@@ -9,6 +9,7 @@ from typing import Any
 from typing import Protocol
 
 from jmp_hk import files
+from jmp_hk import serialization
 
 METRICS_FILE = "metrics.jsonl"
 UNITS_FILE = "metric_units.json"
@@ -137,7 +138,11 @@ def open_writers(
 def read_units(workdir: pathlib.Path) -> dict[str, str]:
   """Units of a run's metrics by name; "" for pure numbers, empty if not stored."""
   path = workdir / UNITS_FILE
-  return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+  if not path.exists():
+    return {}
+  return serialization.from_json(
+    dict[str, str], serialization.read_json(path), path.name
+  )
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -147,7 +152,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     path: the file; it need not exist.
 
   Raises:
-    ValueError: a line before the last is no JSON; names it.
+    ValueError: a line before the last cannot be read; names it.
   """
   if not path.exists():
     return []
@@ -155,11 +160,23 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
   result = []
   for number, line in enumerate(lines, start=1):
     try:
-      result.append(json.loads(line))
-    except json.JSONDecodeError as error:
+      result.append(_parse_line(line))
+    except ValueError as error:
       if number < len(lines):
-        raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
+        raise ValueError(
+          f"{path}, line {number} is no JSON as metrics are written: {error}."
+        ) from error
   return result
+
+
+def _parse_line(line: str) -> dict[str, Any]:
+  """One line of a metrics file."""
+  values = serialization.parse(line)
+  if not isinstance(values, dict) or not (
+    type(values.get("step")) is int and isinstance(values.get("kind"), str)
+  ):
+    raise serialization.SerializationError("it has no step and kind")
+  return values
 
 
 def _is_validation(line: Mapping[str, Any]) -> bool:

@@ -73,6 +73,14 @@ class MakeDatasetsTest(absltest.TestCase):
     self.assertRegex(logs.output[0], "'energy' is read from 'REF_energy'; 'forces' is")
     self.assertEqual(found.fingerprint, _make(_molecules(8)).fingerprint)
 
+  def test_structures_that_are_trained_and_validated_on_are_told(self):
+    structures = _molecules(8)
+    with self.assertLogs("jmp_hk", "WARNING") as logs:
+      _make(structures, validation=structures[5:7])
+    self.assertRegex(logs.output[0], "2 of 2 structures to validate on are also among")
+    with self.assertNoLogs("jmp_hk", "WARNING"):
+      _make(structures[:5], validation=structures[5:7])
+
   def test_keys_can_be_given(self):
     structures = _molecules(8)
     for atoms in structures:

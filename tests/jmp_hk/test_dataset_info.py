@@ -73,6 +73,32 @@ def test_lists_of_numbers_take_one_line(tmp_path):
     ({"elements": 5}, "DatasetInfo.elements should be a list"),
     ({"energy_scale": "far"}, "DatasetInfo.energy_scale should be a number"),
     ({"energy_scale": 0.0}, "energy_scale must be positive"),
+    ({"force_scale": -1.0}, "force_scale must be positive"),
+    ({"energy_scale": True}, "energy_scale should be a number"),
+    ({"energy_references": {"1": "nan"}}, "energy_references.1 should be a number"),
+    ({"energy_references": {"0": 1.0}}, "energy_references must be atomic numbers"),
+    ({"force_coefficient": -2.0}, "force_coefficient must be positive"),
+    ({"elements": [8, 1]}, "elements must ascend"),
+    ({"elements": [1, 119]}, "elements must be atomic numbers from 1 to 118, got 119"),
+    ({"num_structures": {"train": 2.0}}, "num_structures.train should be of type int"),
+    ({"num_structures": {"train": 3, "val": 2}}, "num_structures has 5.*has 4"),
+    ({"num_structures": {"train": 5, "val": -1}}, r"num_structures\['val'\] must not"),
+    ({"size_histogram": {"0": 4}}, "size_histogram has structures of 0 atoms"),
+    ({"average_atoms": 4.0}, "average_atoms must be from 0 to 3"),
+    ({"splits": {"train": {"elements": [1, 6]}}}, "has elements .6., which elements"),
+    (
+      {"splits": {"train": {"elements": [1], "missing": {"gap": 9}}}},
+      "missing.'gap'. is 9, but num_structures has 3",
+    ),
+    ({"graph": {"cutoff": 0}}, "graph: cutoff must be positive"),
+    (
+      {"targets": {"gap": {"unit": "eV", "mean": 0.0, "std": -1.0}}},
+      "targets.gap: std must be positive",
+    ),
+    (
+      {"targets": {"gap": {"unit": "eV", "mean": 0, "std": 1, "references": [1]}}},
+      "targets.gap.references should be a mapping",
+    ),
   ],
 )
 def test_what_is_refused(change, message, tmp_path):
@@ -81,6 +107,14 @@ def test_what_is_refused(change, message, tmp_path):
   with pytest.raises(dataset_info.DatasetInfoError, match=message) as error:
     dataset_info.load(path)
   assert str(path) in str(error.value)
+
+
+def test_a_changed_digit_is_noticed(tmp_path):
+  path = tmp_path / "dataset_info.json"
+  dataset_info.save(INFO, path)
+  path.write_text(path.read_text().replace("24.90", "24.91"))
+  with pytest.raises(dataset_info.DatasetInfoError, match="does not fit its checksum"):
+    dataset_info.load(path)
 
 
 def test_missing_field_and_missing_file(tmp_path):

@@ -79,6 +79,12 @@ def test_published_scales_leave_fitted_ones_in_the_provenance():
   assert published.energy_references == fitted.energy_references
 
 
+@pytest.mark.parametrize("train, val", [(0, 2), (0, 0)])
+def test_datasets_without_structures_to_train_on_are_refused(train, val):
+  with pytest.raises(dataset_summary.EmptyError, match=r"mine.*train: 0.*skip_invalid"):
+    dataset_summary.build_info(DECLARATION, _splits(train, val))
+
+
 def test_without_training_split_nothing_is_fitted():
   info = dataset_summary.build_info(DECLARATION, {"val": _splits()["val"]}, "fitted")
   assert info.energy_references == {} and info.average_atoms == 0.0

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 import dataclasses
 import enum
+import json
 import math
+import typing
 from typing import Any
 
 import numpy as np
@@ -195,3 +197,112 @@ def test_differences_name_the_place():
     "inner.rate: 'inf' → 0.5",
     "clip: 1.0 → 2.0",
   ]
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("[" * 10**6, "nested more than 100 deep"),
+    ('{"a":' * 200 + "1" + "}" * 200, "nested more than 100 deep"),
+    ('{"a": NaN}', "NaN is no number"),
+    ('{"a": -Infinity}', "-Infinity is no number"),
+    ('{"a": 1e999}', "'1e999' is too large"),
+    ('{"a": 1, "a": 2}', "key 'a' occurs twice"),
+    ('{"a": 1', "no JSON"),
+    (b'{"a": "\xff"}', "no text in UTF-8"),
+    ("", "no JSON"),
+  ],
+)
+def test_what_is_no_strict_json_is_refused(tmp_path, text, message):
+  with pytest.raises(serialization.SerializationError, match=message):
+    serialization.parse(text)
+  path = tmp_path / "some.json"
+  path.write_bytes(text if isinstance(text, bytes) else text.encode())
+  with pytest.raises(serialization.SerializationError, match="some.json.*" + message):
+    serialization.read_json(path)
+
+
+def test_python_spelling_of_numbers_that_are_not_finite_can_be_read():
+  assert serialization.parse("[Infinity]", non_finite=True) == [math.inf]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scalars:
+  number: float = 1.0
+  count: int = 1
+  flag: bool = False
+  name: str = ""
+  by_count: Mapping[int, float] = dataclasses.field(default_factory=dict)
+  best: serialization.Unbounded = 0.0
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"number": True},
+    {"number": "1.0"},
+    {"number": "nan"},
+    {"number": 10**400},
+    {"number": [1.0]},
+    {"count": 1.0},
+    {"count": True},
+    {"count": "1"},
+    {"flag": 0},
+    {"flag": "true"},
+    {"name": 1},
+    {"by_count": {"1.0": 1.0}},
+    {"by_count": {"01": 1.0}},
+    {"by_count": {"9" * 5000: 1.0}},
+    {"by_count": {"²": 1.0}},
+    {"by_count": {"1": math.inf}},
+    {"by_count": [1]},
+    {"best": "much"},
+    {"best": True},
+  ],
+)
+def test_no_type_stands_for_another(change):
+  (name,) = change
+  with pytest.raises(serialization.SerializationError) as error:
+    serialization.from_json(_Scalars, change)
+  assert f"_Scalars.{name}" in str(error.value)
+  assert len(str(error.value)) < 500
+
+
+def test_integers_are_numbers_and_what_may_be_infinite_is_read():
+  read = serialization.from_json(_Scalars, {"number": 3, "best": "-inf"})
+  assert read == _Scalars(number=3.0, best=-math.inf)
+  assert type(read.number) is float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+  store_checksum: typing.ClassVar[bool] = True
+  sizes: tuple[int, ...] = ()
+  scale: float = 0.1
+
+
+def test_a_checksum_tells_damage_from_what_was_stored(tmp_path):
+  path = tmp_path / "kept.json"
+  kept = _Kept((3, 4), 1 / 3)
+  serialization.save(kept, path)
+  assert serialization.load(_Kept, path) == kept
+  text = path.read_text()
+  assert '"checksum": "crc32:' in text
+  # Layout and order of keys do not matter.
+  values = json.loads(text)
+  path.write_text(json.dumps(dict(reversed(values.items()))))
+  assert serialization.load(_Kept, path) == kept
+  path.write_text(text.replace("[3, 4]", "[3, 5]"))
+  with pytest.raises(
+    serialization.SerializationError, match="kept.json.*delete its entry 'checksum'"
+  ):
+    serialization.load(_Kept, path)
+  # As the message says, and as files of earlier versions are.
+  path.write_text(json.dumps({"sizes": [3, 5], "scale": 1 / 3}))
+  assert serialization.load(_Kept, path) == _Kept((3, 5), 1 / 3)
+
+
+def test_what_no_version_stored_is_refused_without_a_traceback():
+  for values in ({"diameter": {}}, {"diameter": "wide"}, {"type": ["ball"]}):
+    with pytest.raises(serialization.SerializationError, match="_Drawing.frame"):
+      serialization.from_json(_Drawing, {"frame": values})

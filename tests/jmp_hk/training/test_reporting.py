@@ -39,7 +39,8 @@ def test_jsonl_is_plain_and_cut_back_on_resume(tmp_path):
 
 def test_broken_line_in_the_middle_is_an_error(tmp_path):
   path = tmp_path / "metrics.jsonl"
-  path.write_text('{"step": 1}\n{"st\n{"step": 2}\n')
+  line = json.dumps({"step": 1, "kind": "train"}) + "\n"
+  path.write_text(line + '{"st\n' + line)
   with pytest.raises(ValueError, match="line 2 is no JSON"):
     writers.read_metrics(path)
 
