@@ -84,17 +84,17 @@ def _solve(distances: np.ndarray, limit: int, cutoff: float) -> np.ndarray:
   for _ in range(_MAX_ITERATIONS):
     if not len(active):
       break
-    excess, slope = _excess(distances[active], r[active], limit, factor)
-    low[active] = np.where(excess < 0, r[active], low[active])
-    high[active] = np.where(excess > 0, r[active], high[active])
-    with np.errstate(divide="ignore", invalid="ignore"):
-      step = r[active] - excess / slope
+    now = r[active]
+    excess, slope = _excess(distances[active], now, limit, factor)
+    low[active] = np.where(excess < 0, now, low[active])
+    high[active] = np.where(excess > 0, now, high[active])
+    step = now - excess / slope  # The background's slope is positive.
+    # The sum is known to rounding only, and so is r.
+    done = (np.abs(excess) <= 1e-15 * limit) | (np.abs(step - now) <= 1e-15 * now)
     inside = (step > low[active]) & (step < high[active])
     step = np.where(inside, step, (low[active] + high[active]) / 2)
-    moved = np.abs(step - r[active])
-    r[active] = np.where(excess == 0, r[active], step)
-    # The sum is known to rounding only.
-    active = active[(moved > 1e-15 * r[active]) & (np.abs(excess) > 1e-15 * limit)]
+    r[active] = np.where(done, now, step)
+    active = active[~done]
   return r
 
 

@@ -116,7 +116,7 @@ def _azimuth_powers(
   along_second: jax.Array,
   mask: jax.Array,
   order: int,
-  soft: jax.Array | None,
+  soft: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Cos kα and sin kα for k = 0 … order - 1 of vectors in a plane.
 

@@ -5,6 +5,7 @@ from the equation that they solve, so energies can be differentiated as often as
 """
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -77,14 +78,15 @@ def _implicit_cutoffs_jvp(primals, tangents):
   of_edges = indexing.take_rows(cutoffs, receivers, indices_are_sorted=True)
   x = distances[:, None] / of_edges
   slope = jnp.where(mask[:, None], switch_slope(x), 0)
-  sums = jraph.segment_sum(
-    jnp.concatenate([slope * change[:, None], slope * x], axis=1),
-    receivers,
-    len(cutoffs),
+  sum_up = functools.partial(
+    jraph.segment_sum,
+    segment_ids=receivers,
+    num_segments=len(cutoffs),
     indices_are_sorted=True,
   )
-  by_distance, by_cutoff = jnp.split(sums, 2, axis=1)
-  by_cutoff = by_cutoff - _POWER * backgrounds * cutoffs**_POWER
+  # Two sums, since one alone is linear in the change.
+  by_distance = sum_up(slope * change[:, None])
+  by_cutoff = sum_up(slope * x) - _POWER * backgrounds * cutoffs**_POWER
   used &= by_cutoff < 0
   change = jnp.where(used, by_distance / jnp.where(used, by_cutoff, 1), 0)
   return solution, change
