@@ -210,7 +210,7 @@ class Comparison:
     dataset: dataset that results are averaged by.
     unit: unit of the errors.
     num_structures: number of training structures.
-    groups: in the order of their first runs.
+    groups: those of one model together, beginning with what is from scratch.
   """
 
   task: str
@@ -272,13 +272,19 @@ def compare(runs: Sequence[runs_lib.Run]) -> list[Comparison]:
     result = firsts[task[0]].result
     items = [(f"{models[i]} {starts[i]}", firsts[i].settings) for i in task]
     labels = _unique(settings_lib.distinguish(items))
-    members = tuple(
+    members = [
       Group(tuple(groups[i]), models[i], starts[i], label[len(name) :].strip())
       for i, (name, _), label in zip(task, items, labels, strict=True)
-    )
+    ]
+    order = list(dict.fromkeys(group.model for group in members))
+    members.sort(key=lambda g: (order.index(g.model), not g.is_from_scratch))
     comparisons.append(
       Comparison(
-        result.task, result.dataset, result.unit, result.num_structures, members
+        result.task,
+        result.dataset,
+        result.unit,
+        result.num_structures,
+        tuple(members),
       )
     )
   return comparisons

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import math
 import pathlib
+import statistics
 from typing import TYPE_CHECKING
 
 from experiments.reports import comparison as comparison_lib
@@ -33,7 +34,7 @@ _PUBLISHED = ("#E8C9B5", "#D89B6F", "#B9D9CC", "#6FB39A", "#D9C6E3", "#C9D7E8")
 _MOST_NUMBERS = 6  # Bars of a panel that have room for numbers.
 _LEGEND_COLUMNS = 3
 _INCHES_PER_BAR = 0.24
-_INCHES_PER_LETTER, _INCHES_PER_LINE = 0.065, 0.17  # Of a legend.
+_INCHES_PER_LETTER, _INCHES_PER_LINE = 0.058, 0.17  # Of a legend.
 _WIDTHS = (3.4, 9.0)  # Narrowest and widest picture in inches.
 
 
@@ -71,7 +72,7 @@ def draw(
       ABLATIONS_FILE: _means(
         summaries.ablations(comparisons, reference), "Improvement (%)", {}
       ),
-      HOURS_FILE: _hours(comparisons),
+      HOURS_FILE: _hours(comparisons, colours),
     }
     paths = []
     for name, figure in pictures.items():
@@ -123,8 +124,8 @@ def _errors(
     _bars(axis, bars, colours)
     folds = shown_folds(comparison)
     title = comparison.task
-    if comparison.scopes != ((0,),):
-      title += f"\n{table.scope(folds)}"
+    if words := table.scope(comparison, folds, published):
+      title += f"\n{words}"
     if len(set(sizes)) > 1 and _is_twice(comparison, comparisons):
       title += f"\n{comparison.num_structures:,} structures"
     axis.set_title(title)
@@ -197,7 +198,13 @@ def _means(
   names.sort(key=lambda name: name == comparison_lib.ALL)
   own = [label for label in found if published_lib.MARK not in label]
   others = [label for label in found if label not in own]
-  fallback = _cycled(own, figures.COLOURS) | _cycled(others, _PUBLISHED[2:])
+  drawn = [label for label in own if comparison_lib.SCRATCH in label]
+  strong = [label for label in own if label not in drawn]
+  fallback = {
+    **_cycled(drawn, _GREYS),
+    **_cycled(strong, figures.COLOURS),
+    **_cycled(others, _PUBLISHED[2:]),
+  }
   chosen = {label: colours.get(label, fallback[label]) for label in found}
   figure, axis = _wide(len(found) * len(names))
   width = 0.8 / len(found)
@@ -220,44 +227,61 @@ def _means(
   return figure
 
 
-def _hours(comparisons: Sequence[Comparison]) -> figure_lib.Figure | None:
+def _hours(
+  comparisons: Sequence[Comparison], colours: Mapping[str, str]
+) -> figure_lib.Figure | None:
   """Mean device-hours until training from scratch was best, by dataset."""
-  hours: dict[str, dict[str, list[float]]] = {}
-  for arm, pairs in comparison_lib.pairs_by_arm(comparisons).items():
-    for dataset, pair in pairs:
-      until = pair.to_best
-      if until is None or until.tuned_hours is None:
-        continue
-      for label, value in (
-        (f"{pair.before.label}, beside {arm}", until.scratch_hours),
-        (arm, until.tuned_hours),
-      ):
-        hours.setdefault(label, {}).setdefault(dataset, []).append(value)
+  hours = hours_to_best(comparisons)
   if not hours:
     return None
   names = list(dict.fromkeys(name for values in hours.values() for name in values))
-  colours = {
-    label: figures.GREY if index % 2 == 0 else figures.COLOURS[index // 2 % 8]
-    for index, label in enumerate(hours)
-  }
   figure, axis = _wide(len(hours) * len(names))
   width = 0.8 / len(hours)
   for index, (label, values) in enumerate(hours.items()):
-    present = [(i, values[name]) for i, name in enumerate(names) if name in values]
+    places = [i for i, name in enumerate(names) if name in values]
+    heights = [statistics.mean(values[names[i]]) for i in places]
     drawn = axis.bar(
-      [i + (index - (len(hours) - 1) / 2) * width for i, _ in present],
-      [sum(v) / len(v) for _, v in present],
+      [i + (index - (len(hours) - 1) / 2) * width for i in places],
+      heights,
       width=0.92 * width,
       color=colours[label],
     )
-    texts = [text_table.number(sum(v) / len(v), 2) for _, v in present]
+    texts = [text_table.number(height, 2) for height in heights]
     axis.bar_label(drawn, texts, fontsize=7, padding=1)
   _name_groups(axis, names)
   axis.set_ylabel("device-hours to the best of scratch")
   figures.plain_ticks(axis.yaxis)
   axis.margins(y=0.12)
-  _legend(figure, colours)
+  _legend(figure, {label: colours[label] for label in hours})
   return figure
+
+
+def hours_to_best(
+  comparisons: Sequence[Comparison],
+) -> dict[str, dict[str, list[float]]]:
+  """Device-hours until training from scratch was best, by label and dataset.
+
+  Of every model only the tasks count on which all that was fine-tuned got there, so
+  that the means of its groups are over the same tasks.
+  """
+  hours: dict[str, dict[str, list[float]]] = {}
+  for comparison in comparisons:
+    pairs: dict[str, list[comparison_lib.Pair]] = {}
+    for pair in comparison.pairs:
+      pairs.setdefault(pair.before.label, []).append(pair)
+    for before, members in pairs.items():
+      found = [pair.to_best for pair in members]
+      reached = [t for t in found if t is not None and t.tuned_hours is not None]
+      if len(reached) < len(found):
+        continue
+      scratch = statistics.mean(t.scratch_hours for t in reached)
+      entries = [(before, scratch)]
+      for pair, until in zip(members, reached, strict=True):
+        entries.append((pair.after.label, until.tuned_hours or 0.0))
+      for label, value in entries:
+        of_label = hours.setdefault(label, {})
+        of_label.setdefault(comparison.dataset, []).append(value)
+  return hours
 
 
 def _wide(num_bars: int) -> tuple[figure_lib.Figure, axes_lib.Axes]:
@@ -283,7 +307,7 @@ def _legend(figure: figure_lib.Figure, colours: Mapping[str, str]) -> None:
     patches.Patch(color=colour, label=label) for label, colour in colours.items()
   ]
   longest = max(map(len, colours))
-  room = figure.get_figwidth() / (_INCHES_PER_LETTER * longest + 0.5)
+  room = figure.get_figwidth() / (_INCHES_PER_LETTER * longest + 0.45)
   columns = max(1, min(_LEGEND_COLUMNS, int(room), len(handles)))
   rows = -(-len(handles) // columns)
   figure.set_figheight(figure.get_figheight() + _INCHES_PER_LINE * rows)

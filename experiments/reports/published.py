@@ -72,6 +72,10 @@ class Published:
     """All models whose errors are known."""
     return (*self.models, *self.baselines)
 
+  def has_folds(self, task: str) -> bool:
+    """Whether a task is published for one fold and for the mean of all."""
+    return task in self.tasks and bool(self.tasks[task].mae_mean_of_5_folds)
+
   def error(self, model: str, task: str, folds: Collection[int]) -> float | None:
     """Published test error, if there is one that can be compared.
 

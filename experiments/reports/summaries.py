@@ -25,7 +25,7 @@ def improvements(
   if not found:
     return {}
   for before, after in (("GN-OC-S", "JMP-S"), ("GN-OC-L", "JMP-L")):
-    found[f"{after} {published_lib.MARK}"] = _published_means(
+    found[f"{after} over {before} {published_lib.MARK}"] = _published_means(
       comparisons, published, before, after
     )
   return {arm: means for arm, means in found.items() if means}

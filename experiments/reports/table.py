@@ -85,8 +85,10 @@ def sources(comparisons: Sequence[Comparison], published: Published) -> list[str
   return result
 
 
-def scope(folds: Sequence[int]) -> str:
-  """Folds in words; "" for data without folds, all of whose runs have the fold 0."""
+def scope(comparison: Comparison, folds: Sequence[int], published: Published) -> str:
+  """Folds in words; "" for data that are not divided into folds."""
+  if comparison.scopes == ((0,),) and not published.has_folds(comparison.task):
+    return ""
   if len(folds) == 1:
     return f"fold {folds[0]}"
   if list(folds) == list(range(published_lib.NUM_FOLDS)):
@@ -127,8 +129,8 @@ def _errors(
     cells = [_cell(groups.get(arm), improved.get(arm), folds) for arm in arms]
     errors = [published.error(model, comparison.task, folds) for model in known]
     name = comparison.task
-    if comparison.scopes != ((0,),):
-      name += f", {scope(folds)}"
+    if words := scope(comparison, folds, published):
+      name += f", {words}"
     rows.append(
       [
         name,

@@ -9,6 +9,7 @@ import pytest
 from experiments import report
 from experiments.command_line import command
 from experiments.command_line import tasks
+from experiments.reports import comparison
 from experiments.reports import plot
 from experiments.reports import published as published_lib
 from experiments.reports import runs as runs_lib
@@ -84,7 +85,7 @@ def test_tables_of_improvement_size_ablation_and_time(written):
   text = written[0].markdown
   sections = {part.splitlines()[0]: part for part in text.split("\n## ")}
   improvement = sections["Relative improvement over training from scratch"]
-  assert "| JMP-S (published) |" in improvement and "+59 %" in improvement
+  assert "| JMP-S over GN-OC-S (published) |" in improvement and "+59 %" in improvement
   size = sections["Larger over smaller models"]
   assert f"| {_LARGE} over {_SMALL}, from scratch |" in size
   ablation = sections["Ablations"]
@@ -143,6 +144,21 @@ def test_pictures_are_drawn_of_what_there_is(written, tmp_path):
   (tmp_path / "r" / plot.SIZES_FILE).write_bytes(b"old")
   report.run([one], tmp_path / "r")
   assert [path.name for path in (tmp_path / "r").glob("*.png")] == [plot.ERRORS_FILE]
+
+
+def test_device_hours_are_drawn_of_tasks_that_all_groups_solved(tmp_path):
+  for task, tuned in (("qmof", [6, 5]), ("rmd17_aspirin", [9, 8])):
+    run_files.write(tmp_path / f"{task}_s", task, 2.0, [9, 7])
+    run_files.write(tmp_path / f"{task}_j", task, 1.0, [7, 6], origin=_JOINT)
+    run_files.write(tmp_path / f"{task}_o", task, 1.0, tuned, origin=_OC20)
+  found = runs_lib.find([tmp_path])
+  hours = plot.hours_to_best(comparison.compare(found.runs))
+  # On aspirin the model of OC20 was never as good as from scratch.
+  assert hours == {
+    "tiny from scratch": {"qmof": [2.0]},
+    "tiny from oc20+ani1x": {"qmof": [1.0]},
+    "tiny from oc20": {"qmof": [1.0]},
+  }
 
 
 def test_what_is_said_in_a_terminal_is_what_is_written(written):
