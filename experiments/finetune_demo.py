@@ -65,14 +65,14 @@ def _define_workdir(values: flags.FlagValues) -> None:
   )
 
 
-def run(values: flags.FlagValues) -> str:
+def run(values: flags.FlagValues) -> report.Report:
   """Runs the demo.
 
   Args:
     values: parsed flags.
 
   Returns:
-    The report as Markdown.
+    The report.
 
   Raises:
     FlagError: flags that cannot be used.
@@ -121,7 +121,7 @@ def _flags(
 
 
 def _print_report(values: flags.FlagValues) -> None:
-  print(run(values))
+  print(run(values).text)
   print(f"Written to {pathlib.Path(values.workdir) / 'report'}.")
 
 

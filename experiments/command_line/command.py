@@ -26,6 +26,18 @@ FlagError = program.FlagError
 require = program.require
 
 
+def flags_text(values: flags.FlagValues) -> str:
+  """All flags of the project as a flag file, but for those of the machine."""
+  lines = []
+  for module, module_flags in sorted(values.flags_by_module_dict().items()):
+    if module.split(".")[0] in _FOREIGN_MODULES:
+      continue
+    for flag in module_flags:
+      if flag.name not in _NOT_STORED and flag.value is not None:
+        lines += flag.serialize().splitlines()
+  return "\n".join(lines) + "\n"
+
+
 def save_flags(workdir: pathlib.Path, values: flags.FlagValues) -> pathlib.Path:
   """Stores all flags of the project, so that the run can be repeated by them.
 
@@ -36,16 +48,9 @@ def save_flags(workdir: pathlib.Path, values: flags.FlagValues) -> pathlib.Path:
   Returns:
     A flag file: `--flagfile=WORKDIR/flags.txt` starts the same run.
   """
-  lines = []
-  for module, module_flags in sorted(values.flags_by_module_dict().items()):
-    if module.split(".")[0] in _FOREIGN_MODULES:
-      continue
-    for flag in module_flags:
-      if flag.name not in _NOT_STORED and flag.value is not None:
-        lines += flag.serialize().splitlines()
   path = workdir / FLAGS_FILE
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+  path.write_text(flags_text(values), encoding="utf-8")
   return path
 
 

@@ -1,216 +1,374 @@
-"""Finished fine-tuning runs, compared: from scratch, from a checkpoint, published."""
+"""Finished fine-tuning runs, grouped and compared: from scratch and from weights.
 
-from collections.abc import Iterable
+Runs that differ in fold and seed alone are a group, and numbers are averaged inside a
+group only. A group is compared with another over the folds that both have.
+"""
+
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import itertools
 import math
-import pathlib
 import statistics
+from typing import NamedTuple
 
-from experiments.reports import result as result_lib
-from jmp_hk import serialization
-from jmp_hk.training import writers
+from experiments.reports import runs as runs_lib
+from experiments.reports import settings as settings_lib
 
-PUBLISHED_FILE = pathlib.Path(__file__).parent / "published_results.json"
-_SECONDS = 3600.0
+SCRATCH = "from scratch"
+ALL = "all"  # Of means over the tasks of all datasets.
+# They follow from starting from weights at all.
+_OF_START = ("train.optimizer.learning_rate_factors", "initial")
 
 
-class UnfinishedRunError(ValueError):
-  """A directory holds no finished fine-tuning run."""
+class Estimate(NamedTuple):
+  """A number with its spread.
+
+  Attributes:
+    mean: of errors, mean over folds of the mean over seeds.
+    spread: standard deviation over seeds; None where there are fewer than two.
+    count: number of runs, or of tasks, that it is the mean of.
+  """
+
+  mean: float
+  spread: float | None = None
+  count: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class PublishedTask:
-  """Published test errors of one task.
+class Group:
+  """Runs that differ in fold and seed only.
 
   Attributes:
-    unit: unit of the errors.
-    mae: mean absolute error by model; that of MatBench is for fold 0.
-    mae_mean_of_5_folds: the same averaged over MatBench's folds, where published.
+    runs: at least one.
+    model: name of the model, different for different models of a report.
+    start: "from scratch", or "from" and the origin of the weights.
+    variant: settings by which it differs from others of the same task, model and
+      start; "" where there are none.
   """
 
-  unit: str
-  mae: Mapping[str, float]
-  mae_mean_of_5_folds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  runs: tuple[runs_lib.Run, ...]
+  model: str
+  start: str
+  variant: str = ""
 
+  @property
+  def label(self) -> str:
+    """What it is called among groups of the same task."""
+    return " ".join(filter(None, (self.model, self.start, self.variant)))
 
-@dataclasses.dataclass(frozen=True)
-class Published:
-  """The published results.
+  @property
+  def is_from_scratch(self) -> bool:
+    """Whether its weights were drawn."""
+    return self.runs[0].origin is None
 
-  Attributes:
-    source: where they are from.
-    models: their columns.
-    overall_relative_improvement_percent: means over the tasks, as stated.
-    device_hours: training times as stated.
-    tasks: errors by task.
-  """
+  @property
+  def folds(self) -> tuple[int, ...]:
+    """Numbers of its folds."""
+    return tuple(sorted({run.result.fold for run in self.runs}))
 
-  source: str
-  models: tuple[str, ...]
-  overall_relative_improvement_percent: Mapping[str, float]
-  device_hours: Mapping[str, float]
-  tasks: Mapping[str, PublishedTask]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One finished run.
-
-  Attributes:
-    result: its result.
-    validations: (device-hours so far, validation metric) of every validation.
-  """
-
-  result: result_lib.Result
-  validations: tuple[tuple[float, float], ...]
+  @property
+  def num_parameters(self) -> int:
+    """Number of parameters; 0 where it is not known."""
+    return max(run.result.num_parameters for run in self.runs)
 
   @property
   def device_hours(self) -> float:
-    """Training time on all devices."""
-    return self.result.seconds * self.result.num_devices / _SECONDS
+    """Mean training time of a run."""
+    return statistics.mean(run.device_hours for run in self.runs)
+
+  def error(self, folds: Collection[int] = ()) -> Estimate:
+    """Test error.
+
+    Args:
+      folds: folds to average over, all of which it has; by default all that it has.
+    """
+    folds = folds or self.folds
+    cells: dict[tuple[int, tuple[int | None, ...]], list[float]] = {}
+    for run in self.runs:
+      if run.result.fold in folds:
+        cells.setdefault((run.result.fold, run.seeds), []).append(run.result.error)
+    means = {cell: statistics.mean(errors) for cell, errors in cells.items()}
+    of_folds = [
+      statistics.mean(value for (own, _), value in means.items() if own == fold)
+      for fold in folds
+    ]
+    seeds = {seed for _, seed in means}
+    complete = [s for s in seeds if all((fold, s) in means for fold in folds)]
+    of_seeds = [statistics.mean(means[fold, s] for fold in folds) for s in complete]
+    spread = statistics.stdev(of_seeds) if len(of_seeds) > 1 else None
+    return Estimate(statistics.mean(of_folds), spread, sum(map(len, cells.values())))
+
+  def repeated(self) -> list[str]:
+    """Directories of runs that have fold and seed in common with another one."""
+    cells: dict[object, list[str]] = {}
+    for run in self.runs:
+      cells.setdefault((run.result.fold, run.seeds), []).append(str(run.directory))
+    return [name for names in cells.values() if len(names) > 1 for name in names]
+
+
+class ToBest(NamedTuple):
+  """How long it takes to the best validation metric of training from scratch.
+
+  Attributes:
+    scratch_hours: device-hours from scratch.
+    tuned_hours: device-hours of fine-tuning; None where a run never got there.
+    scratch_steps: optimiser steps from scratch.
+    tuned_steps: optimiser steps of fine-tuning, or None.
+    num_pairs: number of pairs of runs.
+    num_reached: number of those in which fine-tuning got there.
+  """
+
+  scratch_hours: float
+  tuned_hours: float | None
+  scratch_steps: float
+  tuned_steps: float | None
+  num_pairs: int
+  num_reached: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """A group and the one that it is compared with, of the same task and data.
+
+  Attributes:
+    before: the one that it is compared with.
+    after: the group, e.g. a fine-tuned one.
+  """
+
+  before: Group
+  after: Group
 
   @property
-  def best(self) -> float:
-    """Best validation metric."""
-    return min((value for _, value in self.validations), default=math.nan)
+  def folds(self) -> tuple[int, ...]:
+    """Folds that both have."""
+    return tuple(fold for fold in self.before.folds if fold in self.after.folds)
 
-  def hours_until(self, value: float) -> float | None:
-    """Device-hours until validation was this good; None if it never was."""
-    return next((hours for hours, metric in self.validations if metric <= value), None)
+  @property
+  def differences(self) -> list[str]:
+    """Names of settings that differ besides the start and what follows from it."""
+    names = settings_lib.differences(
+      self.before.runs[0].settings, self.after.runs[0].settings
+    )
+    return [name for name in names if not name.startswith(_OF_START)]
+
+  def improvement(self, folds: Collection[int] = ()) -> Estimate | None:
+    """Relative improvement in percent; None where they have no fold in common.
+
+    Args:
+      folds: folds to average over, all of which both have; by default all of those.
+    """
+    folds = folds or self.folds
+    if not folds:
+      return None
+    before, after = self.before.error(folds), self.after.error(folds)
+    if before.mean == 0:
+      return None
+    ratio = after.mean / before.mean
+    spread = None
+    if before.spread is not None and after.spread is not None and after.mean:
+      parts = before.spread / before.mean, after.spread / after.mean
+      spread = 100 * ratio * math.hypot(*parts)
+    return Estimate(100 * (1 - ratio), spread)
+
+  @property
+  def to_best(self) -> ToBest | None:
+    """Means over pairs of runs of the same fold, and of the same seed where both have.
+
+    None where there are no such pairs, or nothing was validated.
+    """
+    pairs = [
+      (a, b)
+      for a, b in itertools.product(self.before.runs, self.after.runs)
+      if a.result.fold == b.result.fold and math.isfinite(a.best)
+    ]
+    pairs = [(a, b) for a, b in pairs if a.seed == b.seed] or pairs
+    if not pairs:
+      return None
+    scratch = [a.first_at(a.best) for a, _ in pairs]
+    tuned = [b.first_at(a.best) for a, b in pairs]
+    reached = [v for v in tuned if v is not None]
+    is_reached = len(reached) == len(tuned)
+    mean = statistics.mean
+    return ToBest(
+      mean(v.device_hours for v in scratch if v),
+      mean(v.device_hours for v in reached) if is_reached else None,
+      mean(v.step for v in scratch if v),
+      mean(v.step for v in reached) if is_reached else None,
+      len(tuned),
+      len(reached),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """All runs of one task.
+  """All groups of one task with the same number of training structures.
 
   Attributes:
     task: its name.
     dataset: dataset that results are averaged by.
     unit: unit of the errors.
-    scratch: runs from scratch, e.g. of several folds or seeds.
-    fine_tuned: runs from a checkpoint.
+    num_structures: number of training structures.
+    groups: those of one model together, beginning with what is from scratch.
   """
 
   task: str
   dataset: str
   unit: str
-  scratch: tuple[Run, ...]
-  fine_tuned: tuple[Run, ...]
+  num_structures: int
+  groups: tuple[Group, ...]
 
   @property
-  def improvement(self) -> float | None:
-    """Relative improvement of fine-tuned over scratch in percent, if there are both."""
-    if not self.scratch or not self.fine_tuned:
-      return None
-    before, after = mean_error(self.scratch), mean_error(self.fine_tuned)
-    return 100 * (before - after) / before
+  def pairs(self) -> tuple[Pair, ...]:
+    """Every fine-tuned group with that from scratch which it is compared with.
 
-  @property
-  def hours_to_best(self) -> tuple[float, float | None] | None:
-    """Mean device-hours until the scratch run's best validation metric.
-
-    Returns:
-      Those of scratch and of fine-tuned runs, over pairs of the same fold; the second
-      is None where a fine-tuned run never got there. None where there are no pairs.
+    It is the one of the same model whose other settings are nearest; of several, the
+    one with the smaller error.
     """
-    pairs = [
-      (a.hours_until(a.best), b.hours_until(a.best))
-      for a in self.scratch
-      for b in self.fine_tuned
-      if a.result.fold == b.result.fold and a.validations
-    ]
-    if not pairs:
-      return None
-    scratch, fine_tuned = zip(*pairs, strict=True)
-    reached = None not in fine_tuned
-    return statistics.mean(scratch), statistics.mean(fine_tuned) if reached else None
+    result = []
+    for group in self.groups:
+      candidates = [
+        Pair(other, group)
+        for other in self.groups
+        if other.is_from_scratch and other.model == group.model
+      ]
+      if candidates and not group.is_from_scratch:
+        near = lambda pair: (len(pair.differences), pair.before.error().mean)
+        result.append(min(candidates, key=near))
+    return tuple(result)
+
+  @property
+  def scopes(self) -> tuple[tuple[int, ...], ...]:
+    """Sets of folds over which some groups can be put side by side."""
+    found = {group.folds for group in self.groups}
+    found |= {pair.folds for pair in self.pairs if pair.folds}
+    if any(0 in folds for folds in found):
+      found.add((0,))  # As published.
+    return tuple(sorted(found, key=lambda folds: (len(folds), folds)))
 
 
-def load_run(directory: pathlib.Path) -> Run:
-  """Reads a run.
-
-  Raises:
-    UnfinishedRunError: it has not been finished, or was no fine-tuning.
-  """
-  path = directory / result_lib.FILE
-  if not path.is_file():
-    raise UnfinishedRunError(
-      f"{directory} holds no finished fine-tuning run: there is no {path.name}. Run "
-      "experiments.finetune with this --workdir to its end."
-    )
-  result = serialization.load(result_lib.Result, path)
-  records = writers.read_metrics(directory / writers.METRICS_FILE)
-  validations = tuple(
-    (
-      record["seconds"] * result.num_devices / _SECONDS,
-      record[result.validation_metric],
-    )
-    for record in records
-    if record["kind"] == "val"
-  )
-  return Run(result, validations)
-
-
-def load_published() -> Published:
-  """Reads the published results."""
-  data = serialization.read_json(PUBLISHED_FILE)
-  return serialization.from_json(Published, data, PUBLISHED_FILE.name)
-
-
-def compare(runs: Iterable[Run]) -> list[Comparison]:
-  """Groups runs by task, in the order of their first appearance."""
-  groups: dict[str, list[Run]] = {}
+def compare(runs: Sequence[runs_lib.Run]) -> list[Comparison]:
+  """Groups runs, in the order of their first appearance."""
+  groups: list[list[runs_lib.Run]] = []
   for run in runs:
-    groups.setdefault(run.result.task, []).append(run)
-  return [
-    Comparison(
-      task,
-      group[0].result.dataset,
-      group[0].result.unit,
-      tuple(run for run in group if not run.result.initial),
-      tuple(run for run in group if run.result.initial),
+    alike = (group for group in groups if run.is_alike(group[0]))
+    if (group := next(alike, None)) is not None:
+      group.append(run)
+    else:
+      groups.append([run])
+  firsts = [group[0] for group in groups]
+  models = settings_lib.distinguish([(run.model, run.sizes) for run in firsts])
+  starts = _starts(firsts)
+  tasks: list[list[int]] = []  # Groups by task and number of structures.
+  for index, run in enumerate(firsts):
+    same = (task for task in tasks if _is_same_task(run, firsts[task[0]]))
+    if (task := next(same, None)) is not None:
+      task.append(index)
+    else:
+      tasks.append([index])
+  comparisons = []
+  for task in tasks:
+    result = firsts[task[0]].result
+    items = [(f"{models[i]} {starts[i]}", firsts[i].settings) for i in task]
+    labels = _unique(settings_lib.distinguish(items))
+    members = [
+      Group(tuple(groups[i]), models[i], starts[i], label[len(name) :].strip())
+      for i, (name, _), label in zip(task, items, labels, strict=True)
+    ]
+    order = list(dict.fromkeys(group.model for group in members))
+    members.sort(key=lambda g: (order.index(g.model), not g.is_from_scratch))
+    comparisons.append(
+      Comparison(
+        result.task,
+        result.dataset,
+        result.unit,
+        result.num_structures,
+        tuple(members),
+      )
     )
-    for task, group in groups.items()
-  ]
+  return comparisons
 
 
-def mean_error(runs: Sequence[Run]) -> float:
-  """Mean test error of runs."""
-  return statistics.mean(run.result.error for run in runs)
-
-
-def mean_hours(runs: Sequence[Run]) -> float:
-  """Mean device-hours of runs."""
-  return statistics.mean(run.device_hours for run in runs)
-
-
-def mean_improvements(comparisons: Sequence[Comparison]) -> dict[str, float]:
-  """Mean relative improvement in percent by dataset, and over all tasks as "all"."""
-  groups: dict[str, list[float]] = {}
-  for comparison in comparisons:
-    if comparison.improvement is not None:
-      groups.setdefault(comparison.dataset, []).append(comparison.improvement)
-      groups.setdefault("all", []).append(comparison.improvement)
-  overall = groups.pop("all", None)
-  means = {name: statistics.mean(values) for name, values in groups.items()}
-  return means | ({"all": statistics.mean(overall)} if overall else {})
-
-
-def speed_up(comparisons: Sequence[Comparison]) -> tuple[float, float, int] | None:
-  """Total device-hours to the scratch runs' best validation metric.
+def mean_improvements(
+  pairs: Sequence[tuple[str, Pair]],
+) -> dict[str, Estimate]:
+  """Mean relative improvement in percent over tasks.
 
   Args:
-    comparisons: comparisons of all tasks; those in which fine-tuning never got there
-      are left out.
+    pairs: dataset and pair of every task.
 
   Returns:
-    Those of scratch runs, those of fine-tuned runs, and over how many tasks.
+    By dataset, and over the tasks of all datasets as "all".
   """
-  hours = [c.hours_to_best for c in comparisons]
-  reached = [pair for pair in hours if pair is not None and pair[1] is not None]
-  if not reached:
-    return None
-  scratch, fine_tuned = map(sum, zip(*reached, strict=True))
-  return scratch, fine_tuned, len(reached)
+  values: dict[str, list[Estimate]] = {}
+  for dataset, pair in pairs:
+    if (improvement := pair.improvement()) is not None:
+      values.setdefault(dataset, []).append(improvement)
+      values.setdefault(ALL, []).append(improvement)
+  overall = values.pop(ALL, None)
+  return {
+    name: mean(v)
+    for name, v in [*values.items(), *([(ALL, overall)] if overall else [])]
+  }
+
+
+def mean(values: Sequence[Estimate]) -> Estimate:
+  """Mean over tasks; its spread is that of the mean where every task has one."""
+  spreads = [value.spread for value in values if value.spread is not None]
+  spread = math.hypot(*spreads) / len(values) if len(spreads) == len(values) else None
+  return Estimate(statistics.mean(v.mean for v in values), spread, len(values))
+
+
+def arms(comparisons: Sequence[Comparison]) -> list[str]:
+  """Labels of all groups, each once; those from scratch come first."""
+  groups = [g for comparison in comparisons for g in comparison.groups]
+  groups.sort(key=lambda group: not group.is_from_scratch)
+  return list(dict.fromkeys(group.label for group in groups))
+
+
+def pairs_by_arm(
+  comparisons: Sequence[Comparison],
+) -> dict[str, list[tuple[str, Pair]]]:
+  """Dataset and pair of every task, by label of the fine-tuned group."""
+  result: dict[str, list[tuple[str, Pair]]] = {}
+  for comparison in comparisons:
+    for pair in comparison.pairs:
+      result.setdefault(pair.after.label, []).append((comparison.dataset, pair))
+  return result
+
+
+def versus(
+  comparisons: Sequence[Comparison], before: str, after: str
+) -> list[tuple[str, Pair]]:
+  """Dataset and pair of every task that has groups of both labels."""
+  result = []
+  for comparison in comparisons:
+    groups: Mapping[str, Group] = {group.label: group for group in comparison.groups}
+    if before in groups and after in groups:
+      result.append((comparison.dataset, Pair(groups[before], groups[after])))
+  return result
+
+
+def _starts(runs: Sequence[runs_lib.Run]) -> list[str]:
+  """What each run started from, in words."""
+  chosen = [run.origin for run in runs if run.origin is not None]
+  labels = iter(settings_lib.distinguish([(o.name, o.settings) for o in chosen]))
+  return [SCRATCH if run.origin is None else f"from {next(labels)}" for run in runs]
+
+
+def _is_same_task(first: runs_lib.Run, second: runs_lib.Run) -> bool:
+  a, b = first.result, second.result
+  return (a.task, a.unit) == (b.task, b.unit) and settings_lib.is_same_count(
+    a.num_structures, b.num_structures
+  )
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+  """Numbers labels that would occur twice among the groups of a task."""
+  counts: dict[str, int] = {}
+  result = []
+  for label in labels:
+    counts[label] = counts.get(label, 0) + 1
+    result.append(label if counts[label] == 1 else f"{label} #{counts[label]}")
+  return result

@@ -10,6 +10,7 @@ from absl import logging
 from data.records import datasets as datasets_lib
 from experiments.command_line import config as config_lib
 from experiments.command_line import tasks as declarations
+from experiments.reports import origins
 from jmp_hk import dataset_info
 from jmp_hk import serialization
 from jmp_hk import text_table
@@ -17,7 +18,9 @@ from jmp_hk.checkpoints import model_directory
 from jmp_hk.inference import comparison
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import reports
+from jmp_hk.models import parameters
 from jmp_hk.runtime import console
+from jmp_hk.training import config as train_config
 from jmp_hk.training import run_directory
 from jmp_hk.training import sharding
 from jmp_hk.training import writers
@@ -46,6 +49,10 @@ class Result:
     validation: its value there.
     error: on the test split: mean absolute error, or the cross-entropy of classes.
     metrics: all metrics of the test split by target, in the labels' units.
+    num_parameters: number of parameters of the model with its heads; 0 in results of
+      versions that did not count them.
+    origin: where the weights come from that it started from; None from scratch, and in
+      results of versions that did not store it.
   """
 
   task: str
@@ -63,6 +70,8 @@ class Result:
   validation: serialization.Unbounded
   error: serialization.Unbounded
   metrics: Mapping[str, Any]
+  num_parameters: int = 0
+  origin: origins.Origin | None = None
 
 
 def test(
@@ -88,18 +97,34 @@ def test(
   (opened,) = datasets_lib.open_datasets(
     (dataclasses.replace(training, split=split),), model.tasks
   )
+  predictor = predictor_lib.load(workdir, precision=model.precision)
   with console.progress("structure", "Test") as update:
     results = comparison.predict_and_compare(
-      predictor_lib.load(workdir, precision=model.precision),
+      predictor,
       opened.evenly(),
       units=info.units,
       on_progress=update,
     )
   metrics = reports.write(results, workdir / TEST_DIRECTORY)
-  result = _result(config, workdir, metrics, fold)
+  result = dataclasses.replace(
+    _result(config, workdir, metrics, fold),
+    num_parameters=parameters.count(predictor.variables.params),
+    origin=_origin(config.trainer.initial),
+  )
   serialization.save(result, workdir / FILE)
   print(_describe(results, result, workdir))
   return result
+
+
+def _origin(initial: train_config.InitialConfig | None) -> origins.Origin | None:
+  """Where the initial weights come from, as far as can be told after the run."""
+  if initial is None:
+    return None
+  try:
+    return origins.describe(initial.checkpoint)
+  except model_directory.CheckpointError as error:
+    logging.warning("The report will know the initial weights by path alone: %s", error)
+    return origins.unknown(initial.checkpoint)
 
 
 def _describe(

@@ -1,163 +1,336 @@
-"""The report over runs as Markdown and CSV."""
+"""The tables of a report, as Markdown and as text."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
-import csv
-import pathlib
-import statistics
+import dataclasses
+import textwrap
 
 from experiments.reports import comparison as comparison_lib
+from experiments.reports import published as published_lib
+from experiments.reports import summaries
+from jmp_hk import text_table
 
 Comparison = comparison_lib.Comparison
-Published = comparison_lib.Published
+Published = published_lib.Published
 
-_FIELDS = (
-  "task",
-  "dataset",
-  "unit",
-  "scratch",
-  "scratch_runs",
-  "fine_tuned",
-  "fine_tuned_runs",
-  "improvement_percent",
-  "scratch_hours",
-  "fine_tuned_hours",
-  "scratch_hours_to_best",
-  "fine_tuned_hours_to_scratch_best",
-)
+_DIGITS = 4
+_TEXT_WIDTH = 88  # Of sentences in a terminal; tables are as wide as they are.
 
 
-def markdown(comparisons: Sequence[Comparison], published: Published) -> str:
-  """The whole report.
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table with its title.
+
+  Attributes:
+    title: title, without a full stop.
+    text: what is shown, in sentences.
+    head: titles of the columns.
+    rows: cells.
+    notes: what has to be known about single numbers, in sentences.
+  """
+
+  title: str
+  text: str
+  head: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  notes: Sequence[str] = ()
+
+  def markdown(self) -> str:
+    """The table as Markdown."""
+    lines = [self.head, ["---"] * len(self.head), *self.rows]
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    parts = [f"## {self.title}", self.text, rows, *self.notes]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+  def plain(self) -> str:
+    """The table with aligned columns, for a terminal."""
+    rows = text_table.align([self.head, *self.rows])
+    title = f"{self.title}\n{'=' * len(self.title)}"
+    fill = lambda text: textwrap.fill(text, _TEXT_WIDTH)
+    parts = [title, fill(self.text), rows, *map(fill, self.notes)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def tables(
+  comparisons: Sequence[Comparison], published: Published, reference: str = ""
+) -> list[Table]:
+  """All tables of a report that have something to tell.
 
   Args:
-    comparisons: one per task.
-    published: the published errors.
+    comparisons: the groups of every task.
+    published: published errors.
+    reference: part of the label of the group that ablations are compared with; "" takes
+      the first fine-tuned one of each model.
   """
-  parts = [
-    "# Fine-tuning results\n",
-    _errors(comparisons, published),
-    _averages(comparisons, published),
+  datasets = dict.fromkeys(comparison.dataset for comparison in comparisons)
+  result = [
+    *(_errors(dataset, comparisons, published) for dataset in datasets),
+    _improvements(comparisons, published),
+    _sizes(comparisons, published),
+    _ablations(comparisons, published, reference),
     _hours(comparisons, published),
-    f"Published errors: {published.source}\n",
   ]
-  return "\n".join(part for part in parts if part)
+  return [table for table in result if table is not None]
 
 
-def write_csv(
-  comparisons: Sequence[Comparison], published: Published, path: pathlib.Path
-) -> None:
-  """Writes one row a task; empty where there is nothing to tell."""
-  with path.open("w", encoding="utf-8", newline="") as file:
-    writer = csv.writer(file)
-    writer.writerow((*_FIELDS, *(f"published_{model}" for model in published.models)))
-    for comparison in comparisons:
-      task = published.tasks.get(comparison.task)
-      errors = [task.mae.get(model, "") if task else "" for model in published.models]
-      writer.writerow((*_row(comparison), *errors))
+def sources(comparisons: Sequence[Comparison], published: Published) -> list[str]:
+  """Where the published numbers of a report are from."""
+  tasks = {comparison.task for comparison in comparisons}
+  result = (
+    [f"Published errors: {published.source}"] if tasks & {*published.tasks} else []
+  )
+  for name, baseline in published.baselines.items():
+    if tasks & {*baseline.mae}:
+      result.append(f"{name}: {baseline.source}")
+  return result
 
 
-def _row(comparison: Comparison) -> list[object]:
-  """Values of `_FIELDS`."""
-  row: list[object] = [comparison.task, comparison.dataset, comparison.unit]
-  for runs in (comparison.scratch, comparison.fine_tuned):
-    row += [comparison_lib.mean_error(runs) if runs else "", len(runs)]
-  row.append("" if comparison.improvement is None else comparison.improvement)
-  for runs in (comparison.scratch, comparison.fine_tuned):
-    row.append(comparison_lib.mean_hours(runs) if runs else "")
-  hours = comparison.hours_to_best or (None, None)
-  return row + ["" if value is None else value for value in hours]
+def scope(comparison: Comparison, folds: Sequence[int], published: Published) -> str:
+  """Folds in words; "" for data that are not divided into folds."""
+  if comparison.scopes == ((0,),) and not published.has_folds(comparison.task):
+    return ""
+  if len(folds) == 1:
+    return f"fold {folds[0]}"
+  if list(folds) == list(range(published_lib.NUM_FOLDS)):
+    return f"mean of {len(folds)} folds"
+  return f"mean of folds {', '.join(map(str, folds))}"
 
 
-def _errors(comparisons: Sequence[Comparison], published: Published) -> str:
-  """Test errors beside the published ones."""
-  head = [
-    "task",
-    "unit",
-    "from scratch",
-    "fine-tuned",
-    "improvement",
-    *(f"{model} (published)" for model in published.models),
+def estimate(value: comparison_lib.Estimate) -> str:
+  """An error with its spread."""
+  text = f"{value.mean:.{_DIGITS}g}"
+  return text if value.spread is None else f"{text} ± {value.spread:.2g}"
+
+
+def percent(value: comparison_lib.Estimate | None) -> str:
+  """An improvement with its spread."""
+  if value is None:
+    return ""
+  spread = "" if value.spread is None else f" ± {value.spread:.1f}"
+  return f"{value.mean:+.1f}{spread} %"
+
+
+def _errors(
+  dataset: str, comparisons: Sequence[Comparison], published: Published
+) -> Table:
+  """Test errors of one dataset beside the published ones."""
+  chosen = [c for c in comparisons if c.dataset == dataset]
+  arms = comparison_lib.arms(chosen)
+  lines = [(c, folds) for c in chosen for folds in c.scopes]
+  known = [
+    model
+    for model in published.columns
+    if any(published.error(model, c.task, folds) is not None for c, folds in lines)
   ]
   rows = []
-  for comparison in comparisons:
-    task = published.tasks.get(comparison.task)
-    improvement = comparison.improvement
+  for comparison, folds in lines:
+    groups = {group.label: group for group in comparison.groups}
+    improved = {p.after.label: p for p in comparison.pairs if set(folds) <= {*p.folds}}
+    cells = [_cell(groups.get(arm), improved.get(arm), folds) for arm in arms]
+    errors = [published.error(model, comparison.task, folds) for model in known]
+    name = comparison.task
+    if words := scope(comparison, folds, published):
+      name += f", {words}"
     rows.append(
       [
-        comparison.task,
+        name,
+        f"{comparison.num_structures:,}",
         comparison.unit,
-        _error(comparison.scratch),
-        _error(comparison.fine_tuned),
-        "" if improvement is None else f"{improvement:+.1f} %",
-        *(f"{task.mae[model]:g}" if task else "" for model in published.models),
+        *cells,
+        *("" if error is None else f"{error:g}" for error in errors),
       ]
     )
-  text = "Test errors: mean absolute errors, of classes the cross-entropy.\n\n"
-  return text + _table(head, rows)
+  titles = [f"{model} {published_lib.MARK}" for model in known]
+  return Table(
+    f"Test errors: {dataset}",
+    "Mean absolute errors, of classes the cross-entropy; ± is the standard deviation "
+    "over seeds, and percentages are improvements over the same model from scratch.",
+    ["task", "structures", "unit", *arms, *titles],
+    rows,
+    _error_notes(chosen),
+  )
 
 
-def _averages(comparisons: Sequence[Comparison], published: Published) -> str:
-  """Relative improvement by dataset and over all tasks."""
-  means = comparison_lib.mean_improvements(comparisons)
-  if not means:
+def _cell(
+  group: comparison_lib.Group | None,
+  pair: comparison_lib.Pair | None,
+  folds: Sequence[int],
+) -> str:
+  """Error of a group over folds, with its improvement; "" where it lacks one."""
+  if group is None or not set(folds) <= {*group.folds}:
     return ""
-  rows = [[name, f"{value:+.1f} %"] for name, value in means.items()]
+  error = group.error(folds)
+  text = estimate(error)
+  if error.count > len(folds):
+    text += f", {error.count} runs"
+  if pair is None:
+    return text
+  return f"{text} ({percent(pair.improvement(folds))})"
+
+
+def _error_notes(comparisons: Sequence[Comparison]) -> list[str]:
+  notes = []
+  for comparison in comparisons:
+    for group in comparison.groups:
+      if repeated := group.repeated():
+        notes.append(
+          f"{comparison.task}, {group.label}: fold and seed are the same in "
+          f"{', '.join(repeated)}, which count as one run of that seed."
+        )
+    for pair in comparison.pairs:
+      if differences := pair.differences:
+        notes.append(
+          f"{comparison.task}: {pair.after.label} differs from {pair.before.label} in "
+          f"{', '.join(differences)}, too."
+        )
+      if not pair.folds:
+        notes.append(
+          f"{comparison.task}: {pair.after.label} has other folds, "
+          f"{list(pair.after.folds)}, than {pair.before.label}, "
+          f"{list(pair.before.folds)}: they are not compared."
+        )
+  return notes
+
+
+def _by_dataset(
+  found: Mapping[str, summaries.Means],
+) -> tuple[list[str], list[list[str]]]:
+  """Head and rows of means by label and dataset."""
+  names = list(dict.fromkeys(name for means in found.values() for name in means))
+  names.sort(key=lambda name: name == comparison_lib.ALL)  # At the end.
+  rows = [
+    [arm, *(_mean_cell(means.get(name)) for name in names)]
+    for arm, means in found.items()
+  ]
+  return names, rows
+
+
+def _mean_cell(value: comparison_lib.Estimate | None) -> str:
+  if value is None:
+    return ""
+  return f"{percent(value)} ({value.count} task{'s' * (value.count != 1)})"
+
+
+def _improvements(
+  comparisons: Sequence[Comparison], published: Published
+) -> Table | None:
+  """Relative improvement by dataset and over all tasks: figure 2 of the paper."""
+  found = summaries.improvements(comparisons, published)
+  if not found:
+    return None
+  names, rows = _by_dataset(found)
   stated = ", ".join(
     f"{name} {value:+g} %"
     for name, value in published.overall_relative_improvement_percent.items()
   )
-  return (
-    "Relative improvement of fine-tuned over scratch, mean over tasks (published over "
-    f"40 tasks: {stated}).\n\n" + _table(["dataset", "improvement"], rows)
+  return Table(
+    "Relative improvement over training from scratch",
+    "Mean over tasks, over the folds that both have; published means are of the same "
+    f"tasks (MatBench: fold 0). Published over 40 tasks: {stated}.",
+    ["", *names],
+    rows,
   )
 
 
-def _hours(comparisons: Sequence[Comparison], published: Published) -> str:
-  """Device-hours of runs, and until the scratch run's best validation metric."""
+def _sizes(comparisons: Sequence[Comparison], published: Published) -> Table | None:
+  """From scratch against fine-tuned by size: figure 3 of the paper."""
+  found = summaries.sizes(comparisons, published)
+  if not found:
+    return None
+  names, rows = _by_dataset(found)
+  return Table(
+    "Larger over smaller models",
+    "Mean relative improvement over the tasks that were run with both.",
+    ["", *names],
+    rows,
+  )
+
+
+def _ablations(
+  comparisons: Sequence[Comparison], published: Published, reference: str
+) -> Table | None:
+  """Different pre-trainings and settings of one model against each other."""
+  found = summaries.ablations(comparisons, reference)
+  if not found:
+    return None
+  names, rows = _by_dataset(found)
+  stated = ", ".join(f"{n} {v:+g} %" for n, v in published.ablation_percent.items())
+  return Table(
+    "Ablations",
+    "Mean relative improvement of fine-tuned models over the one that is named, over "
+    "the tasks that both were fine-tuned on. Published, over naive multi-task "
+    f"pre-training: {stated}.",
+    ["", *names],
+    rows,
+  )
+
+
+def _hours(comparisons: Sequence[Comparison], published: Published) -> Table:
+  """Device-hours, and until scratch was at its best: figure 4 of the paper."""
   head = [
     "task",
-    "from scratch (device-hours)",
-    "fine-tuned (device-hours)",
-    "scratch until its best",
-    "fine-tuned until that",
+    "group",
+    "runs",
+    "device-hours of a run",
+    "hours to the best of scratch",
+    "steps to it",
   ]
   rows = []
   for comparison in comparisons:
-    row = [comparison.task]
-    for runs in (comparison.scratch, comparison.fine_tuned):
-      row.append(f"{comparison_lib.mean_hours(runs):.3g}" if runs else "")
-    hours = comparison.hours_to_best
-    row.append(f"{hours[0]:.3g}" if hours else "")
-    if hours is None:
-      row.append("")
-    else:
-      row.append("not reached" if hours[1] is None else f"{hours[1]:.3g}")
-    rows.append(row)
-  text = "Training time without compilation and evaluations.\n\n" + _table(head, rows)
-  total = comparison_lib.speed_up(comparisons)
-  if total is None:
-    return text
-  scratch, fine_tuned, tasks = total
-  ratio = f"{scratch / fine_tuned:.1f}×" if fine_tuned else "at once"
-  return text + (
-    f"\nUntil the validation metric that training from scratch ended up with, over "
-    f"{tasks} task{'s' * (tasks != 1)}: {scratch:.3g} device-hours from scratch, "
-    f"{fine_tuned:.3g} fine-tuned: {ratio} (published: "
-    f"{published.device_hours['ratio']:g}×).\n"
+    pairs = {pair.after.label: pair for pair in comparison.pairs}
+    of_scratch = {pair.before.label: pair for pair in comparison.pairs}
+    for group in comparison.groups:
+      pair = pairs.get(group.label) or of_scratch.get(group.label)
+      until = pair.to_best if pair else None
+      hours = steps = ""
+      if until is not None:
+        found = (until.tuned_hours, until.tuned_steps)
+        if group.is_from_scratch:
+          found = (until.scratch_hours, until.scratch_steps)
+        hours = _reached(until) if found[0] is None else f"{found[0]:.3g}"
+        steps = "" if found[1] is None else f"{found[1]:,.0f}"
+      rows.append(
+        [
+          comparison.task,
+          group.label,
+          str(len(group.runs)),
+          f"{group.device_hours:.3g}",
+          hours,
+          steps,
+        ]
+      )
+  return Table(
+    "Training time",
+    "Device-hours without compilation and evaluations, means over runs; and until the "
+    "validation metric was as good as training from scratch ever made it.",
+    head,
+    rows,
+    _speed_ups(comparisons, published),
   )
 
 
-def _error(runs: Sequence[comparison_lib.Run]) -> str:
-  """Mean error of runs with its spread."""
-  if not runs:
-    return ""
-  errors = [run.result.error for run in runs]
-  if len(errors) == 1:
-    return f"{errors[0]:.4g}"
-  spread = statistics.stdev(errors)
-  return f"{statistics.mean(errors):.4g} ± {spread:.2g} ({len(errors)} runs)"
+def _reached(until: comparison_lib.ToBest) -> str:
+  """How many runs got to the best of training from scratch, where not all did."""
+  if not until.num_reached:
+    return "not reached"
+  return f"reached by {until.num_reached} of {until.num_pairs}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  lines = [head, ["---"] * len(head), *rows]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def _speed_ups(comparisons: Sequence[Comparison], published: Published) -> list[str]:
+  """Total device-hours until training from scratch was best, by fine-tuned label."""
+  notes = []
+  for arm, pairs in comparison_lib.pairs_by_arm(comparisons).items():
+    found = [pair.to_best for _, pair in pairs]
+    reached = [t for t in found if t is not None and t.tuned_hours is not None]
+    if not reached:
+      continue
+    scratch = sum(t.scratch_hours for t in reached)
+    tuned = sum(t.tuned_hours or 0.0 for t in reached)
+    ratio = f"{scratch / tuned:.1f}×" if tuned else "at once"
+    notes.append(
+      f"{arm}: on {len(reached)} of {len(pairs)} task{'s' * (len(pairs) != 1)} it "
+      "reached the validation metric that training from scratch ended up with, in "
+      f"{tuned:.3g} device-hours against {scratch:.3g}: {ratio} (published: "
+      f"{published.device_hours['ratio']:g}×)."
+    )
+  return notes

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import pathlib
+import shutil
 
 from absl import flags
 import ase.io
@@ -13,8 +13,11 @@ import pytest
 from experiments import evaluate
 from experiments import finetune
 from experiments import report
+from experiments import study
 from experiments.command_line import command
-from experiments.reports import comparison
+from experiments.command_line import study_runs
+from experiments.reports import origins
+from experiments.reports import runs as runs_lib
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.models import parameters
 from tests.experiments import finetune_data
@@ -73,7 +76,7 @@ def _evaluate(*arguments: str):
 
 
 def test_a_run_ends_with_its_test(scratch, data):
-  result = comparison.load_run(scratch).result
+  result = runs_lib.load(scratch).result
   assert result.task == "mine" and result.initial == ""
   assert result.unit == "meV/Å" and result.num_structures == 18
   assert result.steps == 6 and result.best_step in (3, 6)
@@ -106,7 +109,7 @@ def test_best_weights_are_chosen_in_validation(scratch):
   name = "mine/force_mae_mev_per_angstrom"
   values = {m["step"]: m[name] for m in metrics if m["kind"] == "val"}
   best = min(values, key=values.get)
-  assert comparison.load_run(scratch).result.best_step == best
+  assert runs_lib.load(scratch).result.best_step == best
   assert int(model_directory.find_checkpoint(scratch).name) == best
 
 
@@ -114,7 +117,7 @@ def test_evaluation_of_a_checkpoint_equals_validation(scratch, data, tmp_path):
   metrics = _evaluate(
     f"--checkpoint={scratch}", f"--data={data}", "--split=val", f"--output={tmp_path}"
   )
-  result = comparison.load_run(scratch).result
+  result = runs_lib.load(scratch).result
   assert 1000 * metrics["forces"]["mae"] == pytest.approx(result.validation, rel=1e-4)
   assert (tmp_path / "predictions.csv").exists()
   # The same quantities under the same names and in the same units.
@@ -186,7 +189,7 @@ def test_sizes_scales_and_frozen_parameters_come_from_the_checkpoint(tuned, scra
 
 
 def test_classes_and_scalars_are_tested(tuned):
-  result = comparison.load_run(tuned).result
+  result = runs_lib.load(tuned).result
   assert result.initial and result.validation_metric == "mine/score"
   assert set(result.metrics) == {"kind", "mu"}
   assert {"accuracy", "f1", "cross_entropy"} <= set(result.metrics["kind"])
@@ -218,8 +221,50 @@ def test_a_backbone_that_does_not_fit_is_refused(scratch, data):
 
 
 def test_report_of_both(scratch, tuned, tmp_path):
-  text = report.run([str(scratch), str(tuned)], tmp_path)
-  assert "| mine |" in text and pathlib.Path(tmp_path / "report.png").exists()
+  written = report.run([str(scratch), str(tuned)], tmp_path)
+  assert "| mine | 18 |" in written.markdown and (tmp_path / "errors.png").exists()
+  # They learn different things, so neither is averaged or compared with the other.
+  with (tmp_path / "groups.csv").open(encoding="utf-8") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["runs"] for row in rows] == ["1", "1"]
+  assert not any(row["improvement_percent"] for row in rows)
+
+
+def test_initial_weights_are_known_by_their_origin(tuned, scratch, tmp_path):
+  origin = runs_lib.load(tuned).origin
+  assert origin.name == "mine" and origin.seed == 42
+  assert origin.settings["train.optimizer.schedule.learning_rate"] == 1e-3
+  assert origin.settings["mine.num_structures"] == 18
+  assert runs_lib.load(scratch).origin is None
+  # A copy has the same origin; a copy without its run's files is known by its weights.
+  shutil.copytree(scratch, tmp_path / "copy")
+  assert origins.describe(str(tmp_path / "copy")).is_same(origin)
+  step = model_directory.find_checkpoint(scratch)
+  for name in ("one", "two"):
+    shutil.copytree(step, tmp_path / name)
+  alone = origins.describe(str(tmp_path / "one"))
+  assert alone.is_same(origins.describe(str(tmp_path / "two")))
+  assert alone.name == "mine" and not alone.is_same(origin)
+  # Of another step, which is not the best, they are other weights.
+  assert not origins.describe(str(step)).is_same(origin)
+
+
+def test_a_study_skips_what_is_finished_and_names_what_fails(data, capsys, tmp_path):
+  task = tmp_path / "mine.flags"
+  task.write_text("\n".join((*_RUN, _TARGET, f"--data={data}")) + "\n")
+  arguments = [f"--tasks={task}", f"--workdir={tmp_path / 'study'}"]
+  (planned,) = study_runs.plan(
+    study_runs.StudyConfig([str(task)], {}, tmp_path / "study")
+  )
+  finetune.run(finetune_data.parse(*planned.arguments))
+  assert planned.is_finished
+  # The second one is run by a process of its own, and there is no such checkpoint.
+  code = study.PROGRAM.execute([*arguments, f"--checkpoint={tmp_path / 'none'}"])
+  shown = capsys.readouterr()
+  assert code == 1 and "Test errors: mine" in shown.out
+  assert "1 of 2 runs failed. mine_none_fold0_seed42: --checkpoint: There is no" in (
+    shown.err
+  )
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,28 @@ from jmp_hk import serialization
 from jmp_hk.training import config as train_config
 from tests.experiments import demo_data
 
-_FLAG_FILES = sorted(
-  (demo_data.ROOT / "experiments" / "flags").glob("pretrain_*.flags")
-)
+_FLAGS = demo_data.ROOT / "experiments" / "flags"
+_FLAG_FILES = sorted(_FLAGS.glob("pretrain_*.flags"))
+# What each file of experiments/flags/ablations changes.
+_ABLATIONS = {
+  "atom_wise_loss": {"structure_wise_loss": False},
+  "catalysts_only": {"datasets": ["oc20=data_cache/oc20", "oc22=data_cache/oc22"]},
+  "molecules_only": {
+    "datasets": ["ani1x=data_cache/ani1x", "transition1x=data_cache/transition1x"]
+  },
+  "naive": {
+    "temperature": 1.0,
+    "structure_wise_loss": False,
+    "edge_dropout": 0.0,
+    "ema_decay": 0.0,
+  },
+  "no_averaging": {"ema_decay": 0.0},
+  "no_edge_dropout": {"edge_dropout": 0.0},
+  "no_weight_decay": {"weight_decay": 0.0},
+  "oc20_only": {"datasets": ["oc20=data_cache/oc20"]},
+  "temperature_1": {"temperature": 1.0},
+  "temperature_inf": {"temperature": math.inf},
+}
 
 
 def parse(*arguments: str) -> flags.FlagValues:
@@ -50,6 +69,19 @@ def test_flag_files_describe_a_run(path, datasets):
   config = _config(datasets, *arguments, "--num_steps=100000").trainer
   assert config.train.num_steps == 100000
   assert config.model.tasks[0].name == "oc20"
+
+
+def test_ablations_change_the_recipe_in_one_thing():
+  files = {path.stem: path for path in (_FLAGS / "ablations").glob("*.flags")}
+  assert set(files) == set(_ABLATIONS)
+  recipe = f"--flagfile={_FLAGS / 'pretrain_jmp_s.flags'}"
+  before = parse(recipe).flag_values_dict()
+  for name, path in files.items():
+    after = parse(recipe, f"--flagfile={path}").flag_values_dict()
+    changed = {k: v for k, v in after.items() if v != before[k]}
+    changed.pop("flagfile", None)
+    assert changed == _ABLATIONS[name], name
+    assert f"ablations/{path.name} --workdir=" in path.read_text(), name
 
 
 def test_published_recipe_is_the_default(datasets):

@@ -1,0 +1,102 @@
+"""The published results, and those of other models beside them."""
+
+from collections.abc import Collection
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+
+from jmp_hk import serialization
+
+FILE = pathlib.Path(__file__).parent / "published_results.json"
+NUM_FOLDS = 5  # Of MatBench.
+MARK = "(published)"  # Behind the names of models whose errors are.
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedTask:
+  """Published test errors of one task.
+
+  Attributes:
+    unit: unit of the errors.
+    mae: mean absolute error by model; that of MatBench is for fold 0.
+    mae_mean_of_5_folds: the same averaged over MatBench's folds, where published.
+  """
+
+  unit: str
+  mae: Mapping[str, float]
+  mae_mean_of_5_folds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+  """Published test errors of another model.
+
+  Attributes:
+    source: where they are from.
+    mae: mean absolute error by task, in the units of `Published.tasks`; that of
+      MatBench is for fold 0.
+    mae_mean_of_5_folds: the same averaged over MatBench's folds.
+  """
+
+  source: str
+  mae: Mapping[str, float]
+  mae_mean_of_5_folds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """The published results.
+
+  Attributes:
+    source: where they are from.
+    models: their columns.
+    overall_relative_improvement_percent: means over the tasks, as stated.
+    ablation_percent: mean improvements of pre-trainings over naive multi-task
+      pre-training after fine-tuning, as stated.
+    device_hours: training times as stated.
+    tasks: errors by task.
+    baselines: errors of other models by their names.
+  """
+
+  source: str
+  models: tuple[str, ...]
+  overall_relative_improvement_percent: Mapping[str, float]
+  ablation_percent: Mapping[str, float]
+  device_hours: Mapping[str, float]
+  tasks: Mapping[str, PublishedTask]
+  baselines: Mapping[str, Baseline]
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """All models whose errors are known."""
+    return (*self.models, *self.baselines)
+
+  def has_folds(self, task: str) -> bool:
+    """Whether a task is published for one fold and for the mean of all."""
+    return task in self.tasks and bool(self.tasks[task].mae_mean_of_5_folds)
+
+  def error(self, model: str, task: str, folds: Collection[int]) -> float | None:
+    """Published test error, if there is one that can be compared.
+
+    Args:
+      model: one of `columns`.
+      task: name of a task.
+      folds: folds that it shall be the mean over.
+    """
+    if model in self.baselines:
+      baseline = self.baselines[model]
+      single, mean = baseline.mae.get(task), baseline.mae_mean_of_5_folds.get(task)
+    elif task in self.tasks:
+      errors = self.tasks[task]
+      single, mean = errors.mae.get(model), errors.mae_mean_of_5_folds.get(model)
+    else:
+      return None
+    if set(folds) == {0}:
+      return single
+    return mean if set(folds) == set(range(NUM_FOLDS)) else None
+
+
+def load() -> Published:
+  """Reads the published results."""
+  data = serialization.read_json(FILE)
+  return serialization.from_json(Published, data, FILE.name)
