@@ -6,6 +6,7 @@ from ase import data as ase_data
 import numpy as np
 
 from jmp_hk import dataset_info
+from jmp_hk import geometry
 from jmp_hk import structure as structure_lib
 
 _TAGS = (
@@ -99,7 +100,13 @@ def find_problem(
     return "positions are not finite"
   if not np.isfinite(structure.cell).all():
     return "the cell is not finite"
-  return ""
+  return (
+    structure_lib.find_cell_problem(structure)
+    or geometry.find_problem(
+      structure.positions, structure.cell, structure.pbc, info.graph.cutoff
+    )
+    or geometry.find_coincidence(structure.positions, structure.cell, structure.pbc)
+  )
 
 
 def _symbols(numbers: set[int]) -> str:

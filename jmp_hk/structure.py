@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jmp_hk import geometry
+
 MAX_ATOMIC_NUMBER = 118
 
 # Tags say what an atom belongs to; molecules are all ADSORBATE, as published.
@@ -89,15 +91,22 @@ def molecule(
   )
 
 
-def find_problem(structure: Structure) -> str | None:
-  """The first broken rule as half a sentence, or None."""
+def find_problem(structure: Structure, cutoff: float = geometry.REACH) -> str | None:
+  """The first broken rule as half a sentence, or None.
+
+  Args:
+    structure: any structure.
+    cutoff: that of its graphs, Å.
+  """
   n = np.size(structure.atomic_numbers)
   if n == 0:
     return "expected at least one atom, found none"
   return (
     _shape_problem(structure, n)
     or _number_problem(structure, n)
-    or _cell_problem(structure)
+    or find_cell_problem(structure)
+    or geometry.find_problem(structure.positions, structure.cell, structure.pbc, cutoff)
+    or geometry.find_coincidence(structure.positions, structure.cell, structure.pbc)
     or _target_problem(structure, n)
   )
 
@@ -141,10 +150,11 @@ def _number_problem(structure: Structure, n: int) -> str | None:
   return None
 
 
-def _cell_problem(structure: Structure) -> str | None:
+def find_cell_problem(structure: Structure) -> str:
+  """What is wrong with a finite cell, as half a sentence; "" where nothing is."""
   pbc = structure.pbc
   if not pbc.any():
-    return None
+    return ""
   cell = np.asarray(structure.cell, np.float64)
   a, b, c = cell
   lengths = np.sqrt((cell * cell).sum(axis=1))
@@ -164,7 +174,7 @@ def _cell_problem(structure: Structure) -> str | None:
       "expected linearly independent periodic lattice vectors, found a cell of zero "
       f"volume {cell.tolist()} with pbc {pbc.tolist()}"
     )
-  return None
+  return ""
 
 
 def _target_problem(structure: Structure, n: int) -> str | None:

@@ -151,7 +151,10 @@ def run_job(job: Job) -> int:
         filtered[item.reason] += item.count
         continue
       if isinstance(item, structure_lib.Structure):
-        reason = structure_lib.find_problem(item) or declaration.find_problem(item)
+        cutoff = declaration.graph.cutoff
+        reason = structure_lib.find_problem(item, cutoff) or declaration.find_problem(
+          item
+        )
         if reason is None:
           write(schema.encode(item))
           statistics.add(item, declaration.optional)

@@ -1,35 +1,42 @@
 """Reads pickled PyTorch Geometric records without PyTorch, and safely.
 
 OC20's and OC22's LMDB values are pickles of `torch_geometric.data.Data`. A pickle may
-name any function to call, so only what these records need is known here: tensors,
-which become NumPy arrays, and plain containers. Every other name becomes an inert
-object that does nothing (`jmp_hk.interop.restricted_pickle`).
+name any function to call; `jmp_hk.interop.restricted_pickle` calls none of them. What
+these records need is known here: tensors and arrays, which are checked descriptions
+until the functions of this module make NumPy arrays of them, and plain containers.
 """
 
 from collections.abc import Mapping
-import io
+import math
 from typing import Any
 
 import numpy as np
-from numpy._core import multiarray  # Where NumPy's own pickles find their functions.
 
+from data.formats import pickled_arrays
+from jmp_hk.interop import inert
 from jmp_hk.interop import restricted_pickle
 
+# Bytes of arrays that one record may make, for each byte that it has: records do not
+# share their storages, so that they make about one.
+MAX_EXPANSION = 4
+# Levels of lists that stand for an array.
+_MAX_LIST_LEVELS = 3
+_SMALL = 1 << 16  # Bytes of arrays that any record may make.
 _STORAGES = {
-  "DoubleStorage": "<f8",
-  "FloatStorage": "<f4",
-  "HalfStorage": "<f2",
-  "LongStorage": "<i8",
-  "IntStorage": "<i4",
-  "ShortStorage": "<i2",
-  "CharStorage": "i1",
-  "ByteStorage": "u1",
-  "BoolStorage": "?",
+  "torch.DoubleStorage": "<f8",
+  "torch.FloatStorage": "<f4",
+  "torch.HalfStorage": "<f2",
+  "torch.LongStorage": "<i8",
+  "torch.IntStorage": "<i4",
+  "torch.ShortStorage": "<i2",
+  "torch.CharStorage": "i1",
+  "torch.ByteStorage": "u1",
+  "torch.BoolStorage": "?",
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-Inert = restricted_pickle.Inert
-PickleError = restricted_pickle.PickleError
+Inert = inert.Inert
+PickleError = inert.PickleError
 
 
 def load(data: bytes) -> Any:
@@ -38,7 +45,8 @@ def load(data: bytes) -> Any:
   Raises:
     PickleError: the bytes are truncated or corrupt.
   """
-  return restricted_pickle.loads(data, _KNOWN)
+  budget = inert.Budget(array_bytes=_SMALL + MAX_EXPANSION * len(data))
+  return restricted_pickle.loads(data, _KNOWN, None, budget)
 
 
 def load_record(data: bytes) -> Mapping[str, Any]:
@@ -51,7 +59,10 @@ def load_record(data: bytes) -> Mapping[str, Any]:
 
 
 def attributes(record: Any) -> Mapping[str, Any]:
-  """The attributes of an unpickled `Data`, or of a dict."""
+  """The attributes of an unpickled `Data`, or of a dict.
+
+  Numbers and lists of numbers are as in the pickle; NumPy's arrays are arrays.
+  """
   if isinstance(record, Inert):
     state = record.state
     if isinstance(state, dict):
@@ -60,73 +71,132 @@ def attributes(record: Any) -> Mapping[str, Any]:
         store = store.state.get("_mapping")
       record = store if isinstance(store, dict) else state
   if not isinstance(record, dict):
-    raise PickleError(f"expected a pickled Data object, found {type(record).__name__}")
-  return record
+    found = inert.describe(record)
+    raise PickleError(f"expected a pickled Data object, found {found}")
+  return {
+    name: value.array if isinstance(value, pickled_arrays.Array) else value
+    for name, value in record.items()
+    if type(name) is str
+  }
 
 
-def _load_from_bytes(data: bytes) -> np.ndarray:
+def as_numbers(value: Any) -> np.ndarray:
+  """An attribute of a record as an array of numbers.
+
+  Raises:
+    PickleError: it is neither an array nor a number nor a short list of these.
+  """
+  if isinstance(value, np.ndarray):
+    return value
+  if not _is_plain(value, _MAX_LIST_LEVELS):
+    raise PickleError(f"expected numbers, found {inert.describe(value)}")
+  try:
+    array = np.asarray(value)
+  except ValueError as error:
+    raise PickleError("expected rows of equal length") from error
+  if array.dtype.kind not in "biuf":
+    raise PickleError("expected numbers of at most 64 bits, found larger ones")
+  return array
+
+
+def _is_plain(value: Any, levels: int) -> bool:
+  """Whether a value is a number, or lists of numbers of so many levels."""
+  if type(value) in (list, tuple):
+    return levels > 0 and all(_is_plain(part, levels - 1) for part in value)
+  return isinstance(value, (bool, int, float, np.number, np.bool_))
+
+
+def _load_from_bytes(arguments: tuple[Any, ...], budget: inert.Budget) -> np.ndarray:
   """The values of a storage saved by `torch.save` in its stream format."""
-  file = io.BytesIO(data)
-  dtypes: dict[str, np.dtype] = {}
+  if len(arguments) != 1 or type(arguments[0]) is not bytes:
+    raise PickleError("expected the bytes of a tensor storage")
+  (data,) = arguments
+  position = _after_header(data, budget)
+  dtypes: dict[Any, str] = {}
 
-  def storage(pid: Any) -> np.dtype:
-    kind, dtype, key = pid[:3]
-    if kind != "storage" or not isinstance(dtype, np.dtype):
-      raise PickleError(f"expected a tensor storage, found {kind!r}")
-    dtypes[key] = dtype
-    return dtype
+  def storage(pid: Any) -> None:
+    dtype = None
+    if type(pid) is tuple and len(pid) > 2 and type(pid[1]) is inert.Name:
+      dtype = _STORAGES.get(pid[1].origin)
+    if dtype is None or type(pid[2]) is not str:
+      raise PickleError("expected a tensor storage in PyTorch's stream format")
+    dtypes[pid[2]] = dtype
 
-  def load_next() -> Any:
-    return restricted_pickle.Unpickler(file, _KNOWN, storage).load()
+  _, position = _part(data, position, budget, storage)
+  keys, position = _part(data, position, budget)
+  if type(keys) is not list or len(keys) != 1 or [*dtypes] != keys:
+    raise PickleError("expected one tensor storage in PyTorch's stream format")
+  dtype = np.dtype(dtypes[keys[0]])
+  count = int.from_bytes(data[position : position + 8], "little", signed=True)
+  available = len(data) - position - 8
+  if not 0 <= count * dtype.itemsize <= available:
+    raise PickleError(
+      f"a tensor storage is truncated: expected {count} numbers of {dtype.itemsize} "
+      f"bytes, found {max(0, available)} bytes"
+    )
+  return np.frombuffer(data, dtype, count, position + 8)
 
-  if load_next() != _LEGACY_MAGIC:
+
+def _after_header(data: bytes, budget: inert.Budget) -> int:
+  """Where the header of a storage in PyTorch's stream format ends."""
+  for header in _headers:
+    if data.startswith(header):
+      return len(header)
+  magic, position = _part(data, 0, budget)
+  if magic != _LEGACY_MAGIC:
     raise PickleError("expected a tensor storage in PyTorch's stream format")
-  load_next()  # protocol
-  load_next()  # byte order and integer sizes
-  load_next()  # the storage itself
-  keys = load_next()
-  if len(keys) != 1 or keys[0] not in dtypes:
-    raise PickleError(f"expected one tensor storage, found {len(keys)}")
-  dtype = dtypes[keys[0]]
-  count = int(np.frombuffer(file.read(8), "<i8")[0])
-  values = file.read(count * dtype.itemsize)
-  if len(values) != count * dtype.itemsize:
-    raise PickleError("a tensor storage is truncated")
-  return np.frombuffer(values, dtype)
+  _, position = _part(data, position, budget)  # protocol
+  order, position = _part(data, position, budget)  # byte order and integer sizes
+  if type(order) is not dict or order.get("little_endian") is not True:
+    raise PickleError("expected a tensor storage of little-endian numbers")
+  if len(_headers) < _MOST_HEADERS:
+    _headers.append(data[:position])
+  return position
 
 
-def _rebuild_tensor(
-  storage: np.ndarray,
-  offset: int,
-  size: tuple[int, ...],
-  stride: tuple[int, ...],
-  *unused: Any,
-) -> np.ndarray:
+def _part(
+  data: bytes, position: int, budget: inert.Budget, persistent_load: Any = None
+) -> tuple[Any, int]:
+  """One of the pickles that PyTorch's stream format consists of, and where it ends."""
+  value, end = restricted_pickle.load_at(data, position, {}, persistent_load, budget)
+  budget.take_values(end - position)  # It has as many instructions at most.
+  return value, end
+
+
+def _rebuild_tensor(arguments: tuple[Any, ...], budget: inert.Budget) -> np.ndarray:
   """A tensor as a copy of its part of a storage, bounds checked."""
-  del unused
-  size, stride = tuple(size), tuple(stride)
+  if len(arguments) < 4 or not isinstance(arguments[0], np.ndarray):
+    raise PickleError("a tensor has no storage")
+  storage, offset, size, stride = arguments[:4]
+  pickled_arrays.check_shape(size, offset)
+  pickled_arrays.check_shape(stride)
+  if len(size) != len(stride):
+    raise PickleError(f"a tensor of shape {size} has the strides {stride}")
   last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
   if 0 in size:
-    return np.zeros(size, storage.dtype)
-  if offset < 0 or min((*size, *stride), default=0) < 0 or last >= len(storage):
+    return pickled_arrays.empty(size, storage.dtype)
+  if last >= len(storage):
     raise PickleError(f"a tensor of shape {size} exceeds its storage")
+  budget.take_array(math.prod(size) * storage.itemsize)
   strides = tuple(s * storage.itemsize for s in stride)
   return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
 
 
-_Function = restricted_pickle.Function
-_KNOWN: restricted_pickle.Known = {
-  **restricted_pickle.DICTIONARIES,
-  **{("torch", name): np.dtype(kind) for name, kind in _STORAGES.items()},
-  ("torch.storage", "_load_from_bytes"): _Function(_load_from_bytes),
-  ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
-  ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
-  ("torch", "Size"): tuple,
-  ("numpy", "dtype"): np.dtype,
-  ("numpy", "ndarray"): np.ndarray,
-  **{
-    (f"numpy.{core}.multiarray", name): getattr(multiarray, name)
-    for core in ("core", "_core")
-    for name in ("scalar", "_reconstruct")
-  },
+def _size(arguments: tuple[Any, ...], budget: inert.Budget) -> tuple[Any, ...]:
+  """Stands for `torch.Size`."""
+  if len(arguments) != 1 or type(arguments[0]) not in (tuple, list):
+    raise PickleError("expected the shape of a tensor")
+  budget.take_values(len(arguments[0]))
+  return tuple(arguments[0])
+
+
+_headers: list[bytes] = []  # Of storages that were read: nearly all are equal.
+_MOST_HEADERS = 4
+_KNOWN: inert.Known = {
+  **inert.DICTIONARIES,
+  ("torch.storage", "_load_from_bytes"): _load_from_bytes,
+  ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+  ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+  ("torch", "Size"): _size,
+  **pickled_arrays.KNOWN,
 }

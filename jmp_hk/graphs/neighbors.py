@@ -17,10 +17,13 @@ import threading
 import numpy as np
 import vesin
 
+from jmp_hk import geometry
 from jmp_hk import structure as structure_lib
 
 CUTOFF_TOLERANCE = 1e-6  # Å
-MIN_DISTANCE = 1e-2  # Å; closer pairs have no direction and are no edges.
+MIN_DISTANCE = (
+  geometry.MIN_DISTANCE
+)  # Å; closer pairs have no direction and are no edges.
 
 # A search keeps its memory for the next structure if it found at most this many edges.
 _KEEP_EDGES = 1_000_000
@@ -70,14 +73,14 @@ def find_neighbors(structure: structure_lib.Structure, cutoff: float) -> EdgeSet
     All edges, both directions of each, sorted by receiver, with distances.
 
   Raises:
-    InvalidStructureError: positions or cell are not finite, or the lattice vectors
-      of the periodic directions are linearly dependent.
+    InvalidStructureError: positions or cell are not finite, the lattice vectors of
+      the periodic directions are linearly dependent, or the search would not end.
   """
   positions = np.ascontiguousarray(structure.positions, dtype=np.float64)
   cell = np.ascontiguousarray(structure.cell, dtype=np.float64)
   pbc = np.asarray(structure.pbc, dtype=bool)
   periodic = bool(pbc.any())
-  _check(structure, positions, cell, pbc)
+  _check(structure, positions, cell, pbc, cutoff)
   limit = cutoff + CUTOFF_TOLERANCE if periodic else cutoff - CUTOFF_TOLERANCE
   pairs, offsets, distances = _search(positions, cell, pbc, cutoff)
   if len(distances) and (distances.max() > limit or distances.min() <= MIN_DISTANCE):
@@ -117,22 +120,26 @@ def _check(
   positions: np.ndarray,
   cell: np.ndarray,
   pbc: np.ndarray,
+  cutoff: float,
 ) -> None:
-  """Raises for geometry that no search can answer."""
+  """Raises for geometry that no search can answer, or not in a bounded time."""
   name = structure.record_id or "structure"
   if not np.isfinite(positions).all():
     raise structure_lib.InvalidStructureError(f"{name}: positions are not finite.")
-  if not pbc.any():
+  if pbc.any():
+    if not np.isfinite(cell).all():
+      raise structure_lib.InvalidStructureError(f"{name}: the cell is not finite.")
+    vectors = cell[pbc]
+    volume_squared = np.linalg.det(vectors @ vectors.T)
+    if volume_squared <= 1e-12:
+      raise structure_lib.InvalidStructureError(
+        f"{name}: the lattice vectors of its periodic directions {pbc.tolist()} span "
+        f"no volume: {vectors.tolist()}."
+      )
+  if not len(positions):
     return
-  if not np.isfinite(cell).all():
-    raise structure_lib.InvalidStructureError(f"{name}: the cell is not finite.")
-  vectors = cell[pbc]
-  volume_squared = np.linalg.det(vectors @ vectors.T)
-  if volume_squared <= 1e-12:
-    raise structure_lib.InvalidStructureError(
-      f"{name}: the lattice vectors of its periodic directions {pbc.tolist()} span "
-      f"no volume: {vectors.tolist()}."
-    )
+  if problem := geometry.find_problem(positions, cell, pbc, cutoff):
+    raise structure_lib.InvalidStructureError(f"{name}: {problem}.")
 
 
 def home_cells(structure: structure_lib.Structure) -> np.ndarray:

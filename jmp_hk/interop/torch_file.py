@@ -2,100 +2,38 @@
 
 Such a file is a zip archive: `NAME/data.pkl` is a pickle in which every tensor refers
 to a storage, and `NAME/data/KEY` holds the bytes of that storage. The pickle is read
-with an allow-list (`restricted_pickle`). Tensors become descriptions of the class
-`Tensor`, which `TorchFile.read` turns into arrays.
+without calling anything that it names (`restricted_pickle`). Tensors become
+descriptions, `torch_tensors.Tensor`, which `TorchFile.read` turns into arrays.
+
+What the archive and the pickle announce is compared with what is there before memory is
+taken for it: sizes of entries and storages, bounds of tensors, and their bytes in all.
 """
 
-import math
 import os
 import pathlib
 from typing import Any
-from typing import NamedTuple
 import zipfile
 
 import numpy as np
 
+from jmp_hk import zip_entries
+from jmp_hk.interop import inert
 from jmp_hk.interop import restricted_pickle
+from jmp_hk.interop import torch_tensors
 
-_BFLOAT16 = "bfloat16"
-# Types of numbers: PyTorch's storage class and dtype, NumPy's type of the bytes.
-_TYPES = (
-  ("DoubleStorage", "float64", "f8"),
-  ("FloatStorage", "float32", "f4"),
-  ("HalfStorage", "float16", "f2"),
-  ("BFloat16Storage", _BFLOAT16, "u2"),
-  ("LongStorage", "int64", "i8"),
-  ("IntStorage", "int32", "i4"),
-  ("ShortStorage", "int16", "i2"),
-  ("CharStorage", "int8", "i1"),
-  ("ByteStorage", "uint8", "u1"),
-  ("BoolStorage", "bool", "?"),
-  ("ComplexFloatStorage", "complex64", "c8"),
-  ("ComplexDoubleStorage", "complex128", "c16"),
-  ("", "uint16", "u2"),
-  ("", "uint32", "u4"),
-  ("", "uint64", "u8"),
-)
-_FLOATS = ("float64", "float32", "float16", _BFLOAT16)
+# Bytes of the pickle. That of a checkpoint of JMP-L has five million.
+MAX_PICKLE_BYTES = 1 << 28
+# Times that the tensors of a file may use its bytes. Published files use a few tensors
+# twice.
+MAX_SHARING = 4
+_SMALL = 1 << 20  # Bytes that the tensors of any file may have.
 _DATA = "/data.pkl"
+
+Tensor = torch_tensors.Tensor
 
 
 class TorchFileError(ValueError):
   """A file is not what `torch.save` writes; the message says what is wrong."""
-
-
-class DType(NamedTuple):
-  """A type of numbers.
-
-  Attributes:
-    name: PyTorch's name.
-    stored: NumPy's name of the type of the stored bytes.
-  """
-
-  name: str
-  stored: str
-
-  @property
-  def itemsize(self) -> int:
-    """Bytes of one number."""
-    return np.dtype(self.stored).itemsize
-
-  @property
-  def is_floating(self) -> bool:
-    """Whether the numbers are floating-point numbers."""
-    return self.name in _FLOATS
-
-
-class Storage(NamedTuple):
-  """The bytes behind one or several tensors.
-
-  Attributes:
-    key: name of the archive's entry.
-    dtype: type of the numbers; None for plain bytes.
-    size: number of elements.
-  """
-
-  key: str
-  dtype: DType | None
-  size: int
-
-
-class Tensor(NamedTuple):
-  """A tensor in the archive, which is a view of a storage.
-
-  Attributes:
-    storage: the storage.
-    dtype: type of the numbers.
-    offset: number of elements before the first.
-    shape: shape of the tensor.
-    strides: distances along each axis, in elements.
-  """
-
-  storage: Storage
-  dtype: DType
-  offset: int
-  shape: tuple[int, ...]
-  strides: tuple[int, ...]
 
 
 class TorchFile:
@@ -120,12 +58,15 @@ class TorchFile:
     self.path = pathlib.Path(path)
     try:
       self._archive = zipfile.ZipFile(self.path)
-    except (zipfile.BadZipFile, IsADirectoryError) as error:
+    except (FileNotFoundError, PermissionError):
+      raise
+    except zip_entries.UNREADABLE as error:
       raise TorchFileError(
         f"{path} is not a zip archive as torch.save writes (since PyTorch 1.6), or it "
         f"is truncated: {error}"
       ) from error
     try:
+      self._check_entries()
       self._prefix = self._find_prefix()
       self._order = self._byte_order()
       self.root: Any = self._unpickle()
@@ -159,14 +100,20 @@ class TorchFile:
       values = np.zeros(tensor.shape, tensor.dtype.stored)
     else:
       stored = np.dtype(self._order + tensor.dtype.stored)
-      flat = np.frombuffer(self._storage_bytes(tensor.storage, stored.itemsize), stored)
+      flat = np.frombuffer(self._storage_bytes(tensor.storage), stored)
       strides = [stride * stored.itemsize for stride in tensor.strides]
       values = np.lib.stride_tricks.as_strided(
         flat[tensor.offset :], tensor.shape, strides, writeable=False
       )
-    if tensor.dtype.name == _BFLOAT16:  # The upper half of a float32.
+    if tensor.dtype.name == torch_tensors.BFLOAT16:  # The upper half of a float32.
       return np.asarray(values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.dtype(tensor.dtype.stored), copy=False)
+
+  def _check_entries(self) -> None:
+    problems = [zip_entries.find_overlap(self._archive)]
+    problems += map(zip_entries.find_problem, self._archive.infolist())
+    for problem in filter(None, problems):
+      raise TorchFileError(f"{self.path} is refused: {problem}.")
 
   def _find_prefix(self) -> str:
     entries = [name for name in self._archive.namelist() if name.endswith(_DATA)]
@@ -187,113 +134,43 @@ class TorchFile:
     return "<" if order == b"little" else ">"
 
   def _unpickle(self) -> Any:
-    data = self._read_entry(self._prefix + _DATA)
+    name = self._prefix + _DATA
+    size = self._archive.getinfo(name).file_size
+    if size > MAX_PICKLE_BYTES:
+      raise TorchFileError(
+        f"{self.path} is refused: {name} has {size} bytes, more than "
+        f"{MAX_PICKLE_BYTES}."
+      )
+    entries = sum(entry.file_size for entry in self._archive.infolist())
+    budget = inert.Budget(array_bytes=_SMALL + MAX_SHARING * entries)
+    data = self._read_entry(name)
     try:
-      return restricted_pickle.loads(data, _KNOWN, _persistent_load)
-    except restricted_pickle.PickleError as error:
+      return restricted_pickle.loads(
+        data, torch_tensors.KNOWN, self._find_storage, budget
+      )
+    except inert.PickleError as error:
       raise TorchFileError(f"{self.path} cannot be read: {error}.") from error
 
-  def _storage_bytes(self, storage: Storage, itemsize: int) -> bytes:
-    data = self._read_entry(f"{self._prefix}/data/{storage.key}")
-    wanted = storage.size * (itemsize if storage.dtype else 1)
-    if len(data) != wanted:
+  def _find_storage(self, pid: Any) -> torch_tensors.Storage:
+    """The storage that a persistent id stands for, which is as large as it says."""
+    storage = torch_tensors.find_storage(pid)
+    name = f"{self._prefix}/data/{storage.key}"
+    wanted = storage.size * (storage.dtype.itemsize if storage.dtype else 1)
+    try:
+      found = self._archive.getinfo(name).file_size
+    except KeyError as error:
+      raise TorchFileError(f"{self.path} is truncated: it has no {name}.") from error
+    if found != wanted:
       raise TorchFileError(
-        f"{self.path}: storage {storage.key} has {len(data)} bytes instead of {wanted}."
+        f"{self.path}: storage {storage.key} has {found} bytes instead of {wanted}."
       )
-    return data
+    return storage
+
+  def _storage_bytes(self, storage: torch_tensors.Storage) -> bytes:
+    return self._read_entry(f"{self._prefix}/data/{storage.key}")
 
   def _read_entry(self, name: str) -> bytes:
     try:
       return self._archive.read(name)
-    except (KeyError, zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+    except zip_entries.UNREADABLE as error:
       raise TorchFileError(f"{self.path}: {name} cannot be read: {error}.") from error
-
-
-def _persistent_load(pid: Any) -> Storage:
-  """The storage that a pickle's persistent id stands for."""
-  if isinstance(pid, tuple) and len(pid) >= 5:
-    kind, dtype, key, _, size = pid[:5]
-    if kind == "storage" and isinstance(key, str) and _are_sizes((size,)):
-      if dtype == _UNTYPED:
-        return Storage(key, None, size)
-      if isinstance(dtype, DType):
-        return Storage(key, dtype, size)
-  raise restricted_pickle.PickleError(f"expected a tensor storage, found {pid!r}")
-
-
-def _rebuild_tensor(
-  storage: Any, offset: Any, shape: Any, strides: Any, *unused: Any
-) -> Tensor:
-  """Stands for `torch._utils._rebuild_tensor_v2`."""
-  del unused  # Whether it needs gradients, hooks.
-  if not isinstance(storage, Storage) or storage.dtype is None:
-    raise restricted_pickle.PickleError("a tensor has no typed storage")
-  return _make_tensor(storage, storage.dtype, storage.size, offset, shape, strides)
-
-
-def _rebuild_typed_tensor(
-  storage: Any,
-  offset: Any,
-  shape: Any,
-  strides: Any,
-  gradient: Any,
-  hooks: Any,
-  dtype: Any,
-  *unused: Any,
-) -> Tensor:
-  """Stands for `torch._utils._rebuild_tensor_v3`."""
-  del gradient, hooks, unused
-  is_untyped = isinstance(storage, Storage) and storage.dtype is None
-  if not is_untyped or not isinstance(dtype, DType):
-    raise restricted_pickle.PickleError("a tensor has no untyped storage or no dtype")
-  count = storage.size // dtype.itemsize
-  return _make_tensor(storage, dtype, count, offset, shape, strides)
-
-
-def _make_tensor(
-  storage: Storage, dtype: DType, count: int, offset: Any, shape: Any, strides: Any
-) -> Tensor:
-  """A view of a storage of `count` elements, checked to lie inside."""
-  valid = (
-    isinstance(shape, tuple)
-    and isinstance(strides, tuple)
-    and len(shape) == len(strides)
-    and _are_sizes((offset, *shape, *strides))
-  )
-  if not valid:
-    raise restricted_pickle.PickleError(f"a tensor has the impossible shape {shape!r}")
-  steps = zip(shape, strides, strict=True)
-  last = offset + sum((size - 1) * stride for size, stride in steps)
-  if math.prod(shape) and last >= count:
-    raise restricted_pickle.PickleError(
-      f"a tensor of shape {shape} exceeds its storage"
-    )
-  return Tensor(storage, dtype, offset, shape, strides)
-
-
-def _rebuild_parameter(data: Any, *unused: Any) -> Any:
-  """Stands for `torch._utils._rebuild_parameter`: a parameter is its tensor."""
-  del unused
-  return data
-
-
-def _are_sizes(values: tuple[Any, ...]) -> bool:
-  """Whether all values are integers that are not negative."""
-  return all(type(value) is int and value >= 0 for value in values)
-
-
-_UNTYPED = "untyped storage"
-_Function = restricted_pickle.Function
-_KNOWN: restricted_pickle.Known = {
-  **restricted_pickle.DICTIONARIES,
-  ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
-  ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
-  ("torch._utils", "_rebuild_tensor_v3"): _Function(_rebuild_typed_tensor),
-  ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
-  ("torch._utils", "_rebuild_parameter_with_state"): _Function(_rebuild_parameter),
-  ("torch", "Size"): _Function(lambda values=(): tuple(values)),
-  ("torch.storage", "UntypedStorage"): _UNTYPED,
-  ("torch", "UntypedStorage"): _UNTYPED,
-  **{("torch", kind): DType(name, stored) for kind, name, stored in _TYPES if kind},
-  **{("torch", name): DType(name, stored) for _, name, stored in _TYPES},
-}

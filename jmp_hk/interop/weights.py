@@ -11,7 +11,7 @@ import dataclasses
 import re
 from typing import Any
 
-from jmp_hk.interop import restricted_pickle
+from jmp_hk.interop import inert
 from jmp_hk.interop import torch_file
 
 # Counters and metrics of the training run, which are no part of the model.
@@ -139,13 +139,11 @@ def _named_average(
 
 def _describe(value: Any) -> str:
   """What a value from a file is, in a few words."""
-  if isinstance(value, restricted_pickle.Inert):
-    return f"an object of {value.origin}"
-  if isinstance(value, type) and issubclass(value, restricted_pickle.Inert):
-    return f"the name {value.origin}"
   if isinstance(value, torch_file.Tensor):
     return f"a tensor of {value.dtype.name}"
   if isinstance(value, Mapping):
-    keys = ", ".join(repr(key) for key in list(value)[:8])
+    keys = ", ".join(inert.describe(key) for key in list(value)[:8])
     return f"a dictionary with the keys {keys or 'none'}"
-  return f"a {type(value).__name__}"
+  if isinstance(value, (list, tuple)):
+    return f"a {type(value).__name__} of {len(value)} values"
+  return inert.describe(value)

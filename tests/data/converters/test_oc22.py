@@ -169,7 +169,5 @@ def test_reading_imports_no_torch(tmp_path):
 
 def test_records_of_older_torch_geometric():
   # Version 1 kept the attributes in the object itself.
-  kind = type("Data", (pickled.Inert,), {})
-  record = kind()
-  record.__setstate__({"pos": 1, "y": 2})
+  record = pickled.Inert("torch_geometric.data.Data", {"pos": 1, "y": 2})
   assert pickled.attributes(record) == {"pos": 1, "y": 2}

@@ -13,7 +13,7 @@ from absl.testing import parameterized
 import chex
 import numpy as np
 
-from jmp_hk.interop import restricted_pickle
+from jmp_hk.interop import inert
 from jmp_hk.interop import torch_file
 from tests.jmp_hk.interop import torch_save
 
@@ -102,7 +102,7 @@ class TorchFileTest(parameterized.TestCase):
     torch_save.save({"hyper_parameters": config, "state_dict": state}, self.path)
     with torch_file.TorchFile(self.path) as file:
       value = file.root["hyper_parameters"]
-      self.assertIsInstance(value, restricted_pickle.Inert)
+      self.assertIsInstance(value, inert.Inert)
       self.assertEqual(value.origin, "jmp.tasks.pretrain.PretrainConfig")
       self.assertIn("x", file.root["state_dict"])
 
@@ -188,7 +188,7 @@ class SecurityTest(parameterized.TestCase):
     self.mark.unlink()
     root = self._open(data)
     self.assertFalse(self.mark.exists())
-    self.assertIsInstance(root["state_dict"], restricted_pickle.Inert)
+    self.assertIsInstance(root["state_dict"], inert.Inert)
 
   @parameterized.parameters(
     ("builtins", "exec"),
@@ -201,7 +201,7 @@ class SecurityTest(parameterized.TestCase):
   )
   def test_no_name_outside_the_list_is_reached(self, module, name):
     data = b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"X\x01\x00\x00\x00x\x85R."
-    self.assertIsInstance(self._open(data), restricted_pickle.Inert)
+    self.assertIsInstance(self._open(data), inert.Inert)
 
   def test_no_module_is_imported(self):
     (self.directory / "evil_module.py").write_text(f"open({str(self.mark)!r}, 'w')\n")
@@ -241,7 +241,7 @@ class SecurityTest(parameterized.TestCase):
   def test_objects_take_every_operation(self):
     # A list-like, dictionary-like and set-like object with a state.
     data = b"\x80\x04\x8c\x01a\x8c\x01b\x93)R(K\x01K\x02e(K\x01K\x02u(K\x03\x90}b."
-    self.assertIsInstance(self._open(data), restricted_pickle.Inert)
+    self.assertIsInstance(self._open(data), inert.Inert)
 
 
 if __name__ == "__main__":
