@@ -3,74 +3,53 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import pathlib
 from typing import Any
 
-import lmdb
 import numpy as np
 
 from data.conversion import base
+from data.formats import lmdb_file
 from data.formats import pickled
 from jmp_hk import structure as structure_lib
+from jmp_hk.interop import inert
 
 RECORDS_PER_UNIT = 5000
+_SHOWN = 40  # Letters of an id, and keys in a message.
 _ENERGY_KEYS = ("y", "energy")
 _FORCES_KEYS = ("force", "forces")
 
 
-@contextlib.contextmanager
-def open_lmdb(path: pathlib.Path) -> Iterator[lmdb.Transaction]:
-  """A read transaction on an LMDB file.
-
-  Raises:
-    RawDataError: the file is no LMDB file or is truncated.
-  """
-  try:
-    environment = lmdb.open(
-      str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False
-    )
-  except lmdb.Error as error:
-    raise base.RawDataError(f"{path} is not a readable LMDB file: {error}.") from error
-  with contextlib.closing(environment):
-    # The file is memory-mapped: reading past its end would kill the process.
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    size = _data_file(path).stat().st_size
-    if size < needed:
-      raise base.RawDataError(
-        f"{path} is truncated: expected {needed} bytes, found {size}."
-      )
-    try:
-      with environment.begin() as transaction:
-        yield transaction
-    except lmdb.Error as error:
-      raise base.RawDataError(f"{path} is corrupt: {error}.") from error
-
-
 def count_records(path: pathlib.Path) -> int:
   """Number of records: the value of `length`, or the number of integer keys."""
-  with open_lmdb(path) as transaction:
-    stored = transaction.get(b"length")
+  with lmdb_file.LmdbFile(path) as file:
+    stored = file.get(b"length")
     if stored is None:
-      keys = transaction.cursor().iternext(keys=True, values=False)
-      return sum(1 for key in keys if bytes(key).isdigit())
+      return sum(1 for key in file.keys() if key.isdigit())  # noqa: SIM118
     try:
-      count = pickled.load(bytes(stored))
+      count = pickled.load(stored)
     except pickled.PickleError as error:
-      raise base.RawDataError(f"{path}: the key 'length' is {error}.") from error
-    if not isinstance(count, (int, np.integer)) or count < 0:
-      raise base.RawDataError(f"{path}: expected a count in 'length', found {count!r}.")
+      raise base.RawDataError(f"{path}: the key 'length': {error}.") from error
+    if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < 0:
+      raise base.RawDataError(
+        f"{path}: expected a count in 'length', found {inert.describe(count)}."
+      )
+    if count > file.most_entries:
+      raise base.RawDataError(
+        f"{path}: expected at most {file.most_entries} records in a file of its size, "
+        f"found 'length' {inert.describe(count)}."
+      )
     return int(count)
 
 
 def has_labels(path: pathlib.Path) -> bool:
   """Whether the first record has energy and forces, or cannot be read."""
-  with open_lmdb(path) as transaction:
-    value = transaction.get(b"0")
+  with lmdb_file.LmdbFile(path) as file:
+    value = file.get(b"0")
     if value is None:
       return True
     try:
-      record = pickled.load_record(bytes(value))
+      record = pickled.load_record(value)
     except (pickled.PickleError, KeyError, ValueError, TypeError):
       return True
   return all(
@@ -89,22 +68,22 @@ def units(
     count = count_records(path)
     for start in range(0, count, RECORDS_PER_UNIT):
       stop = min(start + RECORDS_PER_UNIT, count)
-      files = (converter.relative(_data_file(path)),)
+      files = (converter.relative(lmdb_file.data_file(path)),)
       result.append(base.Unit(split, f"{name}:{start}-{stop}", files, [start, stop]))
   return result
 
 
 def read(path: pathlib.Path, name: str, start: int, stop: int) -> Iterator[base.Item]:
   """Yields the structures of the records with keys start to stop − 1."""
-  with open_lmdb(path) as transaction:
+  with lmdb_file.LmdbFile(path) as file:
     for index in range(start, stop):
       record_id = f"{name}:{index}"
-      value = transaction.get(str(index).encode("ascii"))
+      value = file.get(str(index).encode("ascii"))
       if value is None:
         yield base.Invalid(record_id, "expected a record under this key, found none")
         continue
       try:
-        yield to_structure(pickled.load_record(bytes(value)), record_id)
+        yield to_structure(pickled.load_record(value), record_id)
       except (pickled.PickleError, KeyError, ValueError, TypeError) as error:
         yield base.Invalid(record_id, str(error))
 
@@ -136,7 +115,7 @@ def to_structure(record: Mapping[str, Any], record_id: str) -> structure_lib.Str
     positions=_get(record, "pos"),
     atomic_numbers=rounded.astype(np.int32),
     cell=cell.reshape(3, 3),
-    pbc=np.reshape(record.get("pbc", np.ones(3)), -1).astype(bool),
+    pbc=pickled.as_numbers(record.get("pbc", [1, 1, 1])).reshape(-1).astype(bool),
     tags=_get(record, "tags").astype(np.int32),
     fixed=_get(record, "fixed").astype(bool),
     energy=float(energy[0]),
@@ -148,13 +127,18 @@ def to_structure(record: Mapping[str, Any], record_id: str) -> structure_lib.Str
 def _get(record: Mapping[str, Any], *names: str) -> np.ndarray:
   for name in names:
     if record.get(name) is not None:
-      return np.asarray(record[name])
-  raise ValueError(f"expected the key {' or '.join(names)}, found {sorted(record)}")
+      try:
+        return pickled.as_numbers(record[name])
+      except pickled.PickleError as error:
+        raise ValueError(f"the key {name}: {error}") from error
+  found = sorted(name[:_SHOWN] for name in record)[:_SHOWN]
+  raise ValueError(f"expected the key {' or '.join(names)}, found {found}")
 
 
 def _text(value: object) -> str:
-  return str(np.asarray(value).reshape(-1)[0]) if value is not None else "?"
-
-
-def _data_file(path: pathlib.Path) -> pathlib.Path:
-  return path / "data.mdb" if path.is_dir() else path
+  """An id in a message or the id of a record."""
+  if isinstance(value, np.ndarray) and value.size:
+    return str(value.reshape(-1)[0])
+  if isinstance(value, (int, str, np.number)):
+    return str(value)[:_SHOWN]
+  return "?"

@@ -23,7 +23,7 @@ def _crystal(**changes) -> structure_lib.Structure:
 
 
 def test_molecules_are_adsorbates_without_cell():
-  molecule = structure_lib.molecule(np.zeros((2, 3)), [1, 1], "h2", energy=-31.0)
+  molecule = structure_lib.molecule(np.eye(2, 3), [1, 1], "h2", energy=-31.0)
   assert molecule.num_atoms == 2 and molecule.energy == -31.0
   assert not molecule.pbc.any() and not molecule.cell.any() and not molecule.fixed.any()
   assert set(molecule.tags) == {structure_lib.TAG_ADSORBATE}

@@ -21,7 +21,7 @@ def _by_id(found):
 
 
 def test_ani1x_units_and_force_sign(convert, tmp_path):
-  groups = {"H4": ([1] * 4, np.ones((1, 4, 3)), [-2.0], np.full((1, 4, 3), 0.5))}
+  groups = {"H4": ([1] * 4, np.eye(4, 3)[None], [-2.0], np.full((1, 4, 3), 0.5))}
   source = raw_files.write_ani1x(tmp_path / "ani1x-release.h5", groups)
   found, info = convert("ani1x", source)
   (structure,) = _by_id(found).values()
