@@ -31,6 +31,7 @@ from experiments.command_line import schedule_flags
 from experiments.command_line import tasks as declarations
 from experiments.command_line import training_flags
 from jmp_hk import dataset_info
+from jmp_hk import names as names_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
@@ -56,7 +57,8 @@ def with_task_file(arguments: Sequence[str]) -> list[str]:
     for text, following in pairs
     if text.lstrip("-").partition("=")[0] == "task" and text.startswith("-")
   ]
-  files = [FLAG_FILES / f"{name}.flags" for name in names if name]
+  known = [name for name in names if not names_lib.find_problem(name)]
+  files = [FLAG_FILES / f"{name}.flags" for name in known]
   return [*(f"--flagfile={path}" for path in files if path.is_file()), *arguments]
 
 

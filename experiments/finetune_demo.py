@@ -21,6 +21,7 @@ from experiments import report
 from experiments.command_line import command
 from experiments.command_line import data_flags
 from experiments.command_line import runtime_flags
+from jmp_hk import names
 
 FLAG_FILES = pathlib.Path(__file__).parent / "flags" / "finetune_demo"
 SCRATCH, FINE_TUNED = "scratch", "fine_tuned"
@@ -99,7 +100,7 @@ def _flags(
 ) -> flags.FlagValues:
   """Flags of one run."""
   path = FLAG_FILES / f"{task}.flags"
-  if not path.is_file():
+  if names.find_problem(task) or not path.is_file():
     known = sorted(p.stem for p in FLAG_FILES.glob("*.flags") if p.stem != "common")
     raise command.FlagError(
       f"--tasks: there is no {task!r} among {', '.join(known)}."

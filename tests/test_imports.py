@@ -19,6 +19,8 @@ _ORDER = (
   (
     "figures",
     "files",
+    "geometry",
+    "names",
     "problems",
     "published",
     "pytrees",
@@ -27,6 +29,7 @@ _ORDER = (
     "statistics",
     "structure",
     "text_table",
+    "zip_entries",
   ),
   ("graphs",),
   (

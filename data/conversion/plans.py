@@ -14,6 +14,7 @@ from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import files
+from jmp_hk import names
 from jmp_hk.runtime import console
 from jmp_hk.runtime import workers
 
@@ -35,6 +36,18 @@ class OtherConversionError(base.PlanError):
   def __init__(self, message: str, changes: Sequence[str]) -> None:
     super().__init__(message)
     self.changes = list(changes)
+
+
+def check_name(name: str, what: str) -> None:
+  """Checks a name that files of the converted dataset get.
+
+  Raises:
+    PlanError: files cannot be called so.
+  """
+  try:
+    names.check(name, what)
+  except names.InvalidNameError as error:
+    raise base.PlanError(str(error)) from error
 
 
 def select(

@@ -74,9 +74,14 @@ def convert(
     PlanError: the input makes no sense, or `output` holds something else.
     RawDataError, InvalidStructureError: bad input, naming file and record.
   """
+  if converter.split:
+    plans.check_name(converter.split, "--split")
   converter = converter.prepare(output, progress).resolve()
   declaration = converter.declare()
+  plans.check_name(declaration.name, "the dataset (--name)")
   by_split = plans.select(converter.units(), converter.split, converter.source)
+  for split in by_split:
+    plans.check_name(split, f"a split of --input={converter.source}")
   state = output / plans.STATE
   state.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:

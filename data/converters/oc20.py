@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import io
-import lzma
 import pathlib
 from typing import IO
 
@@ -22,13 +21,13 @@ import numpy as np
 
 from data.conversion import base
 from data.formats import archives
+from data.formats import expansion
 from data.formats import extxyz
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 
 _FRAMES = (".extxyz.xz", ".extxyz")
 _IDS = {".extxyz.xz": ".txt.xz", ".extxyz": ".txt"}
-_BUFFER = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +116,7 @@ class OC20(base.Converter):
               )
             record_id += f":{ids[index]}"
           yield _item(frame, record_id)
-    except (lzma.LZMAError, EOFError, OSError, extxyz.FileError) as error:
+    except (*expansion.UNREADABLE, extxyz.FileError) as error:
       raise base.RawDataError(f"{path}: after {index + 1} frames: {error}.") from error
     if ids is not None and index + 1 != len(ids):
       raise base.RawDataError(
@@ -160,11 +159,7 @@ def _check_unique(frames: Sequence[pathlib.Path]) -> None:
 def _decompressed(name: str, file: IO[bytes]) -> Iterator[io.BufferedReader]:
   """The content of a file that may be compressed; closes it."""
   with file:
-    if not name.endswith(".xz"):
-      yield io.BufferedReader(file, _BUFFER)  # pyright: ignore[reportArgumentType]
-      return
-    with lzma.open(file) as raw:
-      yield io.BufferedReader(raw, _BUFFER)
+    yield expansion.open_stream(file, name)
 
 
 def _item(frame: extxyz.Frame | extxyz.FrameError, record_id: str) -> base.Item:
@@ -215,7 +210,7 @@ def _read_ids(name: str, file: IO[bytes]) -> list[str]:
   try:
     with _decompressed(name, file) as content:
       lines = content.read().decode("utf-8").splitlines()
-  except (lzma.LZMAError, EOFError, OSError, UnicodeDecodeError) as error:
+  except (*expansion.UNREADABLE, UnicodeDecodeError) as error:
     raise base.RawDataError(f"{name} cannot be read: {error}.") from error
   return [line.strip().rpartition(",")[0] for line in lines if line.strip()]
 

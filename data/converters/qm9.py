@@ -14,13 +14,13 @@ import dataclasses
 import pathlib
 import re
 import tarfile
-import zlib
 
 from ase import data as ase_data
 import numpy as np
 
 from data.conversion import base
 from data.conversion import splits
+from data.formats import expansion
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
@@ -28,6 +28,8 @@ from jmp_hk.graphs import config as graph_config
 EV_PER_HARTREE = 27.211386246  # as in the published labels (PyTorch Geometric)
 NUM_CHARACTERIZED = 130_831
 NUM_HELD_OUT = 10_000  # for validation, and as many for testing
+# Bytes of the file of one molecule. Those of the release have up to 3,000.
+MAX_MOLECULE_BYTES = 1 << 20
 _UNIT_SIZE = 32_768  # every unit reads the archive from the start
 _NUMBER_IN_NAME = re.compile(r"dsgdb9nsd_(\d{6})\.xyz$")
 _UNCHARACTERIZED_ROW = re.compile(r"^\s*(\d+)\s", re.MULTILINE)
@@ -105,16 +107,25 @@ def members(archive: pathlib.Path) -> Iterator[tuple[int, bytes]]:
   """
   number = 0
   try:
-    with tarfile.open(archive, "r|*") as tar:
+    with (
+      open(archive, "rb") as raw,
+      expansion.open_stream(raw, str(archive)) as content,
+      tarfile.open(fileobj=content, mode="r|") as tar,
+    ):
       for member in tar:
         match = _NUMBER_IN_NAME.search(member.name)
+        if match and member.size > MAX_MOLECULE_BYTES:
+          raise base.RawDataError(
+            f"{archive}: expected at most {MAX_MOLECULE_BYTES} bytes in "
+            f"{member.name[:80]}, found {member.size}."
+          )
         file = tar.extractfile(member) if match else None
         if match and file is not None:
           number = int(match[1])
           yield number, file.read()
         # Or the members pile up.
         tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
-  except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+  except (tarfile.TarError, *expansion.UNREADABLE) as error:
     raise base.RawDataError(
       f"{archive} cannot be read after molecule {number}: {error}. It may be "
       "truncated; download it again."

@@ -14,9 +14,9 @@ import tarfile
 from typing import IO
 from typing import Any
 import zipfile
-import zlib
 
 from data.conversion import base
+from jmp_hk import zip_entries
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 _BUFFER_BYTES = 1 << 18
@@ -24,13 +24,8 @@ MAX_DEPTH = 2  # Archives in archives.
 # What damaged archives raise.
 UNREADABLE = (
   tarfile.TarError,
-  zipfile.BadZipFile,
-  zlib.error,
   lzma.LZMAError,
-  EOFError,
-  OSError,
-  RuntimeError,  # zipfile's, for encrypted members
-  NotImplementedError,  # zipfile's, for rare compressions
+  *zip_entries.UNREADABLE,
 )
 
 
@@ -133,6 +128,8 @@ def _find_in_zip(
   waiting = [file]
   for _ in range(MAX_DEPTH):
     archives = [stack.enter_context(zipfile.ZipFile(part)) for part in waiting]
+    for archive in archives:
+      check_zip(str(path), archive)
     names = [(a, m) for a in archives for m in a.namelist()]
     found = [(a, m) for a, m in names if pathlib.PurePosixPath(m).name == name]
     if len(found) > 1:
@@ -144,6 +141,18 @@ def _find_in_zip(
       stack.enter_context(a.open(m)) for a, m in names if m.lower().endswith(".zip")
     ]
   raise base.RawDataError(f"{path} does not hold {name}.")
+
+
+def check_zip(name: str, archive: zipfile.ZipFile) -> None:
+  """Refuses a zip file whose members share bytes or grow beyond all measure.
+
+  Raises:
+    RawDataError: it is such a file.
+  """
+  problems = [zip_entries.find_overlap(archive)]
+  problems += map(zip_entries.find_problem, archive.infolist())
+  for problem in filter(None, problems):
+    raise base.RawDataError(f"{name} is refused: {problem}.")
 
 
 def unreadable(

@@ -15,7 +15,13 @@ import re
 from ase import data as ase_data
 import numpy as np
 
-_PAIR = re.compile(r"([^\s=\"]+)=(?:\"([^\"]*)\"|(\S+))")
+# Bytes of a line. Comments of OC20 have 300.
+MAX_LINE_BYTES = 1 << 20
+# Atoms of a frame, and entries for each.
+MAX_ATOMS = 1_000_000
+MAX_ENTRIES = 1000
+# A key begins a word: a long word without "=" is not read from each of its letters.
+_PAIR = re.compile(r"(?<![^\s=\"])([^\s=\"]+)=(?:\"([^\"]*)\"|(\S+))")
 _NUMBERS = {symbol.encode(): z for z, symbol in enumerate(ase_data.chemical_symbols)}
 _TRUE, _FALSE = (b"T", b"True", b"1"), (b"F", b"False", b"0")
 _LOGICAL = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}
@@ -83,7 +89,7 @@ def read_frames(file: io.BufferedReader) -> Iterator[Frame | FrameError]:
     FileError: the file ends inside a frame or a frame does not start with its length.
   """
   while True:
-    head = file.readline()
+    head = file.readline(MAX_LINE_BYTES)
     if not head.strip():
       if not head or not file.read().strip():
         return
@@ -92,8 +98,16 @@ def read_frames(file: io.BufferedReader) -> Iterator[Frame | FrameError]:
       raise FileError(
         f"expected the number of atoms, found {head[:60].decode(errors='replace')!r}"
       )
+    if len(head) > len(str(MAX_ATOMS)) + 2 or int(head) > MAX_ATOMS:
+      raise FileError(
+        f"expected at most {MAX_ATOMS} atoms, found "
+        f"{head[:60].decode(errors='replace')!r}"
+      )
     count = int(head)
-    comment = file.readline()
+    comment = file.readline(MAX_LINE_BYTES)
+    if not count:
+      yield FrameError("expected at least one atom, found none")
+      continue
     lines = list(itertools.islice(file, count))
     if not comment or len(lines) < count:
       raise FileError(f"expected {count} atom lines, found {len(lines)}: truncated")
@@ -139,6 +153,8 @@ def _layout(properties: str) -> tuple[tuple[tuple[str, str, int, int], ...], int
   for name, kind, size in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
     if kind not in "SRIL" or not size.isdigit() or size == "0":
       raise FrameError(f"expected name:type:count triples, found {properties!r}")
+    if len(size) > len(str(MAX_ENTRIES)) or int(size) > MAX_ENTRIES:
+      raise FrameError(f"expected at most {MAX_ENTRIES} entries, found {size[:20]}")
     layout.append((name, kind, width, int(size)))
     width += int(size)
   return tuple(layout), width

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import pathlib
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,6 +12,11 @@ import numpy as np
 from data.conversion import base
 
 FRAMES_PER_UNIT = 20_000
+# Directions of a dataset; those of the releases have up to three.
+MAX_RANK = 8
+# Bytes that one stored byte may become, as in `expansion`.
+MAX_EXPANSION = 200
+_SMALL = 1 << 28  # Bytes that any dataset may have.
 
 
 @contextlib.contextmanager
@@ -35,7 +41,7 @@ def group(parent: h5py.Group, key: str) -> h5py.Group:
   Raises:
     RawDataError: the group has no group of that name.
   """
-  value = parent.get(key)
+  value = _member(parent, key)
   if not isinstance(value, h5py.Group):
     raise base.RawDataError(
       f"{parent.file.filename}{parent.name}: expected a group {key!r}, found "
@@ -50,13 +56,64 @@ def dataset(group: h5py.Group, key: str) -> h5py.Dataset:
   Raises:
     RawDataError: the group has no dataset of that name.
   """
-  value = group.get(key)
+  value = _member(group, key)
   if not isinstance(value, h5py.Dataset):
     raise base.RawDataError(
       f"{group.file.filename}{group.name}: expected the key {key!r}, found "
       f"{sorted(group)}."
     )
+  _check_dataset(value)
   return value
+
+
+def _member(group: h5py.Group, key: str) -> Any:
+  """What a group holds, in the file itself.
+
+  Raises:
+    RawDataError: it lies in another file.
+  """
+  value: Any = group
+  try:
+    for part in filter(None, key.split("/")):
+      if not isinstance(value, h5py.Group):
+        return None
+      link = value.get(part, getlink=True)
+      if isinstance(link, h5py.ExternalLink):
+        raise base.RawDataError(
+          f"{group.file.filename}{group.name}: {key!r} refers to another file, "
+          f"{link.filename!r}, which is not read; take the file from its publisher."
+        )
+      value = value.get(part)
+    return value
+  except (OSError, RuntimeError, KeyError) as error:
+    raise base.RawDataError(
+      f"{group.file.filename}{group.name}: {key!r} cannot be read: {error}."
+    ) from error
+
+
+def _check_dataset(dataset: h5py.Dataset) -> None:
+  """Checks where the values of a dataset lie, and how many bytes they become.
+
+  Raises:
+    RawDataError: they lie in another file, are no numbers or texts, or are many times
+      larger than what the file holds of them.
+  """
+  name = f"{dataset.file.filename}{dataset.name}"
+  if dataset.external or dataset.is_virtual:
+    raise base.RawDataError(
+      f"{name} keeps its values in another file, which is not read; take the file from "
+      "its publisher."
+    )
+  if dataset.shape is None or len(dataset.shape) > MAX_RANK:
+    raise base.RawDataError(
+      f"{name}: expected up to {MAX_RANK} directions, found shape {dataset.shape}."
+    )
+  stored = dataset.id.get_storage_size()
+  if dataset.nbytes > _SMALL + MAX_EXPANSION * stored:
+    raise base.RawDataError(
+      f"{name} is refused: {stored} bytes become {dataset.nbytes}, more than "
+      f"{MAX_EXPANSION} times as many."
+    )
 
 
 def frames(
@@ -67,10 +124,10 @@ def frames(
   Raises:
     RawDataError: a key is missing, or the numbers of frames or atoms disagree.
   """
-  atomic_numbers = dataset(group, numbers)[()]
+  atomic_numbers = _numbers(dataset(group, numbers))[()]
   values = []
   for key in per_frame:
-    stored = dataset(group, key)
+    stored = _numbers(dataset(group, key))
     if len(stored.shape) == 0 or stored.shape[0] < stop:
       raise base.RawDataError(
         f"{group.file.filename}{group.name}: expected at least {stop} frames in "
@@ -78,6 +135,15 @@ def frames(
       )
     values.append(stored[start:stop])
   return atomic_numbers, values
+
+
+def _numbers(dataset: h5py.Dataset) -> h5py.Dataset:
+  """A dataset, which has to hold numbers."""
+  if dataset.dtype.kind not in "biuf":
+    raise base.RawDataError(
+      f"{dataset.file.filename}{dataset.name}: expected numbers, found {dataset.dtype}."
+    )
+  return dataset
 
 
 def pack_units(

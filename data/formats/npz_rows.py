@@ -8,14 +8,16 @@ import math
 import pathlib
 from typing import IO
 import zipfile
-import zlib
 
 import numpy as np
 
 from data.conversion import base
+from data.formats import archives
+from jmp_hk import zip_entries
 
 _CHUNK_BYTES = 4 << 20
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
+# Directions of an array; those of the releases have up to three.
+MAX_RANK = 8
 
 
 @contextlib.contextmanager
@@ -25,7 +27,7 @@ def _errors(path: pathlib.Path) -> Iterator[None]:
     yield
   except base.RawDataError:
     raise
-  except _UNREADABLE as error:
+  except zip_entries.UNREADABLE as error:
     raise base.RawDataError(
       f"{path} cannot be read as .npz: {error or type(error).__name__}. It may be "
       "truncated; download it again."
@@ -40,6 +42,7 @@ def _open_member(
   if name not in archive.namelist():
     held = sorted(n.removesuffix(".npy") for n in archive.namelist())
     raise base.RawDataError(f"{path} has no array {key!r}; it has {held}.")
+  archives.check_zip(str(path), archive)
   file = archive.open(name)
   version = np.lib.format.read_magic(file)
   read = (
@@ -50,6 +53,17 @@ def _open_member(
   shape, fortran_order, dtype = read(file)
   if (fortran_order and len(shape) > 1) or dtype.hasobject:
     raise base.RawDataError(f"{path}: array {key!r} is not a plain row-major array.")
+  if dtype.kind not in "biuf" or len(shape) > MAX_RANK or min(shape, default=0) < 0:
+    raise base.RawDataError(
+      f"{path}: expected numbers of up to {MAX_RANK} directions as array {key!r}, "
+      f"found {dtype} of shape {shape}."
+    )
+  held = archive.getinfo(name).file_size
+  if math.prod(shape) * dtype.itemsize > held:
+    raise base.RawDataError(
+      f"{path}: array {key!r} is truncated or damaged: expected "
+      f"{math.prod(shape) * dtype.itemsize} bytes for shape {shape}, found {held}."
+    )
   return file, shape, dtype
 
 

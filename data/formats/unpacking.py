@@ -25,6 +25,7 @@ import tqdm
 
 from data.conversion import base
 from data.formats import archives
+from data.formats import expansion
 from jmp_hk import files
 
 SUFFIX = ".unpacked"
@@ -151,6 +152,7 @@ def _walk(
 def _entries(file: IO[bytes], name: str) -> Iterator[_Entry]:
   if name.lower().endswith(".zip"):
     with zipfile.ZipFile(file) as archive:
+      archives.check_zip(name, archive)
       for info in archive.infolist():
         mode = info.external_attr >> 16
         special = "a link" if stat.S_ISLNK(mode) else ""
@@ -158,7 +160,8 @@ def _entries(file: IO[bytes], name: str) -> Iterator[_Entry]:
           open_entry = lambda info=info: archive.open(info)
           yield _Entry(info.filename, info.file_size, special, open_entry)
     return
-  with tarfile.open(fileobj=file, mode="r|*") as tar:
+  content = expansion.open_stream(file, name)
+  with tarfile.open(fileobj=content, mode="r|", bufsize=_CHUNK_BYTES) as tar:
     for member in tar:
       special = "" if member.isreg() and not member.issparse() else "no plain file"
       if member.issym() or member.islnk():

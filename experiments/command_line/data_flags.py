@@ -11,6 +11,7 @@ from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import conversions as conversions_lib
 from jmp_hk import dataset_info
+from jmp_hk import names as names_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import pool as pool_lib
 from jmp_hk.models import backbone as backbone_lib
@@ -162,6 +163,9 @@ def read_mixture(values: flags.FlagValues, workdir: pathlib.Path) -> Mixture:
   conversions = tuple(conversions_lib.parse(entry) for entry in values.convert)
   converted = list(dict.fromkeys(entry.dataset for entry in conversions))
   entries = list(values.datasets)
+  for name in converted:
+    if problem := names_lib.find_problem(name):
+      raise command.FlagError(f"--convert: {problem}.")
   named = {entry.partition("=")[0].strip() for entry in entries}
   entries += [
     f"{name}={workdir / CONVERTED / name}" for name in converted if name not in named

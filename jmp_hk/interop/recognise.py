@@ -38,6 +38,11 @@ _RADIAL_BASES = (
   "cbf_basis_tint.radial_basis",
 )
 _FORCES, _ENERGY = "forces", "energy"
+# Bounds of the models that are built to compare shapes with: layers of one kind, and
+# channels. JMP-L has 6 blocks and up to 1,024 channels.
+_MAX_LAYERS = 100
+_MAX_WIDTH = 1 << 16
+_MAX_SPHERICAL = 32  # Orders of the spherical basis; JMP has 7.
 
 
 class RecognitionError(ValueError):
@@ -60,6 +65,11 @@ def backbone(shapes: Shapes) -> gemnet_oc.GemNetOCConfig:
   num_elements, atom = size("embedding.atom_embedding.weight", 2)
   (edge, _) = size(f"{_BASES}.edge_emb.dense.linear.weight", 2)
   num_radial, num_spherical, circular = size(f"{_BASES}.mlp_cbf_tint.weight", 3)
+  if num_spherical > _MAX_SPHERICAL:
+    raise RecognitionError(
+      f"This is no GemNet-OC as published: its spherical basis has {num_spherical} "
+      f"orders, more than {_MAX_SPHERICAL}."
+    )
   first_layer = int(atom != edge)  # A first layer changes the width if it has to.
   num_atom_update = _count(shapes, rf"{_BLOCK}\.atom_update\.layers\.(\d+)\.")
   return gemnet_oc.GemNetOCConfig(
@@ -247,6 +257,11 @@ class _Sizes:
 
   def __call__(self, name: str, rank: int) -> tuple[int, ...]:
     shape = self._shapes.get(name)
+    if shape is not None and max(shape, default=0) > _MAX_WIDTH:
+      raise RecognitionError(
+        f"This is no GemNet-OC as published: {name} is of shape {shape}, more than "
+        f"{_MAX_WIDTH} along one direction."
+      )
     if shape is None or len(shape) != rank:
       raise RecognitionError(
         f"This is no GemNet-OC as published: {name} is "
@@ -267,6 +282,16 @@ class _Sizes:
 
 
 def _count(names: Collection[str], pattern: str) -> int:
-  """One more than the largest number in the names."""
+  """One more than the largest number in the names.
+
+  Raises:
+    RecognitionError: there are more layers than any model has.
+  """
   matches = (re.match(pattern, name) for name in names)
-  return max((int(match.group(1)) + 1 for match in matches if match), default=0)
+  found = [match.group(1) for match in matches if match]
+  if wrong := [text for text in found if len(text) > 3 or int(text) >= _MAX_LAYERS]:
+    raise RecognitionError(
+      f"This is no GemNet-OC as published: a layer has the number {wrong[0][:20]}; "
+      f"there are at most {_MAX_LAYERS}."
+    )
+  return max((int(text) + 1 for text in found), default=0)

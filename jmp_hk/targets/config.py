@@ -9,6 +9,7 @@ import dataclasses
 import enum
 
 from jmp_hk import dataset_info
+from jmp_hk import names as names_lib
 from jmp_hk.targets import classes
 from jmp_hk.targets import energy
 from jmp_hk.targets import forces
@@ -100,6 +101,9 @@ class TaskConfig:
 
   name: str
   targets: tuple[TargetConfig, ...]
+
+  def __post_init__(self) -> None:
+    names_lib.check(self.name, "The name of a task")
 
   @property
   def is_conservative(self) -> bool:
