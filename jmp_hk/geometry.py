@@ -95,6 +95,7 @@ def _span_problem(
       f"expected at most {MAX_CANDIDATES} atoms and images within reach of a cutoff of "
       f"{reach:g} Å, found {candidates:.3g}: {count} atoms in a cell with "
       f"{', '.join(f'{height:.3g}' for height in heights)} Å between its faces"
+      "; is the unit of the cell Å?"
     )
   return ""
 
@@ -145,7 +146,8 @@ def find_coincidence(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -
       pair = sorted((int(first[k]), int(second[k])))
       return (
         f"expected atoms more than {MIN_DISTANCE:g} Å apart, found atoms {pair[0]} and "
-        f"{pair[1]} {distances[k]:.3g} Å apart, at {positions[pair[0]].tolist()}"
+        f"{pair[1]} at a distance of {distances[k]:.3g} Å at "
+        f"{positions[pair[0]].tolist()}"
       )
   return ""
 

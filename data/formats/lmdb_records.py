@@ -15,6 +15,7 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.interop import inert
 
 RECORDS_PER_UNIT = 5000
+_MOST = 1_000_000  # Of whole numbers; the bounds of structures are tighter.
 _SHOWN = 40  # Letters of an id, and keys in a message.
 _ENERGY_KEYS = ("y", "energy")
 _FORCES_KEYS = ("force", "forces")
@@ -99,10 +100,7 @@ def to_structure(record: Mapping[str, Any], record_id: str) -> structure_lib.Str
   Raises:
     ValueError: an attribute is missing or has the wrong size.
   """
-  numbers = _get(record, "atomic_numbers").reshape(-1)
-  rounded = np.rint(numbers)
-  if not np.array_equal(numbers, rounded):
-    raise ValueError("expected whole atomic numbers, found fractions")
+  numbers = _whole(record, "atomic_numbers", "atomic numbers").reshape(-1)
   energy = _get(record, *_ENERGY_KEYS).reshape(-1)
   cell = _get(record, "cell")
   if energy.size != 1 or cell.size != 9:
@@ -113,11 +111,11 @@ def to_structure(record: Mapping[str, Any], record_id: str) -> structure_lib.Str
   known = "" if sid is None else f":sid{_text(sid)},fid{_text(fid)}"
   return structure_lib.Structure(
     positions=_get(record, "pos"),
-    atomic_numbers=rounded.astype(np.int32),
+    atomic_numbers=numbers,
     cell=cell.reshape(3, 3),
-    pbc=pickled.as_numbers(record.get("pbc", [1, 1, 1])).reshape(-1).astype(bool),
-    tags=_get(record, "tags").astype(np.int32),
-    fixed=_get(record, "fixed").astype(bool),
+    pbc=_flags(pickled.as_numbers(record.get("pbc", [1, 1, 1])), "pbc").reshape(-1),
+    tags=_whole(record, "tags", "tags"),
+    fixed=_flags(_get(record, "fixed"), "fixed"),
     energy=float(energy[0]),
     forces=_get(record, *_FORCES_KEYS),
     record_id=record_id + known,
@@ -133,6 +131,24 @@ def _get(record: Mapping[str, Any], *names: str) -> np.ndarray:
         raise ValueError(f"the key {name}: {error}") from error
   found = sorted(name[:_SHOWN] for name in record)[:_SHOWN]
   raise ValueError(f"expected the key {' or '.join(names)}, found {found}")
+
+
+def _whole(record: Mapping[str, Any], name: str, words: str) -> np.ndarray:
+  """An attribute of whole numbers, int32."""
+  values = _get(record, name)
+  # Numbers that are not finite are not equal to themselves rounded, or too large.
+  if not np.array_equal(values, np.rint(values)):
+    raise ValueError(f"expected whole {words}, found fractions")
+  if values.size and np.abs(values.astype(np.float64)).max() > _MOST:
+    raise ValueError(f"expected {words} of at most {_MOST}, found larger ones")
+  return values.astype(np.int32)
+
+
+def _flags(values: np.ndarray, name: str) -> np.ndarray:
+  """An attribute that is 0 or 1, as bool."""
+  if not ((values == 0) | (values == 1)).all():
+    raise ValueError(f"expected 0 or 1 in {name}, found other values")
+  return values.astype(bool)
 
 
 def _text(value: object) -> str:

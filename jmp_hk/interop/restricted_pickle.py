@@ -96,7 +96,7 @@ def _check_depth(root: Any) -> None:
     if not below:
       return
     level = below
-  raise inert.PickleError(f"its values are nested more than {MAX_DEPTH} levels deep")
+  raise inert.PickleError(f"the values of the pickle are nested more than {MAX_DEPTH} levels deep")
 
 
 def _run(machine: pickle_machine.Machine) -> Any:
@@ -108,7 +108,7 @@ def _run(machine: pickle_machine.Machine) -> Any:
     if code == _STOP:
       return machine.stack[-1]
     _INSTRUCTIONS[code](machine)
-  raise inert.PickleError(f"it has more than {MAX_INSTRUCTIONS} instructions")
+  raise inert.PickleError(f"the pickle has more than {MAX_INSTRUCTIONS} instructions")
 
 
 def _utf8(machine: _Machine, size: int) -> None:

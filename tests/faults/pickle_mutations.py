@@ -24,6 +24,7 @@ import struct
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 
 import numpy as np
@@ -282,6 +283,7 @@ def run(count: int, seed: int) -> dict[str, object]:
     for read, data in ((read_record, good_records()[0]), (checkpoints, b"N.")):
       _attempt(read, data)  # What is imported late is imported now.
     _Watch.active = False
+    warnings.simplefilter("error")  # They would open source files to be shown.
     sys.addaudithook(_on_event)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MOST_BYTES,) * 2)

@@ -82,7 +82,7 @@ def _header(shape: str) -> bytes:
     (_header("(-1,)"), "directions"),
     (_header("(1,) * 99999999"), "cannot be read"),
     (_header("(" + "1," * 9 + ")") + bytes(8), "up to 8 directions"),
-    (_header("(2,)") + bytes(8), "truncated"),
+    (_header("(200,)") + bytes(8), "expected 1600 bytes"),
     (b"", "cannot be read"),
   ],
 )
