@@ -317,3 +317,19 @@ def test_two_conversions_of_a_split_do_not_run_at_once(tmp_path):
     pytest.raises(base.PlanError, match="Another process"),
   ):
     _convert(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("split", ["../../evil", "..", "a/b", "", "-x", "a*"])
+def test_a_split_leads_nowhere_else(tmp_path, split):
+  source = raw_files.oc20_folder(tmp_path / "raw" / "train", files=1)
+  units = [base.Unit(split, "0", ("0.extxyz.xz",), None)]
+
+  class Converter(oc20.OC20):
+    def units(self):
+      return units
+
+  before = sorted(tmp_path.rglob("*"))
+  converter = Converter(source, split)
+  with pytest.raises(base.PlanError, match="cannot be part of a file's name"):
+    runner.convert(converter, tmp_path / "new" / "out")
+  assert sorted(tmp_path.rglob("*")) == before
