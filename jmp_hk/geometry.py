@@ -41,8 +41,7 @@ def find_problem(
     reach: cutoff of the search, Å.
   """
   positions = np.asarray(positions, np.float64)
-  largest = np.abs(positions).max()
-  if largest > MAX_COORDINATE:
+  if max(positions.max(), -positions.min()) > MAX_COORDINATE:
     row = int(np.abs(positions).max(axis=1).argmax())
     return (
       f"expected coordinates of at most {MAX_COORDINATE:g} Å, found "
@@ -61,12 +60,19 @@ def _spans(
   if not pbc.any():
     return np.zeros(0), np.ptp(positions, axis=0)
   vectors = cell[pbc]
-  dual = np.linalg.pinv(vectors)
-  heights = 1.0 / np.sqrt((dual * dual).sum(axis=0))
+  inverse = _inverse(vectors)
+  heights = 1.0 / np.sqrt((inverse * inverse).sum(axis=0))
   if pbc.all():
     return heights, np.zeros(0)
   others = np.linalg.svd(vectors)[2][len(vectors) :]
   return heights, np.ptp(positions @ others.T, axis=0)
+
+
+def _inverse(vectors: np.ndarray) -> np.ndarray:
+  """[3, k] by which positions become multiples of k independent vectors."""
+  if len(vectors) == 3:
+    return np.linalg.inv(vectors)
+  return np.linalg.pinv(vectors) if len(vectors) else np.zeros((3, 0))
 
 
 def _span_problem(
@@ -126,14 +132,14 @@ def find_coincidence(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -
   """
   positions = np.asarray(positions, np.float64)
   vectors = np.asarray(cell, np.float64)[np.asarray(pbc)]
-  inverse = np.linalg.pinv(vectors) if len(vectors) else np.zeros((3, 0))
+  inverse = _inverse(vectors)
   places, atoms = _with_border(positions, vectors, inverse)
   # Atoms at one point have one place along any line; most others have not.
   along = places @ _GENERIC
   order = along.argsort()
   along = along[order]
   for step in range(1, len(along)):
-    near = np.flatnonzero(along[step:] - along[:-step] < 1.01 * MIN_DISTANCE)
+    near = (along[step:] - along[:-step] < 1.01 * MIN_DISTANCE).nonzero()[0]
     if not len(near):
       break
     first, second = atoms[order[near]], atoms[order[near + step]]
@@ -164,7 +170,9 @@ def _with_border(
   fractions -= np.floor(fractions)
   margins = MIN_DISTANCE * np.sqrt((inverse * inverse).sum(axis=0))
   for axis, margin in enumerate(margins):
-    low = np.flatnonzero(fractions[:, axis] < margin)
+    low = (fractions[:, axis] < margin).nonzero()[0]
+    if not len(low):
+      continue
     copies = fractions[low]
     copies[:, axis] += 1
     fractions = np.concatenate((fractions, copies))

@@ -96,7 +96,9 @@ def _check_depth(root: Any) -> None:
     if not below:
       return
     level = below
-  raise inert.PickleError(f"the values of the pickle are nested more than {MAX_DEPTH} levels deep")
+  raise inert.PickleError(
+    f"the values of the pickle are nested more than {MAX_DEPTH} levels deep"
+  )
 
 
 def _run(machine: pickle_machine.Machine) -> Any:

@@ -1,4 +1,4 @@
-"""Reading 120,000 damaged and hostile pickles: no crash, no call, bounded work.
+"""Reading 400,000 damaged and hostile pickles: no crash, no call, bounded work.
 
 Run by `python -m pytest tests/faults`, not by `python -m pytest`.
 """
@@ -11,7 +11,7 @@ import sys
 import pytest
 
 _PROCESSES = 4
-_PICKLES = 30_000  # In each process.
+_PICKLES = 100_000  # In each process.
 
 
 @pytest.mark.slow

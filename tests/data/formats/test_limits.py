@@ -2,8 +2,11 @@
 
 import bz2
 import gzip
+import importlib
 import io
 import lzma
+import pathlib
+import re
 import tarfile
 import zipfile
 
@@ -182,3 +185,12 @@ def test_frames_have_possible_sizes(text, message):
     for frame in extxyz.read_frames(file):
       if isinstance(frame, extxyz.FrameError):
         raise frame
+
+
+def test_the_documentation_states_the_limits():
+  page = pathlib.Path(__file__).parents[3] / "docs" / "reliability.md"
+  rows = re.findall(r"^\| `([\w.]+)\.(\w+)` \| ([\d.,]+) \|", page.read_text(), re.M)
+  assert len(rows) > 20
+  for module, name, value in rows:
+    stated = float(value.replace(",", ""))
+    assert getattr(importlib.import_module(module), name) == stated, (module, name)

@@ -2,8 +2,11 @@
 
 import collections
 import math
+import pathlib
 import pickle
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -158,6 +161,18 @@ def test_a_storage_is_not_multiplied():
   data = b"\x80\x04" + storage + b"\x94]" + (one + b"a") * 500 + b"."
   with pytest.raises(pickled.PickleError, match="much larger than the data"):
     pickled.load(data)
+
+
+def test_the_usual_way_would_run_what_they_name():
+  # What the mutated pickles begin with is hostile: Python's own machine ends here.
+  code = (
+    "import pickle; from tests.faults import pickle_mutations as made\n"
+    "for data in made.good_records():\n"
+    "  if b'detonate' in data: pickle.loads(data)"
+  )
+  root = pathlib.Path(__file__).parents[3]
+  process = subprocess.run([sys.executable, "-c", code], cwd=root, check=False)
+  assert process.returncode == 99
 
 
 def test_mutated_pickles_are_refused_or_read():
