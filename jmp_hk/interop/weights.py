@@ -146,4 +146,6 @@ def _describe(value: Any) -> str:
     return f"a dictionary with the keys {keys or 'none'}"
   if isinstance(value, (list, tuple)):
     return f"a {type(value).__name__} of {len(value)} values"
-  return inert.describe(value)
+  if isinstance(value, (inert.Inert, inert.Name)):
+    return inert.describe(value)
+  return f"a {type(value).__name__}"
