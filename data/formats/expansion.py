@@ -38,7 +38,7 @@ def open_stream(file: IO[bytes], name: str) -> io.BufferedReader:
     A stream that raises `RawDataError` where it becomes much longer than the file.
   """
   counted = _Counted(file)
-  compressed = io.BufferedReader(counted, _BUFFER_BYTES)
+  compressed: Any = io.BufferedReader(counted, _BUFFER_BYTES)
   start = compressed.peek(8)
   for magic, open_kind in _KINDS:
     if start.startswith(magic):

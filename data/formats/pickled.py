@@ -115,12 +115,11 @@ def _load_from_bytes(arguments: tuple[Any, ...], budget: inert.Budget) -> np.nda
   dtypes: dict[Any, str] = {}
 
   def storage(pid: Any) -> None:
-    dtype = None
-    if type(pid) is tuple and len(pid) > 2 and type(pid[1]) is inert.Name:
-      dtype = _STORAGES.get(pid[1].origin)
-    if dtype is None or type(pid[2]) is not str:
+    _, name, key = pid[:3] if type(pid) is tuple and len(pid) > 2 else [None] * 3
+    dtype = _STORAGES.get(name.origin) if type(name) is inert.Name else None
+    if dtype is None or type(key) is not str:
       raise PickleError("expected a tensor storage in PyTorch's stream format")
-    dtypes[pid[2]] = dtype
+    dtypes[key] = dtype
 
   _, position = _part(data, position, budget, storage)
   keys, position = _part(data, position, budget)

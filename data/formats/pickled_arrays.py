@@ -64,10 +64,14 @@ class DType(inert.Described):
   def complete(self, state: Any, budget: inert.Budget) -> None:
     """Takes the byte order; everything else describes types that are refused."""
     del budget
-    known = type(state) is tuple and len(state) > 2 and type(state[1]) is str
-    if not known or state[1] not in "<>=|" or state[2:5] != (None,) * len(state[2:5]):
+    order = state[1] if isinstance(state, tuple) and len(state) > 2 else None
+    if (
+      type(order) is not str
+      or order not in ("<", ">", "=", "|")
+      or state[2:5] != (None,) * len(state[2:5])
+    ):
       raise inert.PickleError("expected a plain type of numbers")
-    self.order = ">" if state[1] == ">" else "<"
+    self.order = ">" if order == ">" else "<"
 
   @property
   def dtype(self) -> np.dtype:

@@ -130,10 +130,10 @@ def make_dict(arguments: tuple[Any, ...], budget: Budget) -> dict:
   """
   result: dict = {}
   items = arguments[0] if arguments else None
-  if type(items) in (list, dict):
+  if isinstance(items, (list, dict)):
     budget.take_values(len(items))
     tuple_keys = 0
-    for pair in items.items() if type(items) is dict else items:
+    for pair in items.items() if isinstance(items, dict) else items:
       if type(pair) not in (list, tuple) or len(pair) != 2:
         raise PickleError(f"expected pairs of a dictionary, found {describe(pair)}")
       tuple_keys += type(pair[0]) is tuple

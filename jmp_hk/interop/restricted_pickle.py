@@ -209,6 +209,10 @@ def _pop(machine: _Machine) -> None:
     machine.stack.pop()
 
 
+def _pop_mark(machine: _Machine) -> None:
+  machine.since_mark()
+
+
 def _make_dict(machine: _Machine) -> None:
   items = machine.since_mark()
   machine.stack.append({})
@@ -303,7 +307,7 @@ _STOP = ord(".")
 _BY_CODE: dict[bytes, _Instruction] = {
   b"(": lambda m: m.marks.append(len(m.stack)),
   b"0": _pop,
-  b"1": lambda m: m.since_mark() and None,
+  b"1": _pop_mark,
   b"2": lambda m: m.stack.append(m.stack[-1]),
   b"N": lambda m: m.stack.append(None),
   b"\x88": lambda m: m.stack.append(True),
