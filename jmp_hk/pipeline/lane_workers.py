@@ -151,9 +151,7 @@ class _Worker:
         self._give(step, row, made)
       step += 1
 
-  def _give(
-    self, step: int, row: int, made: microbatches.Microbatch | None
-  ) -> None:
+  def _give(self, step: int, row: int, made: microbatches.Microbatch | None) -> None:
     """Writes a microbatch as soon as there is room, and tells so."""
     batch, facts = self._padding if made is None else made
     slot = self._slot_of(step)

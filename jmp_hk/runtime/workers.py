@@ -8,8 +8,8 @@ import concurrent.futures.process
 import contextlib
 import multiprocessing
 from multiprocessing import connection
-import multiprocessing.process
 from multiprocessing import resource_tracker
+import multiprocessing.process
 import os
 import signal
 import sys
