@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 from absl import logging
-import jax
 
 from data.records import datasets as datasets_lib
 from experiments.command_line import config as config_lib
@@ -19,6 +18,8 @@ from jmp_hk.inference import comparison
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import reports
 from jmp_hk.runtime import console
+from jmp_hk.training import run_directory
+from jmp_hk.training import sharding
 from jmp_hk.training import writers
 
 FILE = "finetune_result.json"  # In the working directory.
@@ -128,6 +129,7 @@ def _result(
   """The result from the metrics of the test split by target."""
   (training,) = config.datasets
   trainer = config.trainer
+  train = run_directory.complete(trainer, workdir).train
   (task,) = trainer.model.tasks
   declared = declarations.TASKS.get(task.name)
   target = task.headline(metrics)  # It stands for the whole task.
@@ -147,7 +149,7 @@ def _result(
     initial=trainer.initial.checkpoint if trainer.initial else "",
     fold=fold,
     num_structures=info.num_structures[training.split],
-    num_devices=jax.device_count(),
+    num_devices=sharding.count_devices(train.num_microbatches, train.num_devices),
     seconds=max((r["seconds"] for r in records if "seconds" in r), default=0.0),
     steps=max((r["step"] for r in records), default=0),
     best_step=best_step,

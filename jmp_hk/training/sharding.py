@@ -141,6 +141,12 @@ def open_mesh(
   )
 
 
+def count_devices(num_microbatches: int, num_devices: int = 0) -> int:
+  """Number of devices of `open_mesh`, over all processes; arguments likewise."""
+  machine = Machine.present(num_devices)
+  return machine.num_processes * machine.used_each(num_microbatches)
+
+
 def make_mesh(
   devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> jax.sharding.Mesh:
@@ -164,33 +170,24 @@ def local_microbatches(
   """Numbers of the microbatches that this process has to supply.
 
   Args:
-    mesh: the devices.
+    mesh: the devices, whose number divides that of the microbatches.
     num_microbatches: microbatches of one step over all processes.
 
   Raises:
-    ValueError: the microbatches cannot be shared out evenly.
+    DevicesError: it does not.
   """
-  each = microbatches_per_device(num_microbatches, mesh.size)
+  each, rest = divmod(num_microbatches, mesh.size)
+  if rest:
+    raise DevicesError(
+      f"{num_microbatches} microbatches cannot be shared evenly by {mesh.size} "
+      "devices; `open_mesh` chooses devices that can."
+    )
   return tuple(
     position * each + microbatch
     for position, device in enumerate(mesh.devices.flat)
     if device.process_index == jax.process_index()
     for microbatch in range(each)
   )
-
-
-def microbatches_per_device(num_microbatches: int, num_devices: int) -> int:
-  """Shares microbatches out evenly.
-
-  Raises:
-    ValueError: they cannot be shared out evenly.
-  """
-  if num_microbatches % num_devices:
-    raise ValueError(
-      f"{num_microbatches} microbatches cannot be shared out evenly over "
-      f"{num_devices} devices: set --num_microbatches to a multiple of {num_devices}."
-    )
-  return num_microbatches // num_devices
 
 
 def put_batch(batch: TreeT, mesh: jax.sharding.Mesh) -> TreeT:
@@ -249,6 +246,8 @@ def from_first_process(tree: TreeT) -> TreeT:
 
 def gather_json(value: Any) -> list[Any]:
   """A JSON value from every process, in the order of the processes."""
+  if jax.process_count() == 1:
+    return [value]
   data = np.frombuffer(json.dumps(value).encode(), np.uint8)
   lengths = multihost_utils.process_allgather(np.array(len(data)))
   padded = np.zeros(int(lengths.max()), np.uint8)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.targets import arithmetic
+from jmp_hk.training import sharding
 from jmp_hk.training import step as step_lib
 
 _AHEAD = 2  # Steps that the host may run ahead of the devices.
@@ -87,7 +88,7 @@ class StepLog:
       jax.block_until_ready(self._metrics[-1 - _AHEAD])
 
   def summarise(self, step: int) -> dict[str, float]:
-    """Means over the steps.
+    """Means over the steps; in a run of several processes all of them call it.
 
     Args:
       step: number of the last step.
@@ -116,13 +117,19 @@ class StepLog:
         values[name] = np.asarray(fetched[-1][name]).item()
       elif name != "finite" and not name.startswith(step_lib.ERROR_COUNT):
         values[name] = float(np.mean(column))
-    if self._infos[-1].epoch:
-      values["epoch"] = self._infos[-1].epoch
-    return values | {
-      f"utilisation/{name}": float(
-        np.mean([info.utilisation[name] for info in self._infos])
-      )
+    return values | self._facts()
+
+  def _facts(self) -> dict[str, float]:
+    """What the hosts know of the batches, each of its own part of them."""
+    used = {
+      name: float(np.mean([info.utilisation[name] for info in self._infos]))
       for name in self._infos[-1].utilisation
+    }
+    parts = sharding.gather_json({"epoch": self._infos[-1].epoch, "used": used})
+    epoch = min(part["epoch"] for part in parts)
+    return ({"epoch": epoch} if epoch else {}) | {
+      f"utilisation/{name}": float(np.mean([part["used"][name] for part in parts]))
+      for name in used
     }
 
   def clear(self) -> None:

@@ -114,6 +114,46 @@ def test_a_process_that_ends_takes_the_others_along(tmp_path, death):
     assert "The data are broken." in output
 
 
+_WAITING = """
+import faulthandler, os, sys, time
+faulthandler.enable()  # As absl does in the runners.
+from jmp_hk.runtime import configuration
+from jmp_hk.runtime import processes
+
+me, port = int(sys.argv[1]), sys.argv[2]
+config = configuration.RuntimeConfig(
+  coordinator_address=f"127.0.0.1:{port}", num_processes=2, process_id=me
+)
+configuration.configure(config)
+processes.connect(config)
+with processes.ends_together():
+  processes.wait_for_all("begin")
+  if me == 0:
+    os._exit(9)
+  time.sleep(100)
+"""
+
+
+def test_without_process_0_the_others_end_even_where_they_exchange_nothing():
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)}
+  port = str(_free_port())
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", _WAITING, str(index), port],
+      env=environment,
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+    )
+    for index in range(2)
+  ]
+  outputs = _finish(started)
+  assert [process.returncode for process in started] == [9, 1], outputs
+  assert "another process of this run has ended" in outputs[1].splitlines()[-1]
+  for dump in ("Fatal Python error", "stack trace", "most recent call"):
+    assert dump not in outputs[1]
+
+
 def test_two_processes_continue_as_one(tmp_path):
   # One of them gets SIGTERM, and both stop at the same step; killed after a checkpoint
   # at step 6, continued by a single process.

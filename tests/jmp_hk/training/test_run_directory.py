@@ -1,11 +1,14 @@
 """The directory of a run: its configuration."""
 
 import dataclasses
+import json
 import pathlib
 import tempfile
 
 from absl.testing import absltest
+import jax
 
+from jmp_hk import serialization
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import run_directory
@@ -56,6 +59,36 @@ class RunDirectoryTest(absltest.TestCase):
     )
     with self.assertRaisesRegex(run_directory.OtherRunError, "pool_size: 24 → 8"):
       run_directory.check_config({"trainer": pool}, self.directory)
+
+  def test_the_number_of_microbatches_follows_and_stays(self):
+    config = toy_run.make_config(5, num_microbatches=0, batch_size=6)
+    new = run_directory.complete(config, self.directory)
+    self.assertEqual(new.train.num_microbatches, min(6, jax.device_count()))
+    # That of the directory's run counts more than the devices.
+    stored = toy_run.make_config(5, num_microbatches=3, batch_size=6)
+    run_directory.store_config({"trainer": stored}, self.directory)
+    again = run_directory.complete(config, self.directory)
+    self.assertEqual(again, stored)
+    run_directory.check_config({"trainer": again}, self.directory)
+    # A number that is given must be the same.
+    other = toy_run.make_config(5, num_microbatches=2, batch_size=6)
+    self.assertIs(run_directory.complete(other, self.directory), other)
+    with self.assertRaisesRegex(run_directory.OtherRunError, "num_microbatches: 3 → 2"):
+      run_directory.check_config({"trainer": other}, self.directory)
+    fewer = toy_run.make_config(5, num_microbatches=3, batch_size=6, num_devices=1)
+    run_directory.check_config({"trainer": fewer}, self.directory)
+
+  def test_a_run_that_knew_the_size_of_a_microbatch_is_refused(self):
+    config = {"trainer": toy_run.make_config(5)}
+    stored = serialization.to_json(config)
+    del stored["trainer"]["train"]["batch_size"]
+    stored["trainer"]["budget"]["structures"] = 2.0
+    path = self.directory / run_directory.CONFIG_FILE
+    path.write_text(json.dumps(stored))
+    with self.assertRaisesRegex(
+      run_directory.OtherRunError, "of an earlier version.* --checkpoint="
+    ):
+      run_directory.check_config(config, self.directory)
 
   def test_parts_are_compared_and_stored_by_themselves(self):
     config = toy_run.make_config(5)

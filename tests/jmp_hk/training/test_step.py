@@ -198,14 +198,3 @@ def test_errors_are_summed_over_microbatches_and_change_nothing():
   mesh, _, plain, step = toy.setup(3)
   plain, _ = step(plain, sharding.put_batch(batch, mesh))
   chex.assert_trees_all_close(state.params, plain.params, rtol=1e-6)
-
-
-def test_microbatches_that_do_not_divide_are_refused():
-  assert sharding.local_microbatches(sharding.make_mesh(jax.devices()[:1]), 3) == (
-    0,
-    1,
-    2,
-  )
-  assert sharding.microbatches_per_device(6, 3) == 2
-  with pytest.raises(ValueError, match="--num_microbatches to a multiple of 2"):
-    sharding.microbatches_per_device(3, 2)
