@@ -146,7 +146,8 @@ def test_only_so_many_slots_are_lent(datasets):
 def test_too_little_shared_memory_says_what_to_do():
   template = SPEC.pack([]).batch
   with pytest.raises(
-    shared_memory.SharedMemoryError, match=r"MiB of shared memory.*free.*prefetch_batches"
+    shared_memory.SharedMemoryError,
+    match=r"MiB of shared memory.*free.*prefetch_batches",
   ):
     slots_lib.Slots([template], rows=2, count=2**45)
 
