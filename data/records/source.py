@@ -12,7 +12,6 @@ import logging
 import os
 import threading
 from typing import IO
-from typing import TYPE_CHECKING
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,8 @@ from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import size_tables
-from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.runtime import console
-
-if TYPE_CHECKING:
-  pass
 
 logger = logging.getLogger(__name__)
 
@@ -109,17 +104,6 @@ class ShardSource(shards_lib.Split):
           shard.parent,
         )
         return
-
-  def shuffled(
-    self, config: pipeline_config.PipelineConfig, seed: int, start: int = 0
-  ) -> Iterator[structure_lib.Structure]:
-    """See `jmp_hk.pipeline.datasets.Source`."""
-    from data.records import shard_reader  # Imports TensorFlow.
-
-    reader = shard_reader.ShardReader(
-      self, seed, config.shuffle_buffer, config.shards_per_group
-    )
-    return reader.shuffled(start)
 
   def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
     """See `jmp_hk.pipeline.datasets.Source`."""

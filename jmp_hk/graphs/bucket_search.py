@@ -6,7 +6,7 @@ from jmp_hk.graphs import budget as budget_lib
 
 MOST = 4  # Budgets, each of which costs a compilation.
 _COMPILATION = 200.0  # Steps that a compilation must save to be worth its time.
-_HEADROOM = 1.1  # For batches beyond the simulated ones.
+_HEADROOM = 1.1  # For the steps that come after those that are looked at.
 _NEARLY = 1.15  # The largest possible budget is used itself if it is at most this much.
 _BOUNDS = 256  # Candidates for the upper end of a bucket.
 
@@ -24,20 +24,21 @@ def search(
   more time than it takes.
 
   Args:
-    needs: [steps, fields] what typical steps need, without padding.
+    needs: [steps, fields] what the first steps need, without padding.
     most: [fields] what no step exceeds.
     kind: type of the budget.
     num_steps: steps of the run.
 
   Returns:
     At most `MOST` budgets, the cheapest first, which have room for the needs. The last
-    one has room for `most`; where that is far more than typical steps need, it is
+    one has room for `most`; where that is far more than the first steps need, it is
     hardly ever used.
   """
   main = budget_lib.names(kind).index(kind.main_field)
   needs = np.maximum.accumulate(needs[np.argsort(needs[:, main], kind="stable")])
   enough = enclose(most, kind)
-  top = enclose(np.minimum(np.ceil(needs[-1] * _HEADROOM), most), kind)
+  headroom = 1.0 if num_steps <= len(needs) else _HEADROOM
+  top = enclose(np.minimum(np.ceil(needs[-1] * headroom), most), kind)
   rest = ()
   if enough.num_main_items > _NEARLY * top.num_main_items:
     rest = (enough,)

@@ -48,8 +48,10 @@ class PipelineConfig:
 
   @classmethod
   def upgrade_json(cls, data: serialization.Json) -> serialization.Json:
-    """Leaves out what earlier versions stored about the order of records."""
+    """Earlier versions filled batches, and stored how records were shuffled."""
     gone = ("shuffle_buffer", "shards_per_group")
+    if "shuffle_buffer" in data:
+      data = {"packing": Packing.FULL.value, **data}
     return {name: value for name, value in data.items() if name not in gone}
 
   def __post_init__(self) -> None:

@@ -13,8 +13,6 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import size_tables
-from jmp_hk.pipeline import config as config_lib
-from jmp_hk.pipeline import random_streams
 
 _AT_ONCE = 64  # Structures that are read together.
 
@@ -67,18 +65,6 @@ class Source(Protocol):
     table: size_tables.SizesTable,
   ) -> None:
     """Keeps what `measured` gives from now on, also for later runs where it can."""
-    ...
-
-  def shuffled(
-    self, config: config_lib.PipelineConfig, seed: int, start: int = 0
-  ) -> Iterator[structure_lib.Structure]:
-    """Yields structures for ever: every epoch has each of them once, in another order.
-
-    Args:
-      config: how the order is shuffled.
-      seed: seed of the order.
-      start: number of structures of this stream to leave out.
-    """
     ...
 
   def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
@@ -144,7 +130,7 @@ def fetch_all(
 
 
 class MemorySource:
-  """Structures in a list, shuffled anew in every epoch."""
+  """Structures in a list."""
 
   def __init__(self, structures: Sequence[structure_lib.Structure]) -> None:
     """Takes the structures of a split.
@@ -194,18 +180,6 @@ class MemorySource:
   ) -> None:
     """See `Source`; forgotten with this object."""
     self._tables[size_tables.key(builder, graph)] = table
-
-  def shuffled(
-    self, config: config_lib.PipelineConfig, seed: int, start: int = 0
-  ) -> Iterator[structure_lib.Structure]:
-    """See `Source`; the order is a permutation of the whole split."""
-    del config
-    epoch, skip = divmod(start, len(self._structures))
-    while True:
-      rng = random_streams.generator(seed, random_streams.ORDER, epoch)
-      for index in rng.permutation(len(self._structures))[skip:]:
-        yield self._structures[int(index)]
-      epoch, skip = epoch + 1, 0
 
   def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
     """See `Source`."""

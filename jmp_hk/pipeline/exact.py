@@ -15,8 +15,8 @@ from jmp_hk.graphs import bucket_search
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.pipeline import order as order_lib
 
-_TRIED_STRUCTURES = 2**18  # That simulated steps hold together.
-_MOST_TRIED = 4096  # Simulated steps.
+# So many of the first steps are looked at, with so many structures together.
+_MOST_STEPS, _MOST_STRUCTURES = 4096, 2**18
 
 
 class Draws:
@@ -284,14 +284,16 @@ def choose_buckets(
     batch_size: structures of a step.
     num_microbatches: microbatches of a step.
     kind: type of the budget.
-    num_steps: steps of the run; a compilation has to pay for itself.
+    num_steps: steps of the run. The first of them are looked at, and a compilation has
+      to pay for itself.
 
   Returns:
     At most four budgets, the cheapest first. The last one is always enough.
   """
   length = draws.epoch_length
   batch_size = min(batch_size, length)
-  steps = np.arange(max(1, min(_MOST_TRIED, _TRIED_STRUCTURES // batch_size)))
+  count = min(_MOST_STEPS, _MOST_STRUCTURES // batch_size, num_steps)
+  steps = np.arange(max(1, count))
   # Full batches alone: what is left at the end of an epoch needs less.
   epochs, steps = np.divmod(steps, length // batch_size)
   numbers = (epochs * length + steps * batch_size)[:, None] + np.arange(batch_size)

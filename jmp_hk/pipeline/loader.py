@@ -56,6 +56,11 @@ class Loader(Iterator[Step]):
     """Processor time that workers have used, as far as it is known."""
     return 0.0
 
+  @property
+  def worker_ids(self) -> list[int]:
+    """Numbers of the worker processes."""
+    return []
+
 
 def open_lanes(
   lanes: lanes_lib.Lanes,
@@ -199,6 +204,11 @@ class _WorkerLoader(Loader):
   def worker_seconds(self) -> float:
     """See `Loader`."""
     return sum(self._seconds)
+
+  @property
+  def worker_ids(self) -> list[int]:
+    """See `Loader`."""
+    return self._crew.process_ids
 
   def _assign_slots(self) -> None:
     """Tells workers where the arrays of the next steps belong, while there is room."""

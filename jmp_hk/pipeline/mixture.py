@@ -168,6 +168,9 @@ class Walk:
     return {"block": block, "taken": self._taken[block].tolist()}
 
   def _go_to(self, block: int) -> None:
+    if len(self._mixture.datasets) == 1 and self._number < block:
+      self._taken[block] = np.array([block * _BLOCK])
+      self._number = block
     while self._number < block:
       count = np.bincount(self._datasets, minlength=len(self._mixture.datasets))
       self._taken[self._number + 1] = self._taken[self._number] + count

@@ -112,6 +112,11 @@ class TrainingStream:
     """Processor time that worker processes have used."""
     return self._loader.worker_seconds
 
+  @property
+  def worker_ids(self) -> list[int]:
+    """Numbers of the worker processes."""
+    return self._loader.worker_ids
+
   def _lanes_of(self, index: int) -> tuple[lanes_lib.Lane, ...]:
     """The lanes that take turns in making microbatch number `index` of a step.
 

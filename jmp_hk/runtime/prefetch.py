@@ -68,12 +68,9 @@ class Prefetcher(Iterator[T]):
 
   def _run(self, source: Iterator[Any], apply: Callable[[Any], T]) -> None:
     try:
-      for item in source:
-        if not self._put((apply(item), None)):
-          break
-      else:
-        self._put((None, StopIteration()))
-    except BaseException as error:  # Also KeyboardInterrupt: the reader decides.
+      while self._put((apply(next(source)), None)):
+        pass  # Holds no item, which may be memory that the source wants back.
+    except BaseException as error:  # Also the end, and KeyboardInterrupt.
       self._put((None, error))
     finally:
       close = getattr(source, "close", None)

@@ -5,9 +5,11 @@ when the last of them has ended, in whatever way.
 """
 
 from collections.abc import Sequence
+import math
 import mmap
 from multiprocessing import reduction
 import os
+import pathlib
 import pickle
 import tempfile
 from typing import Any
@@ -38,10 +40,17 @@ class SharedMemory:
       SharedMemoryError: there is not enough.
     """
     self.size = max(size, 1)
+    available = _available()
+    if self.size > available:
+      # The system would say so only by ending a process when the memory is used.
+      raise SharedMemoryError(
+        f"{self.size / 2**20:.0f} MiB of shared memory are wanted, but only "
+        f"{available / 2**20:.0f} MiB of memory are free. {what}"
+      )
     try:
       self._descriptor = _anonymous_file(self.size)
       self.map = mmap.mmap(self._descriptor, self.size)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
       raise SharedMemoryError(
         f"{self.size / 2**20:.0f} MiB of shared memory cannot be had ({error}). {what}"
       ) from error
@@ -58,6 +67,16 @@ class SharedMemory:
   def __del__(self) -> None:
     if hasattr(self, "_descriptor"):
       os.close(self._descriptor)  # The map stays for as long as arrays use it.
+
+
+def _available() -> float:
+  """Bytes of memory that are free, where the system says it (Linux)."""
+  try:
+    lines = pathlib.Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+  except OSError:
+    return math.inf
+  found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+  return 1024 * float(next(found, math.inf))
 
 
 def _anonymous_file(size: int) -> int:

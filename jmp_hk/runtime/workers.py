@@ -181,9 +181,9 @@ class Crew:
       raise
 
   @property
-  def process_ids(self) -> list[int | None]:
+  def process_ids(self) -> list[int]:
     """Numbers of the processes."""
-    return [process.pid for process in self._processes]
+    return [process.pid for process in self._processes if process.pid is not None]
 
   def send(self, number: int, message: Any) -> None:
     """Sends a message to one process.

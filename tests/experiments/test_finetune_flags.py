@@ -10,7 +10,6 @@ from experiments import finetune
 from experiments.command_line import command
 from experiments.command_line import finetune_flags
 from experiments.command_line import tasks
-from jmp_hk import serialization
 from jmp_hk.models import model as model_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import batch_sources
@@ -29,14 +28,6 @@ def _data(tmp_path_factory):
   return finetune_data.convert_all(tmp_path_factory.mktemp("all_labels"))
 
 
-@pytest.fixture(name="budget", scope="module")
-def _budget(data, tmp_path_factory):
-  """Sizes of the batches that models are built on."""
-  config = _config(data, "--target=energy=energy", *finetune_data.FLAGS)
-  directory = tmp_path_factory.mktemp("budget")
-  return _open(config, directory).padding().batch.budget
-
-
 def _config(data, *arguments):
   values = finetune_data.parse("--workdir=w", *arguments, f"--data={data}")
   return finetune.make_config(values, finetune_flags.read_data(values, "w"))
@@ -50,9 +41,8 @@ def _open(config, directory):
   return batch_sources.open_datasets(trainer, datasets, (), directory, mesh)
 
 
-def _shapes(config, budget, directory):
+def _shapes(config, directory):
   """Shapes of variables and predictions on an example batch."""
-  serialization.save(budget, directory / run_directory.BUDGET_FILE)
   batch = objective.first_microbatch(_open(config, directory).padding().batch)
   model = model_lib.build_model(config.trainer.model)
   variables = jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
@@ -76,7 +66,7 @@ def test_every_task_has_a_flag_file():
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
-def test_flag_files_build_model_head_and_optimizer(path, data, budget, tmp_path):
+def test_flag_files_build_model_head_and_optimizer(path, data, tmp_path):
   small = (
     "--model=tiny",
     "--model_override=num_blocks=1,atom_channels=8,"
@@ -86,7 +76,7 @@ def test_flag_files_build_model_head_and_optimizer(path, data, budget, tmp_path)
   task = tasks.TASKS[path.stem]
   model = config.trainer.model
   assert model.tasks == (task.config,)
-  variables, predictions = _shapes(config, budget, tmp_path)
+  variables, predictions = _shapes(config, tmp_path)
   train = config.trainer.train
   optimizer = optimizer_lib.make_optimizer(train.optimizer, variables.params)
   jax.eval_shape(optimizer.init, variables.params)
@@ -111,11 +101,11 @@ def test_flag_files_build_model_head_and_optimizer(path, data, budget, tmp_path)
   ("task", "model", "blocks"),
   [("rmd17_aspirin", "gemnet_oc_large", 6), ("matbench_phonons", "gemnet_oc_small", 4)],
 )
-def test_published_sizes_and_rates(task, model, blocks, data, budget, tmp_path):
+def test_published_sizes_and_rates(task, model, blocks, data, tmp_path):
   config = _config(data, f"--task={task}", f"--model={model}")
   backbone = config.trainer.model.backbone
   assert backbone.num_blocks == blocks
-  variables, _ = _shapes(config, budget, tmp_path)
+  variables, _ = _shapes(config, tmp_path)
   # Factors count where a checkpoint is loaded; all their patterns must match.
   factors = backbone.learning_rate_factors
   optimizer = config.trainer.train.optimizer

@@ -27,7 +27,8 @@ def test_bad_settings_are_named(field, value):
 def test_settings_of_earlier_versions_are_read():
   stored = {"num_workers": 3, "shuffle_buffer": 10_000, "shards_per_group": 16}
   config = serialization.from_json(config_lib.PipelineConfig, stored)
-  assert config == config_lib.PipelineConfig(num_workers=3)
+  full = config_lib.Packing.FULL  # As it always was then.
+  assert config == config_lib.PipelineConfig(full, num_workers=3)
 
 
 def test_bad_batches_are_named():
