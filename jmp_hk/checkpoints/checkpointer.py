@@ -60,8 +60,8 @@ class Checkpointer:
   ) -> None:
     """Opens a directory; makes it if it does not exist.
 
-    What a killed program has left half written is removed. Metrics that are damaged are
-    put aside: their checkpoint counts as the worst.
+    What a killed program has left half written is removed. Checkpoints whose
+    metrics are damaged are moved into `DAMAGED`, but for the newest.
 
     Args:
       directory: directory of the checkpoints.
@@ -72,7 +72,7 @@ class Checkpointer:
     self._directory = directory
     self._model = model
     if processes.is_first():
-      _put_aside_metrics(directory)
+      _put_aside_unranked(directory)
     processes.wait_for_all("metrics checked")
     metric = lambda metrics: metrics[parts.BEST_KEY]
     keep: list[policies.PreservationPolicy] = [policies.LatestN(keep_last)]
@@ -279,26 +279,40 @@ def _restored(
   return target.replace(**values, **optimizer)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _put_aside_metrics(directory: pathlib.Path) -> None:
-  """Replaces metrics that are damaged, so that their checkpoint is not the best."""
-  for step in complete_steps(directory):
+def _put_aside_unranked(directory: pathlib.Path) -> None:
+  """Deals with checkpoints whose metrics are damaged, which rank them.
+
+  They are moved away, lest they are deleted as worse than they are; the newest stays,
+  because the run goes on from it, and counts as the worst.
+  """
+  steps = complete_steps(directory)
+  for step in steps:
     path = directory / str(step)
     try:
-      parts.read_metrics(path, manifest_lib.read(path))
+      parts.read_metrics(path, _manifest_or_none(path))
     except manifest_lib.DamagedError as error:
-      file = path / parts.METRICS_FILE
-      if not file.is_file():
-        continue
-      kept = file.with_name(f"{file.name}.damaged")
-      file.replace(kept)
-      files.write_atomically(file, json.dumps(parts.ranked_metrics(step, None, None)))
+      if step == steps[-1]:
+        outcome = "it counts as the worst from now on"
+        metrics = json.dumps(parts.ranked_metrics(step, None, None))
+        files.write_atomically(path / parts.METRICS_FILE, metrics)
+      else:
+        folder = directory.parent / DAMAGED
+        outcome = f"it is moved to {folder}"
+        _move(path, folder)
       logger.warning(
-        "The validation metrics of step %d are damaged (%s): the checkpoint counts as "
-        "the worst from now on, and the file is kept as %s.",
+        "How good the checkpoint of step %d is cannot be said: %s; %s.",
         step,
         error,
-        kept,
+        outcome,
       )
+
+
+def _manifest_or_none(path: pathlib.Path) -> manifest_lib.Manifest | None:
+  """The manifest of a checkpoint, or None where it cannot be read."""
+  try:
+    return manifest_lib.read(path)
+  except manifest_lib.DamagedError:
+    return None
 
 
 def _move(path: pathlib.Path, folder: pathlib.Path) -> None:

@@ -167,9 +167,19 @@ def test_damaged_metrics_do_not_choose_another_checkpoint(run, state, caplog):
   assert model_directory.load_model_directory(run, step=runs.BEST).step == runs.BEST
   # A run goes on, and tells what it makes of it.
   _check_is(*_restore(run, state), state, runs.NEWEST)
-  assert "counts as the worst" in caplog.text
+  assert "How good the checkpoint of step 1 is cannot be said" in caplog.text
   assert model_directory.load_model_directory(run).step == runs.NEWEST
-  assert json.loads(file.with_name("metrics.damaged").read_text())["primary"] == 0.9
+  moved = run / checkpointer_lib.DAMAGED / "1"
+  assert model_directory.load_model_directory(moved).step == 1
+
+
+def test_the_newest_checkpoint_stays_without_its_metrics(run, state, caplog):
+  file = _step(run, runs.NEWEST) / "metrics" / "metrics"
+  file.write_text("{")
+  _check_is(*_restore(run, state), state, runs.NEWEST)
+  assert "step 3 is cannot be said" in caplog.text and "as the worst" in caplog.text
+  assert json.loads(file.read_text())["primary"] == float("inf")
+  assert model_directory.load_model_directory(run).step == runs.BEST
 
 
 @pytest.mark.parametrize("item", ["params", "optimizer", "host", "model"])
