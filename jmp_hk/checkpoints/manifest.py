@@ -141,7 +141,7 @@ def describe_arrays(arrays: Mapping[str, Any]) -> dict[str, ArrayEntry]:
 def describe_array(array: Any) -> ArrayEntry:
   """The entry of one array."""
   array = np.asarray(array)
-  content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+  content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
   return ArrayEntry(array.shape, array.dtype.name, zlib.crc32(content))
 
 
