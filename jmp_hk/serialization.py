@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import enum
+import functools
 import json
 import math
 import os
@@ -444,11 +445,17 @@ def _read_dataclass(cls: type[Any], data: Json, where: str) -> Any:
   ]
   if missing:
     raise SerializationError(f"{where} lacks {', '.join(map(repr, missing))}.")
-  hints = typing.get_type_hints(cls, include_extras=True)
+  hints = _hints(cls)
   values = {
     name: _read(hints[name], item, f"{where}.{name}") for name, item in data.items()
   }
   return _with_place(where, cls, **values)
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+  """Annotations of the fields of a dataclass."""
+  return typing.get_type_hints(cls, include_extras=True)
 
 
 def _upgraded(

@@ -141,7 +141,7 @@ def describe_arrays(arrays: Mapping[str, Any]) -> dict[str, ArrayEntry]:
 def describe_array(array: Any) -> ArrayEntry:
   """The entry of one array."""
   array = np.asarray(array)
-  content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+  content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
   return ArrayEntry(array.shape, array.dtype.name, zlib.crc32(content))
 
 
@@ -174,7 +174,7 @@ def read(checkpoint: pathlib.Path) -> Manifest | None:
     values = serialization.read_json(path)
     manifest = serialization.from_json(Manifest, values, "manifest")
   except (OSError, serialization.SerializationError) as error:
-    raise DamagedError(f"{ITEM}/{FILE} cannot be read: {error}") from error
+    raise DamagedError(f"{ITEM}/{FILE} cannot be read: {reason(error)}") from error
   if checkpoint.name.isdecimal() and int(checkpoint.name) != manifest.step:
     raise DamagedError(
       f"the folder is called {checkpoint.name}, but holds step {manifest.step}: rename "
@@ -206,6 +206,11 @@ def check_parts(
       raise DamagedError(f"{item}/ does not belong to it; remove that folder")
 
 
+def reason(error: Exception) -> str:
+  """The message of an error as a clause in one line."""
+  return " ".join(str(error).split()).rstrip(".")
+
+
 def _version(checkpoint: pathlib.Path) -> int:
   """Version of the format, as the description of the model says.
 
@@ -219,7 +224,7 @@ def _version(checkpoint: pathlib.Path) -> int:
   except FileNotFoundError as error:
     raise DamagedError(f"{name} is missing{_hint(checkpoint)}") from error
   except (OSError, TypeError, KeyError, serialization.SerializationError) as error:
-    raise DamagedError(f"{name} cannot be read: {error}") from error
+    raise DamagedError(f"{name} cannot be read: {reason(error)}") from error
   if type(version) is not int or version < 1:
     raise DamagedError(f"{name} has the unknown format version {version!r}")
   return version
