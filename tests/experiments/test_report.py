@@ -13,6 +13,7 @@ from experiments.reports import comparison
 from experiments.reports import plot
 from experiments.reports import published as published_lib
 from experiments.reports import runs as runs_lib
+from experiments.reports import summaries
 from tests.experiments import run_files
 
 _JOINT = run_files.JOINT
@@ -152,7 +153,7 @@ def test_device_hours_are_drawn_of_tasks_that_all_groups_solved(tmp_path):
     run_files.write(tmp_path / f"{task}_j", task, 1.0, [7, 6], origin=_JOINT)
     run_files.write(tmp_path / f"{task}_o", task, 1.0, tuned, origin=_OC20)
   found = runs_lib.find([tmp_path])
-  hours = plot.hours_to_best(comparison.compare(found.runs))
+  hours = summaries.hours_to_best(comparison.compare(found.runs))
   # On aspirin the model of OC20 was never as good as from scratch.
   assert hours == {
     "tiny from scratch": {"qmof": [2.0]},
