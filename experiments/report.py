@@ -85,12 +85,13 @@ def run(
   from experiments.reports import published as published_lib
   from experiments.reports import runs as runs_lib
   from experiments.reports import sections
+  from experiments.reports import summaries
 
   found = runs_lib.find(directories)
   if not found.runs:
     raise command.FlagError(" ".join(found.left_out.values()))
   comparisons = comparison_lib.compare(found.runs)
-  labels = comparison_lib.arms(comparisons)
+  labels = summaries.arms(comparisons)
   if reference and not any(reference in label for label in labels):
     raise command.FlagError(
       f"--reference: there is no {reference!r} in {', '.join(labels)}."
