@@ -106,7 +106,7 @@ def run(
   notes = [*left_out, *sections.sources(comparisons, published)]
   markdown = sections.markdown(tables, pictures, notes)
   files.write_atomically(output / MARKDOWN_FILE, markdown)
-  text = "\n".join([*(table.plain() for table in tables), *notes])
+  text = sections.plain(tables, notes)
   names = (MARKDOWN_FILE, GROUPS_FILE, RUNS_FILE)
   return Report(markdown, text, (*(output / name for name in names), *pictures))
 

@@ -56,12 +56,17 @@ def markdown(
   return "\n".join(parts)
 
 
+def plain(made: Sequence[table_lib.Table], notes: Sequence[str]) -> str:
+  """A report for a terminal; arguments as of `markdown`."""
+  return "\n".join([*(table.plain() for table in made), *map(table_lib.fill, notes)])
+
+
 def sources(comparisons: Sequence[Comparison], published: Published) -> list[str]:
   """Where the published numbers of a report are from."""
   tasks = {comparison.task for comparison in comparisons}
-  result = (
-    [f"Published errors: {published.source}"] if tasks & {*published.tasks} else []
-  )
+  result = []
+  if tasks & {*published.tasks}:
+    result.append(f"Published errors: {published.source}")
   for name, baseline in published.baselines.items():
     if tasks & {*baseline.mae}:
       result.append(f"{name}: {baseline.source}")
@@ -121,9 +126,8 @@ def _cell(
   text = table_lib.estimate(error)
   if error.count > len(folds):
     text += f", {error.count} runs"
-  if pair is None:
-    return text
-  return f"{text} ({table_lib.percent(pair.improvement(folds))})"
+  improvement = pair.improvement(folds) if pair else None
+  return f"{text} ({table_lib.percent(improvement)})" if improvement else text
 
 
 def _error_notes(comparisons: Sequence[Comparison]) -> list[str]:

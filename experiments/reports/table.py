@@ -9,7 +9,8 @@ from experiments.reports import published as published_lib
 from jmp_hk import text_table
 
 _DIGITS = 4
-_TEXT_WIDTH = 88  # Of sentences in a terminal; tables are as wide as they are.
+_TEXT_WIDTH = 88  # Of sentences in a terminal.
+_MOST_COLUMNS = 110  # Of tables.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +39,22 @@ class Table:
     return "\n\n".join(part for part in parts if part) + "\n"
 
   def plain(self) -> str:
-    """The table with aligned columns, for a terminal."""
-    rows = text_table.align([self.head, *self.rows])
+    """The table with aligned columns, for a terminal.
+
+    One that is wider than a terminal is turned, rows for columns, if that helps.
+    """
+    cells = [self.head, *self.rows]
+    texts = [text_table.align(cells), text_table.align(list(zip(*cells, strict=True)))]
+    widths = [max(map(len, text.splitlines())) for text in texts]
+    is_turned = widths[0] > _MOST_COLUMNS and widths[1] < widths[0]
     title = f"{self.title}\n{'=' * len(self.title)}"
-    fill = lambda text: textwrap.fill(text, _TEXT_WIDTH)
-    parts = [title, fill(self.text), rows, *map(fill, self.notes)]
+    parts = [title, fill(self.text), texts[is_turned], *map(fill, self.notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def fill(text: str) -> str:
+  """Sentences in lines for a terminal."""
+  return textwrap.fill(text, _TEXT_WIDTH)
 
 
 def scope(

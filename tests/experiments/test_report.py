@@ -166,6 +166,10 @@ def test_what_is_said_in_a_terminal_is_what_is_written(written):
   for line in ("Test errors: rmd17\n===", "Ablations\n===", "Training time\n==="):
     assert line in written[0].text
   assert "| ---" not in written[0].text
+  # A table with a column for every model is too wide, so each has a line.
+  lines = written[0].text.splitlines()
+  assert any(line.startswith(f"{_SMALL} from oc20 ") for line in lines)
+  assert max(map(len, lines)) < 130
 
 
 def test_only_scratch_runs_of_a_task_of_ones_own(tmp_path):
