@@ -95,16 +95,25 @@ def ablations(
       if not group.is_from_scratch and group.label not in labels:
         labels.append(group.label)
   found: dict[str, Means] = {}
-  for labels in tuned.values():
+  for model, labels in tuned.items():
     if len(labels) < 2:
       continue
-    first = next((label for label in labels if reference in label), labels[0])
+    short_names = {label: _short(label, model) for label in labels}
+    # A whole name comes before those that it is a part of.
+    exact = [label for label, short in short_names.items() if reference == short]
+    partial = [label for label in labels if reference in label]
+    first = (exact or partial or labels)[0]
     for label in labels:
       if label != first:
         pairs = versus(comparisons, first, label)
         if means := mean_improvements(pairs):
-          found[f"{label}, over {first}"] = means
+          found[f"{label}, over {short_names[first]}"] = means
   return found
+
+
+def _short(label: str, model: str) -> str:
+  """What a group started from, without its model."""
+  return label.removeprefix(f"{model} ").removeprefix("from ")
 
 
 def hours_to_best(

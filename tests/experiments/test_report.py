@@ -90,7 +90,7 @@ def test_tables_of_improvement_size_ablation_and_time(written):
   size = sections["Larger over smaller models"]
   assert f"| {_LARGE} over {_SMALL}, from scratch |" in size
   ablation = sections["Ablations"]
-  assert f"{_SMALL} from oc20, over {_SMALL} from oc20+ani1x" in ablation
+  assert f"| {_SMALL} from oc20, over oc20+ani1x |" in ablation
   assert "-9.9 %" in ablation
   time = sections["Training time"]
   assert "on 2 of 2 tasks" in time and "12×" in time
@@ -98,10 +98,17 @@ def test_tables_of_improvement_size_ablation_and_time(written):
 
 def test_ablations_are_compared_with_the_reference(written, tmp_path):
   root = str(written[1].parent)
-  text = report.run([root], tmp_path, reference="from oc20+ani1x").markdown
-  assert "from oc20, over" in text
-  other = report.run([root], tmp_path, reference="small from oc20").markdown
-  assert "over" in other
+  other = report.run([root], tmp_path, reference=f"{_SMALL} from oc20+").markdown
+  assert f"| {_SMALL} from oc20, over oc20+ani1x |" in other
+  stored = run_files.config(_SMALL)
+  run_files.write(tmp_path / "1", "qmof", 2.0, [1.0], origin=_JOINT, stored=stored)
+  run_files.write(tmp_path / "2", "qmof", 1.0, [1.0], origin=_OC20, stored=stored)
+  runs = [str(tmp_path / "1"), str(tmp_path / "2")]
+  first = report.run(runs, tmp_path).markdown
+  assert f"| {_SMALL} from oc20, over oc20+ani1x | +50.0 % (1 task) |" in first
+  # A whole name is meant rather than the first that has it in its name.
+  named = report.run(runs, tmp_path, reference="oc20").markdown
+  assert f"| {_SMALL} from oc20+ani1x, over oc20 | -100.0 % (1 task) |" in named
   with pytest.raises(command.FlagError, match="no 'oc23'"):
     report.run([root], tmp_path, reference="oc23")
 
