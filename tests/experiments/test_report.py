@@ -218,7 +218,7 @@ def test_unfinished_and_damaged_runs_are_named(tmp_path):
 def test_no_finished_runs_are_errors(tmp_path):
   with pytest.raises(command.FlagError, match="no finished fine-tuning run"):
     report.run([str(tmp_path)], tmp_path / "report")
-  with pytest.raises(command.FlagError, match="nowhere .*does not exist"):
+  with pytest.raises(command.FlagError, match="nowhere .*it does not exist"):
     report.run([str(tmp_path / "nowhere")], tmp_path / "report")
   with pytest.raises(command.FlagError, match="Name the working directories"):
     report.run([], tmp_path / "report")
