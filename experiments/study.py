@@ -107,7 +107,8 @@ def _define_training(values: flags.FlagValues) -> None:
     "extra",
     [],
     "FLAG=VALUE: A further flag of experiments.finetune for every run, which counts "
-    "more than the task's flag file. Of flags that are true or false, FLAG or noFLAG.",
+    "more than the task's flag file; {task} in it stands for the task, e.g. "
+    "data=converted/{task}. Of flags that are true or false, FLAG or noFLAG.",
     flag_values=values,
   )
 

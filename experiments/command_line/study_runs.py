@@ -40,7 +40,7 @@ class StudyConfig:
     seeds: seeds of every run.
     folds: folds of the data; tasks without folds have one and the same data.
     from_scratch: whether to train from scratch beside the checkpoints.
-    extra: further flags of every run, FLAG=VALUE.
+    extra: further flags of every run, FLAG=VALUE; {task} in them is its task's name.
   """
 
   tasks: Sequence[str]
@@ -123,7 +123,7 @@ def _plan_run(
   name = f"{task_name}_{start}_fold{fold}_seed{seed}"
   arguments = [
     task_flag,
-    *(f"--{entry}" for entry in config.extra),
+    *(f"--{entry.replace('{task}', task_name)}" for entry in config.extra),
     f"--fold={fold}",
     f"--seed={seed}",
     f"--workdir={config.workdir / name}",

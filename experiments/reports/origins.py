@@ -54,20 +54,29 @@ def describe(checkpoint: str) -> Origin:
     CheckpointError: there is no such model any more, or it cannot be understood.
   """
   path = pathlib.Path(checkpoint)
-  if not loading.is_torch_file(path):
-    found = model_directory.find_checkpoint(checkpoint)
+  found = _find(path)
+  if found is not None and found.parent.name == model_directory.CHECKPOINTS:
     config_file = found.parent.parent / run_directory.CONFIG_FILE
-    if found.parent.name == model_directory.CHECKPOINTS and config_file.is_file():
+    if config_file.is_file():
       # One of several checkpoints only counts where it was chosen by name.
       step = int(found.name) if path.name == found.name else None
       return _of_run(found, config_file, step)
   loaded = loading.load_model(checkpoint)
-  provenance = loaded.origin.get("provenance", {})
-  digest = provenance.get("sha256") or _digest(loaded)
-  return Origin(
-    str(provenance.get("imported_from") or _name(loaded.infos)),
-    {"weights": digest[:_SHORT]},
-  )
+  provenance = loaded.origin.get("provenance")
+  known = provenance if isinstance(provenance, Mapping) else {}
+  name = known.get("imported_from") or _name(loaded.infos)
+  if not path.exists():  # A model that is known by its name.
+    name = checkpoint
+  digest = known.get("sha256") or _digest(loaded)
+  return Origin(str(name), {"weights": digest[:_SHORT]})
+
+
+def _find(path: pathlib.Path) -> pathlib.Path | None:
+  """The checkpoint in a directory; None for models that are no directory."""
+  try:
+    return model_directory.find_checkpoint(path)
+  except model_directory.CheckpointError:
+    return None
 
 
 def unknown(checkpoint: str) -> Origin:

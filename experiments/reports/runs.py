@@ -146,7 +146,7 @@ def load(directory: pathlib.Path) -> Run:
   """
   path = directory / result_lib.FILE
   if not path.is_file():
-    what = "does not exist" if not directory.exists() else f"there is no {path.name}"
+    what = f"there is no {path.name}" if directory.exists() else "it does not exist"
     raise UnfinishedRunError(
       f"{directory} holds no finished fine-tuning run: {what}. Run "
       "experiments.finetune with this --workdir to its end."

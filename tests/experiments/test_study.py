@@ -51,7 +51,12 @@ def test_every_task_seed_fold_and_start_is_planned_once(tmp_path):
       checkpoints={"joint": "runs/joint"},
       seeds=(1, 2),
       folds=(0, 3),
-      extra=("model=tiny", "noema", "model_override=num_blocks=1,atom_channels=8"),
+      extra=(
+        "model=tiny",
+        "noema",
+        "model_override=num_blocks=1,atom_channels=8",
+        "data=converted/{task}_{fold}",
+      ),
     )
   )
   assert len({run.name for run in planned}) == len(planned) == 2 * 2 * 2 * 2
@@ -67,6 +72,7 @@ def test_every_task_seed_fold_and_start_is_planned_once(tmp_path):
     assert f"--workdir={tmp_path / run.name}" in lines
   last = planned[-1].flags.splitlines()
   # The task's own flags count as well, and the fold is passed on.
+  assert "--data=converted/matbench_jdft2d_{fold}" in last
   assert "--fold=3" in last and "--seed=2" in last and "--batch_size=3.0" in last
 
 

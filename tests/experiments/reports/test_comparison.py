@@ -9,6 +9,7 @@ import pytest
 from experiments.reports import comparison
 from experiments.reports import origins
 from experiments.reports import runs as runs_lib
+from experiments.reports import summaries
 from tests.experiments import run_files
 
 _JOINT = run_files.JOINT
@@ -37,8 +38,8 @@ def _runs(tmp_path):
 
 
 def test_improvements_are_averaged_over_tasks(runs):
-  (pairs,) = comparison.pairs_by_arm(_compare(runs)).values()
-  means = comparison.mean_improvements(pairs)
+  (pairs,) = summaries.pairs_by_arm(_compare(runs)).values()
+  means = summaries.mean_improvements(pairs)
   assert means["rmd17"].mean == pytest.approx((75 + 10) / 2)
   assert means["qmof"].mean == pytest.approx(50)
   # Over tasks, not over datasets, as in the paper.
@@ -200,7 +201,7 @@ def test_runs_of_the_same_fold_and_seed_are_named(tmp_path):
 
 def test_nothing_gives_nothing():
   assert comparison.compare([]) == []
-  assert comparison.mean_improvements([]) == {}
+  assert summaries.mean_improvements([]) == {}
 
 
 def test_the_origin_of_weights_that_are_gone_is_their_path():
