@@ -178,7 +178,7 @@ def _jobs(
         output / shards.shard_name(split, i, len(units)),
         skip_invalid,
         measure,
-        own.intersection(unit.files),
+        frozenset(own.intersection(unit.files)),
       )
 
 

@@ -168,7 +168,8 @@ class AseReadable(base.Converter):
     except ase_files.FileError as error:
       raise base.RawDataError(str(error)) from error
     if len(files) == 1:
-      return base.Unit(split, names[0] + suffix, tuple(files), *chosen.values())
+      (only,) = chosen.values()
+      return base.Unit(split, names[0] + suffix, tuple(files), only)
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     payload = dict(zip(names, chosen.values(), strict=True))
     return base.Unit(split, names[0] + more + suffix, tuple(files), payload)
