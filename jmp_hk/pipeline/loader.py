@@ -26,7 +26,7 @@ _DEATH_MESSAGE = (
   "A process that makes batches died, perhaps for lack of memory; use fewer workers "
   "(num_workers)."
 )
-_LENT = 2  # Slots that are lent at a time; what is held longer is copied.
+_LENT = 3  # Slots that are lent at a time; what is held longer is copied.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ class _WorkerLoader(Loader):
     if all(message.has_ended for message in found):
       self._made[self._step] = made
       raise StopIteration
-    facts = tuple(message.facts for message in found)
+    facts = tuple(message.facts for message in found if message.facts is not None)
     bucket = _bucket(facts)
     arrays = self._lender.lend(self._slots.pop(self._step), bucket)
     self._step += 1
