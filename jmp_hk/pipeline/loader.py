@@ -124,12 +124,15 @@ def _run(
   ]
   for step in itertools.count(first_step):
     found = [next(streams[step % len(streams)], None) for streams in opened]
-    if all(microbatch is None for microbatch in found):
+    present = [microbatch.facts for microbatch in found if microbatch is not None]
+    if not present:
       return
-    padding = spec.pack([])
-    made = [padding if microbatch is None else microbatch for microbatch in found]
+    bucket = _bucket(present)
+    made = [
+      spec.pack([], bucket) if microbatch is None else microbatch
+      for microbatch in found
+    ]
     facts = tuple(microbatch.facts for microbatch in made)
-    _bucket(facts)
     stacked = jax.tree.map(
       lambda *leaves: np.stack(leaves), *(microbatch.batch for microbatch in made)
     )

@@ -84,9 +84,9 @@ def test_death_in_a_crew_is_told_with_advice(crew):
   crew.send(0, "die")
   with pytest.raises(workers.WorkerError, match="take fewer roots"):
     crew.receive()
+  crew.send(0, 1)
   with pytest.raises(workers.WorkerError, match="take fewer roots"):
-    for _ in range(1000):
-      crew.send(0, 1)
+    crew.receive()
 
 
 def test_a_closed_crew_has_no_processes(crew):
