@@ -10,6 +10,7 @@ it is an error. Run it again to finish a conversion that was stopped.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import shlex
@@ -21,6 +22,7 @@ from absl import flags
 from data.command_line import flag_help
 from data.command_line import program as program_lib
 from data.conversion import base
+from data.conversion import estimates
 from data.conversion import registry
 from data.conversion import runner
 from data.records import shards
@@ -35,6 +37,7 @@ _DEFINE = {
   float: flags.DEFINE_float,
   int: flags.DEFINE_integer,
 }
+_TASK_FLAGS = ("num_tasks", "task_id")
 _ERRORS = (
   base.RawDataError,
   base.PlanError,
@@ -59,6 +62,10 @@ class Config:
     num_workers: number of processes.
     skip_invalid: leave bad records out and list them.
     overwrite: replace the same splits of an earlier conversion.
+    measure: measure the graphs of all structures.
+    plan: say what is going to be made, and make nothing.
+    num_tasks: number of tasks that share the conversion.
+    task_id: number of this one.
     scales: "published" or "fitted".
     options: options of the converter that were given.
   """
@@ -70,6 +77,10 @@ class Config:
   num_workers: int = 1
   skip_invalid: bool = False
   overwrite: bool = False
+  measure: bool = True
+  plan: bool = False
+  num_tasks: int = 1
+  task_id: int = 0
   scales: dataset_summary.ScaleSource = "published"
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -78,6 +89,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags, among them one per option of any converter."""
   _define_input(values)
   _define_output(values)
+  _define_processes(values)
   for name, kinds in _kinds_by_option().items():
     _define_option(name, kinds, values)
 
@@ -122,6 +134,13 @@ def _define_output(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   flags.DEFINE_bool(
+    "plan",
+    False,
+    "Print the number of shards and structures, and the expected size and time, and "
+    "write nothing.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
     "skip_invalid",
     False,
     "Leave bad records out and list them in dataset_info.json instead of stopping.",
@@ -136,11 +155,39 @@ def _define_output(values: flags.FlagValues) -> None:
     "latter.",
     flag_values=values,
   )
+  flags.DEFINE_bool(
+    "measure",
+    True,
+    "Measure the graphs of every structure as GemNet-OC builds them, so that batches "
+    "are planned from the sizes of all structures. Without, training measures what it "
+    "needs when it starts.",
+    flag_values=values,
+  )
+
+
+@flag_help.group("Processes and machines")
+def _define_processes(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
     "num_workers",
     1,
     "Number of processes that convert files at the same time.",
     lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "num_tasks",
+    1,
+    "Number of runs of this command that share the conversion, on machines that all "
+    "see --input and --output; for example the tasks of a Slurm array.",
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "task_id",
+    0,
+    "Number of this one among them, from 0 on. The one that finishes last writes "
+    "dataset_info.json.",
+    lower_bound=0,
     flag_values=values,
   )
 
@@ -194,6 +241,10 @@ def config_from_flags(values: flags.FlagValues) -> Config:
     num_workers=values.num_workers,
     skip_invalid=values.skip_invalid,
     overwrite=values.overwrite,
+    measure=values.measure,
+    plan=values.plan,
+    num_tasks=values.num_tasks,
+    task_id=values.task_id,
     scales=values.scales,
     options={
       name: values[name].value
@@ -206,15 +257,26 @@ def config_from_flags(values: flags.FlagValues) -> Config:
 def run(config: Config, command: str = "") -> None:
   """Converts as the configuration says and prints what came out."""
   converter = registry.make(config.dataset, config.input, config.split, config.options)
-  info = runner.convert(
-    converter,
-    pathlib.Path(config.output),
-    num_workers=config.num_workers,
-    skip_invalid=config.skip_invalid,
-    overwrite=config.overwrite,
-    scales=config.scales,
-    command=command,
-  )
+  if config.plan:
+    output = pathlib.Path(config.output)
+    found = estimates.estimate(converter, output, measure=config.measure)
+    print(estimates.describe(found, output, config.num_workers, config.num_tasks))
+    return
+  try:
+    info = runner.convert(
+      converter,
+      pathlib.Path(config.output),
+      num_workers=config.num_workers,
+      skip_invalid=config.skip_invalid,
+      overwrite=config.overwrite,
+      measure=config.measure,
+      scales=config.scales,
+      task=runner.Task(config.task_id, config.num_tasks),
+      command=command,
+    )
+  except runner.UnfinishedError as error:
+    print(f"{config.output}: {error}")
+    return
   counts = ", ".join(f"{n} {split}" for split, n in info.num_structures.items())
   print(f"{config.output}: {info.name}, structures: {counts}")
   for split, facts in info.provenance["splits"].items():
@@ -229,7 +291,23 @@ def run(config: Config, command: str = "") -> None:
 
 def _run(values: flags.FlagValues) -> None:
   config = config_from_flags(values)
-  run(config, shlex.join(["python", "-m", PROGRAM.name, *sys.argv[1:]]))
+  arguments = _without_task(sys.argv[1:])
+  run(config, shlex.join(["python", "-m", PROGRAM.name, *arguments]))
+
+
+def _without_task(arguments: Sequence[str]) -> list[str]:
+  """The arguments but for those that differ between the tasks of one conversion."""
+  kept = []
+  is_value = False
+  for argument in arguments:
+    name, equals, _ = argument.lstrip("-").partition("=")
+    if argument.startswith("-") and name in _TASK_FLAGS:
+      is_value = not equals
+    elif is_value:
+      is_value = False
+    else:
+      kept.append(argument)
+  return kept
 
 
 PROGRAM = program_lib.Program(

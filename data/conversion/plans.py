@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,19 +9,16 @@ import pathlib
 from typing import Any
 
 from data.conversion import base
+from data.conversion import jobs
 from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import files
-from jmp_hk.runtime import console
-from jmp_hk.runtime import workers
 
-STATE = ".conversion"
 DEATH_MESSAGE = (
   "A conversion process was killed, perhaps for lack of memory. Run the same command "
   "again to go on, with fewer --num_workers."
 )
-_EDGE = 1 << 16
 
 
 class OtherConversionError(base.PlanError):
@@ -70,8 +66,8 @@ def check_and_store(
   """
   plan = _describe(converter, declaration, units)
   begun = shards.list_splits(output)
-  mine = output / STATE / f"{split}.plan.json"
-  for path in sorted((output / STATE).glob("*.plan.json")):
+  mine = output / jobs.STATE / f"{split}.plan.json"
+  for path in sorted((output / jobs.STATE).glob("*.plan.json")):
     other = path.name.removesuffix(".plan.json")
     if other not in begun:
       continue
@@ -102,41 +98,23 @@ def check_and_store(
     )
 
 
+def sources_name(split: str) -> str:
+  """File name of the list of the raw files of a split, with their checksums."""
+  return f"{split}.sources.json"
+
+
 def remove(output: pathlib.Path, split: str) -> None:
   """Deletes a split; `dataset_info.json` first, since it promises all shards."""
   (output / dataset_info.FILE_NAME).unlink(missing_ok=True)
+  (output / sources_name(split)).unlink(missing_ok=True)
   for name in (f"{split}.done.json", f"{split}.plan.json"):
-    (output / STATE / name).unlink(missing_ok=True)
+    (output / jobs.STATE / name).unlink(missing_ok=True)
   if split in shards.list_splits(output):
-    for path in output.glob(f"{split}-?????-of-?????*.tfrecord"):
-      path.unlink()
-  for path in (output / STATE).glob(f"{split}-?????-of-?????*.json"):
+    for kind in ("tfrecord", "index"):
+      for path in output.glob(f"{split}-?????-of-?????*.{kind}"):
+        path.unlink()
+  for path in (output / jobs.STATE).glob(f"{split}-?????-of-?????*.json"):
     path.unlink()
-
-
-def checksums(
-  converter: base.Converter,
-  units: Sequence[base.Unit],
-  num_workers: int,
-  progress: bool,
-) -> list[dict[str, Any]]:
-  """Name, size and SHA-256 of every raw file of some units."""
-  paths = [converter.root / name for name in _files(units)]
-  with contextlib.ExitStack() as stack:
-    if num_workers > 1 and len(paths) > num_workers:
-      pool = stack.enter_context(workers.WorkerPool(num_workers, DEATH_MESSAGE))
-      sums = pool.map(_sha256, paths, chunk_size=8)
-    else:
-      sums = map(_sha256, paths)
-    update = stack.enter_context(
-      console.progress("file", "Checksums", is_shown=progress)
-    )
-    found = []
-    for path, value in zip(paths, sums, strict=True):
-      name, size = converter.relative(path), path.stat().st_size
-      found.append({"name": name, "bytes": size, "sha256": value})
-      update(len(found), len(paths))
-    return found
 
 
 def _describe(
@@ -145,7 +123,7 @@ def _describe(
   units: Sequence[base.Unit],
 ) -> dict[str, Any]:
   """Everything that shards depend on, for comparison and messages."""
-  sources = [_fingerprint(converter.root / name) for name in _files(units)]
+  sources = {name for unit in units for name in unit.files}
   described = [(u.name, u.files, u.payload) for u in units]
   options = dataclasses.asdict(converter.options)
   # Through JSON, so that a stored plan compares equal.
@@ -163,7 +141,6 @@ def _describe(
         "converter": converter.name,
         "options": options,
         "raw files": len(sources),
-        "content of the raw files": _digest(sources),
         "shards": len(units),
         "division into shards": _digest(described),
       }
@@ -177,28 +154,6 @@ def _upgrade(stored: dict[str, Any], converter: base.Converter) -> dict[str, Any
     defaults = dataclasses.asdict(converter.options_type())
     stored["options"] = defaults | stored["options"]
   return stored
-
-
-def _files(units: Sequence[base.Unit]) -> list[str]:
-  return sorted({name for unit in units for name in unit.files})
-
-
-def _fingerprint(path: pathlib.Path) -> tuple[str, int, str]:
-  """Name, size and a digest of both ends of a file, which is cheap for huge ones."""
-  try:
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-      edges = file.read(_EDGE)
-      file.seek(max(0, size - _EDGE))
-      edges += file.read(_EDGE)
-  except OSError as error:
-    raise base.RawDataError(f"{path} cannot be read: {error}.") from error
-  return path.name, size, hashlib.sha256(edges).hexdigest()
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(value: Any) -> str:

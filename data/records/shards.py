@@ -58,12 +58,20 @@ def shard_name(split: str, index: int, count: int) -> str:
   return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
-def remove_temporary_files(directory: pathlib.Path, split: str) -> None:
-  """Deletes what killed writers of a split left behind."""
-  for pattern in (
-    f".{split}-?????-of-*{files.TEMPORARY_SUFFIX}",
-    f".{split}.*{files.TEMPORARY_SUFFIX}",
-  ):
+def remove_temporary_files(
+  directory: pathlib.Path, split: str, *, only_shards: bool = False
+) -> None:
+  """Deletes what killed writers of a split left behind.
+
+  Args:
+    directory: where to look.
+    split: name of the split.
+    only_shards: delete unfinished shards and indices, and nothing else of the split.
+  """
+  patterns = [f".{split}-?????-of-*{files.TEMPORARY_SUFFIX}"]
+  if not only_shards:
+    patterns.append(f".{split}.*{files.TEMPORARY_SUFFIX}")
+  for pattern in patterns:
     for path in directory.glob(pattern):
       path.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """Runs a converter as `data.convert` does and reads back what it wrote."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -34,6 +35,12 @@ def convert(
     for split in shards.list_splits(output)
   }
   return info, splits
+
+
+def sources(output: pathlib.Path, split: str) -> list[dict[str, Any]]:
+  """The raw files of a split as the list beside the shards has them."""
+  text = (output / f"{split}.sources.json").read_text(encoding="utf-8")
+  return json.loads(text)["files"]
 
 
 def plan(name: str, source: pathlib.Path, **options: Any) -> dict[str, list[Any]]:

@@ -15,6 +15,7 @@ from data.conversion import base
 from data.formats import ase_atoms
 from jmp_hk import structure as structure_lib
 from tests import shared_files
+from tests.data.converters import converted
 
 
 def _atoms(seed, n=4):
@@ -254,7 +255,7 @@ def test_small_files_share_a_shard(convert, tmp_path):
   assert info.provenance["splits"]["train"]["shards"] == 1
   expected = [f"{k}.xyz:{i}" for k in range(5) for i in range(2)]
   assert [structure.record_id for structure in found["train"]] == expected
-  assert len(info.provenance["splits"]["train"]["sources"]) == 5
+  assert len(converted.sources(tmp_path / "converted", "train")) == 5
 
 
 def test_elements_that_are_rare_stay_in_the_training(convert, tmp_path):
@@ -297,5 +298,5 @@ def test_a_table_beside_structures(convert, tmp_path):
   expected = {f"props.csv:s{k}": None if k == 2 else k / 2 for k in range(6)}
   assert labels == expected
   assert info.units["gap"] == "eV" and "energy" not in info.units
-  sources = [s["name"] for s in info.provenance["splits"]["train"]["sources"]]
+  sources = [s["name"] for s in converted.sources(tmp_path / "converted", "train")]
   assert sources == sorted(["props.csv", *(f"s{k}.cif" for k in range(6))])

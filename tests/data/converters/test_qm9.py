@@ -133,7 +133,7 @@ def test_converts_an_archive(archive, tmp_path):
   # Numbers are 1-based: 3 and 11 are out, their neighbors are in.
   assert ids == {f"dsgdb9nsd_{i:06d}.xyz" for i in range(1, 21) if i not in (3, 11)}
   assert info.provenance["splits"]["train"]["filtered"] == {"uncharacterized": 2}
-  assert {s["name"] for s in info.provenance["splits"]["train"]["sources"]} == {
+  assert {s["name"] for s in converted.sources(tmp_path / "out", "train")} == {
     "dsgdb9nsd.xyz.tar.bz2",
     "uncharacterized.txt",
   }

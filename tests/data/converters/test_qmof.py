@@ -119,7 +119,7 @@ def test_the_release_archive_is_read_as_it_is(release, tmp_path, nested):
   info, splits = converted.convert("qmof", archive, tmp_path / "out")
   assert info.targets == expected.targets
   assert info.num_structures == expected.num_structures
-  (source,) = info.provenance["splits"]["train"]["sources"]
+  (source,) = converted.sources(tmp_path / "out", "train")
   assert source["name"] == archive.name
   assert not list(tmp_path.glob("*.unpacked"))
   assert splits["test"][0].record_id.startswith("qmof-")

@@ -165,8 +165,8 @@ def test_the_release_archive_needs_a_molecule(release, tmp_path):
 
 def test_split_files_are_sources(release, tmp_path):
   root = release.parent.parent
-  info, _ = converted.convert("rmd17", root, tmp_path / "out", splits="official:2")
-  names = {s["name"] for s in info.provenance["splits"]["val"]["sources"]}
+  converted.convert("rmd17", root, tmp_path / "out", splits="official:2")
+  names = {s["name"] for s in converted.sources(tmp_path / "out", "val")}
   assert names == {
     "npz_data/rmd17_oxide.npz",
     "splits/index_train_02.csv",
