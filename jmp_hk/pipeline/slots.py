@@ -69,9 +69,7 @@ class Slots:
       self._memory.map, np.uint8, self._slot_size, slot * self._slot_size
     )
     return [
-      whole[place.offset : place.offset + place.dtype.itemsize * math.prod(place.shape)]
-      .view(place.dtype)
-      .reshape(place.shape)
+      np.ndarray(place.shape, place.dtype, whole, place.offset)
       for place in self._places[bucket]
     ]
 

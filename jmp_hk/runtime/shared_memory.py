@@ -13,6 +13,7 @@ import pathlib
 import pickle
 import tempfile
 from typing import Any
+import weakref
 
 _ALIGNMENT = 64
 
@@ -54,6 +55,7 @@ class SharedMemory:
       raise SharedMemoryError(
         f"{self.size / 2**20:.0f} MiB of shared memory cannot be had ({error}). {what}"
       ) from error
+    weakref.finalize(self, os.close, self._descriptor)  # The map stays with its arrays.
 
   def __getstate__(self) -> tuple[int, Any]:
     """Hands the file to a process that is being started; nothing else can have it."""
@@ -63,10 +65,7 @@ class SharedMemory:
     self.size, descriptor = state
     self._descriptor = descriptor.detach()
     self.map = mmap.mmap(self._descriptor, self.size)
-
-  def __del__(self) -> None:
-    if hasattr(self, "_descriptor"):
-      os.close(self._descriptor)  # The map stays for as long as arrays use it.
+    weakref.finalize(self, os.close, self._descriptor)
 
 
 def _available() -> float:

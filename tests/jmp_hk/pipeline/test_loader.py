@@ -147,7 +147,7 @@ def test_too_little_shared_memory_says_what_to_do():
   template = SPEC.pack([]).batch
   with pytest.raises(
     shared_memory.SharedMemoryError,
-    match=r"MiB of shared memory.*free.*prefetch_batches",
+    match="MiB of shared memory.*free.*prefetch",
   ):
     slots_lib.Slots([template], rows=2, count=2**45)
 
