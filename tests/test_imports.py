@@ -24,6 +24,7 @@ _ORDER = (
     "pytrees",
     "runtime",
     "serialization",
+    "strict_json",
     "statistics",
     "structure",
     "text_table",

@@ -10,6 +10,7 @@ import statistics
 
 from experiments.reports import result as result_lib
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.training import writers
 
 PUBLISHED_FILE = pathlib.Path(__file__).parent / "published_results.json"
@@ -155,7 +156,7 @@ def load_run(directory: pathlib.Path) -> Run:
 
 def load_published() -> Published:
   """Reads the published results."""
-  data = serialization.read_json(PUBLISHED_FILE)
+  data = strict_json.read(PUBLISHED_FILE)
   return serialization.from_json(Published, data, PUBLISHED_FILE.name)
 
 

@@ -22,6 +22,7 @@ import pathlib
 from typing import Any
 
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.training import writers
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ def stored_results(directory: pathlib.Path, step: int) -> dict[str, float] | Non
   if not path.exists():
     return None
   try:
-    validation = serialization.read_json(path)["validation"]
+    validation = strict_json.read(path)["validation"]
     return validation if validation["step"] == step else None
   except (LookupError, TypeError) as error:
     raise serialization.SerializationError(
@@ -152,7 +153,7 @@ def stored_results(directory: pathlib.Path, step: int) -> dict[str, float] | Non
 def _stored_config(directory: pathlib.Path) -> dict[str, Any]:
   """What is stored; empty where there is nothing."""
   path = directory / CONFIG_FILE
-  stored = serialization.read_json(path) if path.exists() else {}
+  stored = strict_json.read(path) if path.exists() else {}
   if not isinstance(stored, dict):
     raise serialization.SerializationError(f"{path} should hold a mapping.")
   return stored
