@@ -26,6 +26,7 @@ _ORDER = (
     "pytrees",
     "runtime",
     "serialization",
+    "strict_json",
     "statistics",
     "structure",
     "text_table",

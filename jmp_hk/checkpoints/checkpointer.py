@@ -25,7 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jmp_hk import files
-from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.checkpoints import damaged as damaged_lib
 from jmp_hk.checkpoints import manifest as manifest_lib
 from jmp_hk.checkpoints import parts
@@ -261,7 +261,7 @@ def _manifest(
   return manifest_lib.Manifest(
     step,
     {item: manifest_lib.describe_arrays(flat) for item, flat in arrays.items()},
-    {item: serialization.checksum(values) for item, values in documents.items()},
+    {item: strict_json.checksum(values) for item, values in documents.items()},
     has_metrics=True,
   ).to_json()
 

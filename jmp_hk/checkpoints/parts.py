@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.checkpoints import manifest as manifest_lib
 
 Arrays = dict[str, np.ndarray]
@@ -40,7 +41,7 @@ def read_document(
   """
   name = f"{item}/{manifest_lib.DOCUMENTS[item]}"
   try:
-    values = serialization.read_json(checkpoint / name, non_finite=True)
+    values = strict_json.read(checkpoint / name, non_finite=True)
   except FileNotFoundError as error:
     raise manifest_lib.DamagedError(f"{name} is missing") from error
   except (OSError, serialization.SerializationError) as error:
@@ -104,7 +105,7 @@ def read_metrics(
     DamagedError: they are missing, cannot be read, or are not those of the checkpoint.
   """
   try:
-    values = serialization.read_json(checkpoint / METRICS_FILE, non_finite=True)
+    values = strict_json.read(checkpoint / METRICS_FILE, non_finite=True)
   except FileNotFoundError as error:
     if manifest is None or not manifest.has_metrics:
       return {}
