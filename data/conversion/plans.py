@@ -14,6 +14,8 @@ from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import files
+from jmp_hk import serialization
+from jmp_hk.graphs import config as graph_config
 from jmp_hk.runtime import console
 from jmp_hk.runtime import workers
 
@@ -155,7 +157,7 @@ def _describe(
         "dataset": {
           "name": declaration.name,
           "schema_version": dataset_info.SCHEMA_VERSION,
-          "graph": dataclasses.asdict(declaration.graph),
+          "graph": serialization.to_json(declaration.graph),
           "energy": declaration.energy,
           "forces": declaration.forces,
           "targets": {k: dataclasses.asdict(v) for k, v in declaration.targets.items()},
@@ -172,7 +174,11 @@ def _describe(
 
 
 def _upgrade(stored: dict[str, Any], converter: base.Converter) -> dict[str, Any]:
-  """A plan of an earlier version, with what was not an option then."""
+  """A plan of an earlier version, with what was not an option or a setting then."""
+  dataset = stored.get("dataset", {})
+  if "graph" in dataset:
+    defaults = serialization.to_json(graph_config.GraphConfig())
+    dataset["graph"] = defaults | dataset["graph"]
   if stored.get("converter") == converter.name:
     defaults = dataclasses.asdict(converter.options_type())
     stored["options"] = defaults | stored["options"]
