@@ -42,7 +42,9 @@ class AseReadable(base.Converter):
     o = self.options
     return dataset_summary.Declaration(
       name=o.name,
-      graph=graph_config.GraphConfig(o.cutoff, o.max_neighbors),
+      graph=graph_config.GraphConfig(
+        o.cutoff, o.max_neighbors, truncation=ase_atoms.truncation(o.truncation)
+      ),
       energy=o.energy_key != ase_atoms.NONE,
       forces=o.forces_key != ase_atoms.NONE,
       targets=ase_atoms.parse_targets(o.targets),

@@ -11,6 +11,7 @@ from data.conversion import base
 from jmp_hk import ase_labels
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import config as graph_config
 
 # Keys that are found: where there is anything like the label; at any rate; where all
 # structures have it without doubt. And labels that are left out.
@@ -74,6 +75,11 @@ class AseOptions(base.Options):
   cutoff: float = base.option(12.0, "Cutoff of the neighbor graphs, Å.")
   max_neighbors: int = base.option(
     30, "Largest number of neighbors of an atom in the main graph."
+  )
+  truncation: str = base.option(
+    graph_config.Truncation.PUBLISHED.value,
+    "How the graphs end: published takes the nearest neighbors; shells takes equally "
+    "distant ones together; smooth lets edges vanish smoothly, for molecular dynamics.",
   )
   evaluate_free_atoms_only: bool = base.option(
     False, "Leave fixed atoms out of force metrics."
@@ -209,6 +215,20 @@ def _tags(atoms: ase.Atoms, key: str, fixed: np.ndarray) -> np.ndarray:
   if key == "oc20_rule":
     return derive_oc20_tags(atoms.numbers, fixed)
   return np.asarray(_label(atoms, key, may_lack=False)).astype(np.int32)
+
+
+def truncation(name: str) -> graph_config.Truncation:
+  """The truncation of a name.
+
+  Raises:
+    PlanError: there is none of that name.
+  """
+  names = [kind.value for kind in graph_config.Truncation]
+  if name not in names:
+    raise base.PlanError(
+      f"--truncation={name} is unknown; known are {', '.join(names)}."
+    )
+  return graph_config.Truncation(name)
 
 
 def energy_unit(unit: str) -> float:
