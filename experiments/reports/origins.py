@@ -16,7 +16,7 @@ from jmp_hk.models import parameters
 from jmp_hk.training import run_directory
 
 _SHORT = 12  # Characters of a digest that tell weights apart.
-# What an origin may have besides settings. Each of them is None where it has not, because
+# What an origin may have besides settings of training: None where it has not, because
 # a setting that is missing is taken for equal.
 _MARKS: Mapping[str, Any] = dict.fromkeys(
   ("weights", "path", "step", "from", "structures")
