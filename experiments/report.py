@@ -1,7 +1,7 @@
 """One report over finished fine-tuning runs.
 
   python -m experiments.report runs/qm9_* runs/rmd17_* --output=runs/report
-  python -m experiments.report runs/study
+  python -m experiments.report runs/study --output=runs/study/report
 
 Runs are told apart by task, number of training structures, model, initial weights (by
 what these were trained on, not by their path) and settings. Those that differ in fold

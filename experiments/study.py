@@ -152,7 +152,7 @@ def run(values: flags.FlagValues) -> None:
 def _numbers(values: flags.FlagValues, name: str) -> list[int]:
   """Values of --seeds or --folds."""
   result = []
-  for text in values[name].value:
+  for text in values[name].value or ():
     if not text.strip().isdigit():
       raise command.FlagError(
         f"--{name}: {text!r} is no whole number; expected a list such as 0,1,2."

@@ -135,6 +135,15 @@ def test_finished_is_a_run_with_a_result_of_these_flags(tmp_path):
   assert longer.state == "begun" and run.state == "begun"
 
 
+def test_flags_of_libraries_are_no_part_of_a_run():
+  # Orbax and others define flags of their own in the process of a run.
+  values = flags.FlagValues()
+  flags.DEFINE_bool("of_a_library", True, "", flag_values=values)
+  assert "of_a_library" in values and command.flags_text(values) == "\n"
+  defined = {name.partition(".")[0] for name in flags.FLAGS.flags_by_module_dict()}
+  assert "orbax" in defined and "orbax" not in command.flags_text(flags.FLAGS)
+
+
 def test_a_failing_run_does_not_end_the_study(tmp_path):
   planned = study_runs.plan(_config(tmp_path, seeds=(1, 2, 3, 4, 5)))
   _finish(planned[0])

@@ -1,6 +1,7 @@
 """Which runs are averaged, which are compared, and over what."""
 
 import dataclasses
+import json
 import pathlib
 import statistics
 
@@ -204,5 +205,13 @@ def test_nothing_gives_nothing():
   assert summaries.mean_improvements([]) == {}
 
 
-def test_the_origin_of_weights_that_are_gone_is_their_path():
-  assert origins.unknown("runs/gone").name == "gone"
+def test_the_origin_of_weights_that_are_gone_is_their_path(tmp_path):
+  gone = origins.unknown("runs/gone")
+  assert gone.name == "gone" and not gone.is_same(origins.unknown("other/gone"))
+  # A result of a version that did not store it.
+  stored = run_files.write(tmp_path / "a", "qmof", 1.0, [1.0], origin=_JOINT)
+  path = pathlib.Path(stored) / "finetune_result.json"
+  old = json.loads(path.read_text()) | {"origin": None}
+  path.write_text(json.dumps(old))
+  (run,) = runs_lib.find([stored]).runs
+  assert run.origin.is_same(origins.unknown("some/where"))
