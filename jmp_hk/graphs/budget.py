@@ -107,6 +107,12 @@ def exact_names(kind: type[Budget]) -> tuple[str, ...]:
   return tuple(field.name for field in fields if not field.metadata["round_to"])
 
 
+def padded_names(kind: type[Budget]) -> tuple[str, ...]:
+  """Names of the fields that may be larger than what structures need."""
+  exact = exact_names(kind)
+  return tuple(name for name in names(kind) if name not in exact)
+
+
 def count_names(kind: type[Budget]) -> tuple[str, ...]:
   """Names of the fields that add up over structures."""
   widths = width_names(kind)

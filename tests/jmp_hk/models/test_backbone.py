@@ -51,7 +51,7 @@ def _batch(backbone: backbone_lib.BackboneConfig, padding: int = 0):
   together = budget_lib.total(sizes, builder.budget_type)
   needs = {
     name: getattr(together, name) + 1 + padding
-    for name in budget_lib.names(builder.budget_type)
+    for name in budget_lib.padded_names(builder.budget_type)
   }
   items = [packing.PackItem(entry, task=0) for entry in graphs]
   return packing.pack(items, builder, builder.budget_type(**needs))

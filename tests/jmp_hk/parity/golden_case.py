@@ -1,6 +1,5 @@
 """Golden files as structures, batches and variables; matching of edge orders."""
 
-import dataclasses
 import functools
 import json
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import nearest
 from jmp_hk.graphs import neighbors
@@ -214,14 +214,14 @@ def pack_items(
 
 
 def budget(packed, padding: int) -> gemnet_graphs.Budget:
-  """The smallest budget that holds all items, plus `padding` in every field."""
+  """The smallest budget that holds all items, plus `padding` wherever there may be."""
   sizes = [gemnet_graphs.BUILDER.sizes(item.graphs) for item in packed]
   width = {"main_width", "a2a_width", "a2ee2a_width", "qint_width"}
   needs = {}
-  for field in dataclasses.fields(gemnet_graphs.Budget):
-    values = [getattr(s, field.name) for s in sizes]
-    used = max(values) if field.name in width else sum(values)
-    needs[field.name] = used + padding
+  for name in budget_lib.padded_names(gemnet_graphs.Budget):
+    values = [getattr(s, name) for s in sizes]
+    used = max(values) if name in width else sum(values)
+    needs[name] = used + padding
   return gemnet_graphs.Budget(**needs)
 
 

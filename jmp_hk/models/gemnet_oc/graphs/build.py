@@ -42,7 +42,7 @@ class GemNetOCStructureGraphs(builder_lib.StructureGraphs):
     quad_exclusion: [main, w], see `GemNetOCGraphs.quad_exclusion`; w is the largest
       number of qint edges into one atom.
     cutoffs: [n, 4] cutoff of each atom in Å in the main, a2a, a2ee2a and qint graph
-      where truncation is smooth, see `jmp_hk.graphs.adaptive`, else [n, 0].
+      where truncation is smooth, see `jmp_hk.graphs.adaptive`, else None.
     backgrounds: like `cutoffs`, the factors of `adaptive.background`.
   """
 
@@ -54,8 +54,8 @@ class GemNetOCStructureGraphs(builder_lib.StructureGraphs):
   a2a_pairs: np.ndarray
   a2a_slot: np.ndarray
   quad_exclusion: np.ndarray
-  cutoffs: np.ndarray
-  backgrounds: np.ndarray
+  cutoffs: np.ndarray | None = None
+  backgrounds: np.ndarray | None = None
 
   @functools.cached_property
   def sizes(self) -> budget_lib.GemNetOCBudget:
@@ -71,7 +71,7 @@ class GemNetOCStructureGraphs(builder_lib.StructureGraphs):
       a2a_width=_width(self.a2a_pairs[:, 1]),
       a2ee2a_width=_width(self.a2ee2a.receivers),
       qint_width=self.quad_exclusion.shape[1],
-      num_cutoffs=self.cutoffs.shape[1],
+      num_cutoffs=0 if self.cutoffs is None else self.cutoffs.shape[1],
     )
 
 
@@ -222,8 +222,8 @@ class _Selection(NamedTuple):
   in_a2ee2a: np.ndarray
   in_qint: np.ndarray
   symmetrize: str
-  cutoffs: np.ndarray
-  backgrounds: np.ndarray
+  cutoffs: np.ndarray | None = None
+  backgrounds: np.ndarray | None = None
 
 
 def _select_nearest(
@@ -238,7 +238,6 @@ def _select_nearest(
   if len(edges) > limits.a2a and np.bincount(edges.receivers).max() > limits.a2a:
     edges = nearest.nearest(edges, limits.a2a, home).edges
   near, rank, codes, bound = nearest.nearest(edges, limits.main, home)
-  none = np.zeros((len(home), 0))
   return _Selection(
     edges,
     near,
@@ -247,8 +246,6 @@ def _select_nearest(
     in_a2ee2a=rank < limits.a2ee2a,
     in_qint=rank < limits.qint,
     symmetrize=options.symmetrize,
-    cutoffs=none,
-    backgrounds=none,
   )
 
 
@@ -266,7 +263,6 @@ def _select_shells(
   take = lambda limit: nearest.whole_shells(bounds, limit).nonzero()[0]
   main = take(limits.main)
   bounds_of_main = bounds[:, main]
-  none = np.zeros((len(home), 0))
   return _Selection(
     edges.take(take(limits.a2a)),
     edges.take(main),
@@ -275,8 +271,6 @@ def _select_shells(
     in_a2ee2a=nearest.whole_shells(bounds_of_main, limits.a2ee2a),
     in_qint=nearest.whole_shells(bounds_of_main, limits.qint),
     symmetrize="union",
-    cutoffs=none,
-    backgrounds=none,
   )
 
 

@@ -130,13 +130,13 @@ def pack(
     ),
     a2a_slot=layout.pad([entry.a2a_slot for entry in graphs], budget.num_a2a, np.int32),
     quad_exclusion=_pack_exclusion(graphs, main, main_slot, budget),
-    cutoffs=_pack_cutoffs([entry.cutoffs for entry in graphs], layout),
-    backgrounds=_pack_cutoffs([entry.backgrounds for entry in graphs], layout),
+    cutoffs=_pack_cutoffs(graphs, "cutoffs", layout),
+    backgrounds=_pack_cutoffs(graphs, "backgrounds", layout),
   )
 
 
 def _pack_cutoffs(
-  parts: Sequence[np.ndarray], layout: layout_lib.Layout
+  graphs: Sequence[build.GemNetOCStructureGraphs], name: str, layout: layout_lib.Layout
 ) -> np.ndarray | None:
   """[N, num_cutoffs], zero where a structure has none; None where none is wanted."""
   budget = layout.budget
@@ -144,8 +144,13 @@ def _pack_cutoffs(
   if not budget.num_cutoffs:
     return None
   shape = (budget.num_cutoffs,)
-  whole = [part if part.shape[1] else np.zeros((len(part), *shape)) for part in parts]
-  return layout.atoms(whole, layout.dtype, shape)
+  parts = []
+  for entry in graphs:
+    part = getattr(entry, name)
+    if part is None:
+      part = np.zeros((entry.structure.num_atoms, *shape))
+    parts.append(part)
+  return layout.atoms(parts, layout.dtype, shape)
 
 
 def _pack_exclusion(

@@ -168,7 +168,7 @@ def test_empty_batch_and_target_specs():
     packing.pack([bad], gemnet_graphs.BUILDER, budget, targets=specs)
 
 
-@pytest.mark.parametrize("field", budget_lib.names(gemnet_graphs.Budget))
+@pytest.mark.parametrize("field", budget_lib.padded_names(gemnet_graphs.Budget))
 def test_errors_name_structure_field_and_size(field):
   items = _items()
   sizes = gemnet_graphs.BUILDER.sizes(items[3].graphs)
