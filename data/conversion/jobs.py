@@ -24,6 +24,7 @@ from jmp_hk import files
 from jmp_hk import problems
 from jmp_hk import serialization
 from jmp_hk import statistics as statistics_lib
+from jmp_hk import strict_json
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import size_tables
@@ -78,7 +79,7 @@ def sidecar_of(shard: pathlib.Path) -> pathlib.Path:
 
 def read_sidecar(shard: pathlib.Path) -> dict[str, Any]:
   """Statistics of a shard and what it was made of."""
-  return json.loads(sidecar_of(shard).read_text(encoding="utf-8"))
+  return strict_json.read(sidecar_of(shard), non_finite=True)
 
 
 def check(job: Job) -> Outcome:

@@ -23,6 +23,7 @@ from jmp_hk import dataset_summary
 from jmp_hk import files
 from jmp_hk import serialization
 from jmp_hk import statistics as statistics_lib
+from jmp_hk import strict_json
 from jmp_hk.runtime import console
 from jmp_hk.runtime import workers
 
@@ -93,7 +94,7 @@ def write_info(
     splits, provenance = {}, {}
     for path in found:
       split = path.name.removesuffix(".done.json")
-      done = json.loads(path.read_text(encoding="utf-8"))
+      done = strict_json.read(path, non_finite=True)
       splits[split] = serialization.from_json(
         statistics_lib.Statistics, done["statistics"]
       )

@@ -17,6 +17,7 @@ from jmp_hk import dataset_summary
 from jmp_hk import files
 from jmp_hk import names
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.graphs import config as graph_config
 
 DEATH_MESSAGE = (
@@ -88,7 +89,7 @@ def check_and_store(
     other = path.name.removesuffix(".plan.json")
     if other not in begun:
       continue
-    stored = _upgrade(json.loads(path.read_text(encoding="utf-8")), converter)
+    stored = _upgrade(strict_json.read(path), converter)
     keys = plan if path == mine else ("dataset",)
     changes = [
       f"{key} was {_brief(stored.get(key))}, is {_brief(plan[key])}"

@@ -52,12 +52,14 @@ def _written(tmp_path_factory):
 
 def test_errors_stand_beside_the_published_ones(written):
   text = written[0].markdown
-  (head,) = (line for line in text.splitlines() if "| MACE (published)" in line)
-  assert "| JMP-L (published) | MACE (published) |" in head
+  heads = [line for line in text.splitlines() if "(published)" in line]
+  assert any(
+    head.endswith("| JMP-S (published) | JMP-L (published) |") for head in heads
+  )
   row = next(line for line in text.splitlines() if line.startswith("| rmd17_aspirin"))
   assert "| 20.3 ± 0.14, 2 runs |" in row and "(+73.9 ± 0.7 %)" in row
-  assert row.endswith("| 24.3 | 24.7 | 6.7 | 5.1 | 6.6 |")
-  assert "Batatia et al." in text and "Shoghi et al." in text
+  assert row.endswith("| 24.3 | 24.7 | 6.7 | 5.1 |")
+  assert "Shoghi et al." in text
 
 
 def test_folds_as_published_and_their_mean_have_rows_of_their_own(written):
