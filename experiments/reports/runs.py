@@ -160,6 +160,7 @@ def load(directory: pathlib.Path) -> Run:
     return _run(directory, result, config, records)
   except (OSError, ValueError, KeyError, TypeError) as error:
     reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    reason = reason.rstrip(".")
     raise DamagedRunError(
       f"The run in {directory} cannot be read: {reason}. Leave it out, or run "
       "experiments.finetune in another directory."

@@ -203,7 +203,7 @@ def test_unfinished_and_damaged_runs_are_named(tmp_path):
   run_files.write(tmp_path / "config", "qmof", 2.0, [3.0])
   (tmp_path / "config" / "config.json").write_text("{}")
   run_files.write(tmp_path / "metrics", "qmof", 2.0, [3.0])
-  (tmp_path / "metrics" / "metrics.jsonl").write_text('{"kind": "val"}\n')
+  (tmp_path / "metrics" / "metrics.jsonl").write_text('{"kind": "val"}\n' * 2)
   (tmp_path / "begun").mkdir()
   (tmp_path / "begun" / "flags.txt").write_text("--test_split=test\n")
   (tmp_path / "pretraining").mkdir()
