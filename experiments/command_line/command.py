@@ -16,6 +16,7 @@ _NOT_STORED = (
   "num_processes",
   "process_id",
   "compilation_cache",
+  "debug",
 )
 # Packages that define flags of their own when they are imported.
 _FOREIGN_MODULES = ("absl", "chex")

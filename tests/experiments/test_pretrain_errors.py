@@ -85,7 +85,7 @@ def test_other_flags(datasets, tmp_path):
     ("--model_override=num_blocks=few", "should be of type int"),
     ("--budget=atoms=3", "FIELD one of num_graphs"),
     ("--learning_rate_factors=head", "PATTERN=FACTOR"),
-    ("--ema_decay=1", "ema_decay must lie in [0, 1)"),
+    ("--ema_decay=1", "--ema_decay=1: expected a number, at least 0 and below 1"),
   ]:
     assert message in _complaint(*base, flag), flag
   assert not (tmp_path / "run").exists()
