@@ -33,7 +33,7 @@ def parse(text: str, allowed: ranges.Range) -> int | float:
   """
   value: int | float | None = None
   if allowed.is_whole:
-    if _WHOLE.fullmatch(text) and len(text.strip(" +-0")) <= _MOST_DIGITS:
+    if _WHOLE.fullmatch(text) and len(text.strip().lstrip("+-0")) <= _MOST_DIGITS:
       value = int(text)
   elif _NUMBER.fullmatch(text) or _INFINITE.fullmatch(text):
     value = float(text)
