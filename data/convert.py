@@ -23,6 +23,7 @@ from data.command_line import flag_help
 from data.command_line import numbers
 from data.command_line import program as program_lib
 from data.conversion import base
+from data.conversion import estimates
 from data.conversion import registry
 from data.conversion import runner
 from data.records import shards
@@ -59,6 +60,7 @@ class Config:
     skip_invalid: leave bad records out and list them.
     overwrite: replace the same splits of an earlier conversion.
     measure: measure the graphs of all structures.
+    plan: say what is going to be made, and make nothing.
     num_tasks: number of tasks that share the conversion.
     task_id: number of this one.
     scales: "published" or "fitted".
@@ -73,6 +75,7 @@ class Config:
   skip_invalid: bool = False
   overwrite: bool = False
   measure: bool = True
+  plan: bool = False
   num_tasks: int = 1
   task_id: int = 0
   scales: dataset_summary.ScaleSource = "published"
@@ -125,6 +128,13 @@ def _define_output(values: flags.FlagValues) -> None:
     "overwrite",
     False,
     "Replace an earlier conversion of the same splits.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "plan",
+    False,
+    "Print the number of shards and structures, and the expected size and time, and "
+    "write nothing.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -233,6 +243,7 @@ def config_from_flags(values: flags.FlagValues) -> Config:
     skip_invalid=values.skip_invalid,
     overwrite=values.overwrite,
     measure=values.measure,
+    plan=values.plan,
     num_tasks=values.num_tasks,
     task_id=values.task_id,
     scales=values.scales,
@@ -247,6 +258,11 @@ def config_from_flags(values: flags.FlagValues) -> Config:
 def run(config: Config, command: str = "") -> None:
   """Converts as the configuration says and prints what came out."""
   converter = registry.make(config.dataset, config.input, config.split, config.options)
+  if config.plan:
+    output = pathlib.Path(config.output)
+    found = estimates.estimate(converter, output, measure=config.measure)
+    print(estimates.describe(found, output, config.num_workers, config.num_tasks))
+    return
   try:
     info = runner.convert(
       converter,

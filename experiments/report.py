@@ -1,7 +1,7 @@
 """One report over finished fine-tuning runs.
 
   python -m experiments.report runs/qm9_* runs/rmd17_* --output=runs/report
-  python -m experiments.report runs/study
+  python -m experiments.report runs/study --output=runs/study/report
 
 Runs are told apart by task, number of training structures, model, initial weights (by
 what these were trained on, not by their path) and settings. Those that differ in fold
@@ -84,13 +84,14 @@ def run(
   from experiments.reports import plot
   from experiments.reports import published as published_lib
   from experiments.reports import runs as runs_lib
-  from experiments.reports import table as table_lib
+  from experiments.reports import sections
+  from experiments.reports import summaries
 
   found = runs_lib.find(directories)
   if not found.runs:
     raise command.FlagError(" ".join(found.left_out.values()))
   comparisons = comparison_lib.compare(found.runs)
-  labels = comparison_lib.arms(comparisons)
+  labels = summaries.arms(comparisons)
   if reference and not any(reference in label for label in labels):
     raise command.FlagError(
       f"--reference: there is no {reference!r} in {', '.join(labels)}."
@@ -98,21 +99,14 @@ def run(
   published = published_lib.load()
   output.mkdir(parents=True, exist_ok=True)
   pictures = plot.draw(comparisons, published, output, reference)
-  tables = table_lib.tables(comparisons, published, reference)
-  left_out = [f"Left out: {reason}" for reason in found.left_out.values()]
-  notes = [*left_out, *table_lib.sources(comparisons, published)]
-  markdown = "\n".join(
-    [
-      "# Fine-tuning results\n",
-      *(table.markdown() for table in tables),
-      *(f"![{path.stem.replace('_', ' ')}]({path.name})\n" for path in pictures),
-      *(f"{note}\n" for note in notes),
-    ]
-  )
-  files.write_atomically(output / MARKDOWN_FILE, markdown)
   csv_files.write_groups(comparisons, published, output / GROUPS_FILE)
   csv_files.write_runs(comparisons, output / RUNS_FILE)
-  text = "\n".join([*(table.plain() for table in tables), *notes])
+  tables = sections.tables(comparisons, published, reference)
+  left_out = [f"Left out: {reason}" for reason in found.left_out.values()]
+  notes = [*left_out, *sections.sources(comparisons, published)]
+  markdown = sections.markdown(tables, pictures, notes)
+  files.write_atomically(output / MARKDOWN_FILE, markdown)
+  text = sections.plain(tables, notes)
   names = (MARKDOWN_FILE, GROUPS_FILE, RUNS_FILE)
   return Report(markdown, text, (*(output / name for name in names), *pictures))
 

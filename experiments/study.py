@@ -107,7 +107,8 @@ def _define_training(values: flags.FlagValues) -> None:
     "extra",
     [],
     "FLAG=VALUE: A further flag of experiments.finetune for every run, which counts "
-    "more than the task's flag file. Of flags that are true or false, FLAG or noFLAG.",
+    "more than the task's flag file; {task} in it stands for the task, e.g. "
+    "data=converted/{task}. Of flags that are true or false, FLAG or noFLAG.",
     flag_values=values,
   )
 
@@ -151,7 +152,7 @@ def run(values: flags.FlagValues) -> None:
 def _numbers(values: flags.FlagValues, name: str) -> list[int]:
   """Values of --seeds or --folds."""
   result = []
-  for text in values[name].value:
+  for text in values[name].value or ():
     if not text.strip().isdigit():
       raise command.FlagError(
         f"--{name}: {text!r} is no whole number; expected a list such as 0,1,2."

@@ -231,7 +231,7 @@ def _check_counts(info: DatasetInfo) -> None:
   for split, facts in info.splits.items():
     if unknown := sorted(set(facts.elements) - set(info.elements)):
       raise ValueError(
-        f"splits[{split!r}] has elements {unknown}, but elements has not."
+        f"splits[{split!r}] has elements {unknown}, which the key elements lacks."
       )
     most = info.num_structures.get(split, 0)
     for name, count in facts.missing.items():

@@ -87,8 +87,8 @@ def fine_tune(
       learn at the published fractions of it, where there are any.
     seed: seed of everything random: drawn validation structures, heads, data order.
     head_name: name of the head in the new model.
-    graph: cutoff and number of neighbors; by default those of the model's heads where
-      they agree, else 12 Å and 30 neighbors.
+    graph: cutoff, number of neighbors and truncation; by default those of the model's
+      heads where they agree, else 12 Å, 30 neighbors and "published".
     precision: "float32", "tensorfloat32" or "bfloat16", see `jmp_hk.load`.
     frozen: regular expressions of parameters that are not trained, see
       `training.config.OptimizerConfig`.

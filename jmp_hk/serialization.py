@@ -4,8 +4,8 @@ The one serialiser of the library: configurations, `DatasetInfo` and whatever el
 stored as JSON go through it. Unknown keys, missing keys and values of the wrong type
 are errors that name the place, so that a file of another version is never half
 understood. No type stands for another: `true` is no number, 1.0 is no integer, and "1"
-is neither. Files are read within bounds (`MAX_BYTES`, `MAX_DEPTH`), and numbers are
-finite but where an annotation is `Unbounded`.
+is neither. Numbers are finite but where an annotation is `Unbounded`, and files are
+read within bounds (`jmp_hk.strict_json`).
 
 A dataclass can say more about how it is stored:
 
@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import enum
+import functools
 import json
 import math
 import os
@@ -30,9 +31,9 @@ import typing
 from typing import Any
 from typing import ClassVar
 from typing import TypeVar
-import zlib
 
 from jmp_hk import files
+from jmp_hk import strict_json
 
 T = TypeVar("T")
 Json = Any  # None, bool, int, float, str, list or dict with string keys.
@@ -44,19 +45,12 @@ _NUMBER_LIST = re.compile(r"\[\s*([-+.\de]+(?:,\n\s*[-+.\de]+)*)\n\s*\]")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _NON_FINITE = ("inf", "-inf", "nan")
 TYPE_KEY = "type"  # Under it the name of a class is stored.
-CHECKSUM_KEY = "checksum"  # Under it a file has the checksum of the rest.
-_CHECKSUM_PREFIX = "crc32:"
-MAX_BYTES = 1 << 28  # Of a file; the longest lists of records that were left out fit.
-MAX_DEPTH = 100  # Of nested lists and mappings; what is stored has less than 20.
-_TOO_DEEP = f"it has lists or mappings that are nested more than {MAX_DEPTH} deep"
-_MOST_SHOWN = 200  # Characters of a value in a message.
 
 # A float that may be infinite or NaN, e.g. the best of no results.
 Unbounded = typing.Annotated[float, "unbounded"]
 
 
-class SerializationError(ValueError):
-  """A value cannot be read from or written to JSON."""
+SerializationError = strict_json.SerializationError
 
 
 class Polymorphic:
@@ -177,7 +171,7 @@ def dumps(value: Any, *, store_checksum: bool = False) -> str:
   """
   data = to_json(value)
   if store_checksum or getattr(type(value), "store_checksum", False):
-    data = with_checksum(data)
+    data = strict_json.with_checksum(data)
   text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
   return _NUMBER_LIST.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
 
@@ -195,91 +189,6 @@ def save(
   files.write_atomically(path, dumps(value, store_checksum=store_checksum))
 
 
-def checksum(data: Json) -> int:
-  """CRC-32 of JSON values, whatever the order of keys and the layout of the text."""
-  text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-  return zlib.crc32(text.encode("utf-8"))
-
-
-def with_checksum(data: Mapping[str, Json]) -> dict[str, Json]:
-  """JSON values with a checksum, which `read_json` verifies and leaves out."""
-  return {**data, CHECKSUM_KEY: f"{_CHECKSUM_PREFIX}{checksum(data):08x}"}
-
-
-def _verified(data: Json) -> Json:
-  """Values without their checksum, where they have one.
-
-  Raises:
-    SerializationError: it is wrong.
-  """
-  stored = data.get(CHECKSUM_KEY) if isinstance(data, dict) else None
-  if not isinstance(stored, str) or not stored.startswith(_CHECKSUM_PREFIX):
-    return data
-  rest = {key: value for key, value in data.items() if key != CHECKSUM_KEY}
-  if with_checksum(rest) != data:
-    raise SerializationError(
-      "its content does not fit its checksum. Copy it again from where it is whole; if "
-      f"it was changed on purpose, delete its entry {CHECKSUM_KEY!r}"
-    )
-  return rest
-
-
-def parse(text: str | bytes, *, non_finite: bool = False) -> Json:
-  """Parses JSON text, strictly and within bounds.
-
-  Args:
-    text: the text, or its bytes in UTF-8.
-    non_finite: whether NaN, Infinity and -Infinity are numbers, as Python writes them.
-
-  Returns:
-    The values.
-
-  Raises:
-    SerializationError: it is no JSON; a key occurs twice in a mapping, a number is not
-      finite, or it is nested too deep.
-  """
-  try:
-    if isinstance(text, bytes):
-      text = text.decode("utf-8")
-    data = json.loads(
-      text,
-      object_pairs_hook=_unique_keys,
-      parse_float=_finite,
-      parse_constant=float if non_finite else _refuse_constant,
-    )
-  except SerializationError:
-    raise
-  except UnicodeDecodeError as error:
-    raise SerializationError(f"it is no text in UTF-8: {error}") from error
-  except ValueError as error:
-    raise SerializationError(f"it is no JSON: {error}") from error
-  except RecursionError:
-    raise SerializationError(_TOO_DEEP) from None
-  _check_depth(data)
-  return data
-
-
-def read_json(path: str | os.PathLike[str], *, non_finite: bool = False) -> Json:
-  """Parses a file of JSON, strictly and within bounds, and verifies its checksum.
-
-  Args:
-    path: the file.
-    non_finite: see `parse`.
-
-  Raises:
-    SerializationError: see `parse`, or the checksum is wrong; names the file.
-    OSError: it cannot be read, e.g. FileNotFoundError.
-  """
-  with open(path, "rb") as file:
-    content = file.read(MAX_BYTES + 1)
-  try:
-    if len(content) > MAX_BYTES:
-      raise SerializationError(f"it has more than {MAX_BYTES} bytes")
-    return _verified(parse(content, non_finite=non_finite))
-  except SerializationError as error:
-    raise SerializationError(f"Cannot read {os.fspath(path)}: {error}.") from error
-
-
 def load(cls: type[T], path: str | os.PathLike[str]) -> T:
   """Reads what `save` wrote.
 
@@ -287,52 +196,11 @@ def load(cls: type[T], path: str | os.PathLike[str]) -> T:
     SerializationError: the file is no JSON or does not fit `cls`; names the file.
     FileNotFoundError: there is no such file.
   """
-  data = read_json(path)
+  data = strict_json.read(path)
   try:
     return from_json(cls, data)
   except SerializationError as error:
     raise SerializationError(f"Cannot read {os.fspath(path)}: {error}") from error
-
-
-def _finite(text: str) -> float:
-  """Parses a number with a point or exponent."""
-  value = float(text)
-  if not math.isfinite(value):
-    raise SerializationError(f"the number {_brief(text)} is too large")
-  return value
-
-
-def _refuse_constant(name: str) -> float:
-  raise SerializationError(f"{name} is no number of JSON")
-
-
-def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-  """A mapping from its entries."""
-  result = dict(pairs)
-  if len(result) < len(pairs):
-    keys = [key for key, _ in pairs]
-    twice = next(key for key in keys if keys.count(key) > 1)
-    raise SerializationError(f"the key {_brief(twice)} occurs twice")
-  return result
-
-
-def _check_depth(data: Json) -> None:
-  level, depth = [data], 0
-  while level := [item for item in level if isinstance(item, (dict, list))]:
-    depth += 1
-    if depth > MAX_DEPTH:
-      raise SerializationError(_TOO_DEEP)
-    level = [
-      child
-      for item in level
-      for child in (item.values() if isinstance(item, dict) else item)
-    ]
-
-
-def _brief(value: Json) -> str:
-  """A value as messages show it."""
-  text = repr(value)
-  return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def differences(old: Json, new: Json, where: str = "") -> list[str]:
@@ -355,7 +223,7 @@ def differences(old: Json, new: Json, where: str = "") -> list[str]:
 def _expect(condition: bool, data: Json, expected: str, where: str) -> None:
   if not condition:
     raise SerializationError(
-      f"{where or 'The value'} should be {expected}, not {_brief(data)}."
+      f"{where or 'The value'} should be {expected}, not {strict_json.brief(data)}."
     )
 
 
@@ -444,11 +312,17 @@ def _read_dataclass(cls: type[Any], data: Json, where: str) -> Any:
   ]
   if missing:
     raise SerializationError(f"{where} lacks {', '.join(map(repr, missing))}.")
-  hints = typing.get_type_hints(cls, include_extras=True)
+  hints = _hints(cls)
   values = {
     name: _read(hints[name], item, f"{where}.{name}") for name, item in data.items()
   }
   return _with_place(where, cls, **values)
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+  """Annotations of the fields of a dataclass."""
+  return typing.get_type_hints(cls, include_extras=True)
 
 
 def _upgraded(
@@ -531,7 +405,7 @@ def _read_scalar(cls: Any, data: Json, where: str) -> Any:
     return data
   name = getattr(cls, "__name__", str(cls))
   raise SerializationError(
-    f"{where or 'The value'} should be of type {name}, not {_brief(data)}."
+    f"{where or 'The value'} should be of type {name}, not {strict_json.brief(data)}."
   )
 
 

@@ -27,6 +27,7 @@ _ORDER = (
     "ranges",
     "runtime",
     "serialization",
+    "strict_json",
     "statistics",
     "structure",
     "text_table",

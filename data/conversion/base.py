@@ -102,12 +102,14 @@ class Unit:
     name: what it covers, for messages and the plan.
     files: the raw files that it reads, relative to `Converter.root`.
     payload: whatever `read` needs, as plain JSON values; part of the plan's identity.
+    records: number of its records where the plan knows it, for estimates.
   """
 
   split: str
   name: str
   files: tuple[str, ...]
   payload: Any = None
+  records: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +165,10 @@ class Converter(abc.ABC):
     """A path as `Unit.files` and record ids give it."""
     return pathlib.Path(path).relative_to(self.root).as_posix()
 
+  def packed(self) -> pathlib.Path | None:
+    """The archive that `prepare` unpacks; None where it has nothing to unpack."""
+    return None
+
   def prepare(self, output: pathlib.Path, progress: bool = True) -> "Converter":
     """The converter that reads this one's source, unpacked where it has to be.
 
@@ -198,6 +204,14 @@ class Converter(abc.ABC):
       PlanError: the source or the options make no sense.
       RawDataError: a raw file cannot be read.
     """
+
+  def count(self, unit: Unit) -> int | None:
+    """Number of records of a unit where it is known without reading them all.
+
+    Raises:
+      RawDataError: a raw file cannot be read.
+    """
+    return unit.records
 
   @abc.abstractmethod
   def read(self, unit: Unit) -> Iterator[Item]:

@@ -18,6 +18,7 @@ from data.conversion import base
 from data.conversion import inputs
 from data.records import index
 from data.records import schema
+from data.records import shards
 from jmp_hk import dataset_summary
 from jmp_hk import files
 from jmp_hk import problems
@@ -62,10 +63,12 @@ class Outcome:
   Attributes:
     structures: structures of the shard.
     change: what has changed in the raw files since an earlier run made it, or "".
+    is_measured: whether the sizes of graphs that the job asks for are there.
   """
 
   structures: int
   change: str = ""
+  is_measured: bool = True
 
 
 def sidecar_of(shard: pathlib.Path) -> pathlib.Path:
@@ -83,7 +86,34 @@ def check(job: Job) -> Outcome:
   sidecar = read_sidecar(job.shard)
   # Earlier versions stored nothing about them.
   changed = inputs.change(job.converter.root, sidecar.get("inputs", ()))
-  return Outcome(sidecar["statistics"]["structures"], changed)
+  return Outcome(
+    sidecar["statistics"]["structures"], changed, not job.measure or _is_measured(job)
+  )
+
+
+def complete(job: Job) -> Outcome:
+  """Runs a job, or measures the structures of a shard that is finished without."""
+  if not (job.shard.exists() and sidecar_of(job.shard).exists()):
+    return run(job)
+  key, fields = _columns(job, job.converter.declare())
+  found, _ = index.open_index(job.shard)
+  graph = job.converter.declare().graph
+  rows = [
+    size_tables.row(schema.decode(record, str(job.shard)), BUILDER, graph)
+    for record in shards.read_shard(job.shard)
+  ]
+  sizes = dict(found.sizes) | {key: index.table(fields, np.array(rows, np.int32))}
+  index.store(job.shard, dataclasses.replace(found, sizes=sizes))
+  return Outcome(found.num_records)
+
+
+def _is_measured(job: Job) -> bool:
+  key, fields = _columns(job, job.converter.declare())
+  try:
+    found = index.load(job.shard).sizes.get(key)
+  except index.IndexFileError:
+    return False
+  return found is not None and found.fields == fields
 
 
 def run(job: Job) -> Outcome:

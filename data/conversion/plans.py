@@ -17,6 +17,7 @@ from jmp_hk import dataset_summary
 from jmp_hk import files
 from jmp_hk import names
 from jmp_hk import serialization
+from jmp_hk.graphs import config as graph_config
 
 DEATH_MESSAGE = (
   "A conversion process was killed, perhaps for lack of memory. Run the same command "
@@ -165,7 +166,11 @@ def _describe(
 
 
 def _upgrade(stored: dict[str, Any], converter: base.Converter) -> dict[str, Any]:
-  """A plan of an earlier version, with what was not an option then."""
+  """A plan of an earlier version, with what was not an option or a setting then."""
+  dataset = stored.get("dataset", {})
+  if "graph" in dataset:
+    defaults = serialization.to_json(graph_config.GraphConfig())
+    dataset["graph"] = defaults | dataset["graph"]
   if stored.get("converter") == converter.name:
     defaults = dataclasses.asdict(converter.options_type())
     stored["options"] = defaults | stored["options"]

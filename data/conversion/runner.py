@@ -15,11 +15,11 @@ from collections.abc import Generator
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
 import fcntl
-import itertools
 import logging
 import os
 import pathlib
@@ -36,6 +36,7 @@ from jmp_hk.runtime import workers
 
 logger = logging.getLogger(__name__)
 
+_THREADS = 16  # They wait for the file system while finished shards are checked.
 # What file systems of clusters answer that have no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -103,7 +104,7 @@ def convert(
     skip_invalid: leave bad records out and list them, instead of raising.
     overwrite: delete the same splits of an earlier conversion first.
     measure: measure the graphs of all structures for the default backbone, and store
-      their sizes beside the shards.
+      their sizes beside the shards; also of shards that are there without.
     scales: store published or fitted energy and force scales.
     task: which part of the conversion this process does.
     command: the command line, to be stored in the provenance.
@@ -177,7 +178,7 @@ def _jobs(
         output / shards.shard_name(split, i, len(units)),
         skip_invalid,
         measure,
-        own.intersection(unit.files),
+        frozenset(own.intersection(unit.files)),
       )
 
 
@@ -209,36 +210,40 @@ def _run(
   """
   finished = _finished(output, [job.shard for job in jobs])
   old = [job for job in jobs if job.shard in finished]
-  new = [job for job in jobs if job.shard not in finished]
-  if not jobs:
-    return
-  with (
-    console.progress("shard", "Conversion", is_shown=progress and bool(new)) as update,
-    contextlib.closing(_outcomes(old, new, num_workers)) as outcomes,
-  ):
-    structures = 0
-    for number, outcome in enumerate(outcomes, start=1):
+  left = [job for job in jobs if job.shard not in finished]
+  structures = 0
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    for job, outcome in zip(old, pool.map(jobs_lib.check, old), strict=True):
       if outcome.change:
+        pool.shutdown(cancel_futures=True)
         raise plans.OtherConversionError(
           f"{output} holds shards that were converted before the content of the raw "
           f"files changed: {outcome.change}. Choose another --output, or pass "
           "--overwrite to replace them.",
           [outcome.change],
         )
+      structures += outcome.structures if outcome.is_measured else 0
+      left += [] if outcome.is_measured else [job]
+  if not left:
+    return
+  with (
+    console.progress("shard", "Conversion", is_shown=progress) as update,
+    contextlib.closing(_outcomes(left, num_workers)) as outcomes,
+  ):
+    for number, outcome in enumerate(outcomes, start=len(jobs) - len(left) + 1):
       structures += outcome.structures
       update(number, len(jobs), f"{structures:,} structures")
 
 
 def _outcomes(
-  old: Sequence[jobs_lib.Job], new: Sequence[jobs_lib.Job], num_workers: int
+  jobs: Sequence[jobs_lib.Job], num_workers: int
 ) -> Generator[jobs_lib.Outcome, None, None]:
-  num_workers = min(num_workers, len(new))
+  num_workers = min(num_workers, len(jobs))
   if num_workers <= 1:
-    yield from itertools.chain(map(jobs_lib.check, old), map(jobs_lib.run, new))
+    yield from map(jobs_lib.complete, jobs)
     return
   with workers.WorkerPool(num_workers, plans.DEATH_MESSAGE) as pool:
-    yield from pool.map(jobs_lib.check, old, chunk_size=64)
-    yield from pool.as_completed(jobs_lib.run, new)
+    yield from pool.as_completed(jobs_lib.complete, jobs)
 
 
 def _clear(output: pathlib.Path, split: str, *, only_shards: bool = False) -> None:

@@ -129,6 +129,7 @@ def units(
       f"{name}[{split} part {start // size}]",
       files,
       sorted(map(int, indices[start : start + size])),
+      records=len(indices[start : start + size]),
     )
     for split, indices in splits.items()
     for start in range(0, len(indices), size)

@@ -42,7 +42,9 @@ class AseReadable(base.Converter):
     o = self.options
     return dataset_summary.Declaration(
       name=o.name,
-      graph=graph_config.GraphConfig(o.cutoff, o.max_neighbors),
+      graph=graph_config.GraphConfig(
+        o.cutoff, o.max_neighbors, truncation=ase_atoms.truncation(o.truncation)
+      ),
       energy=o.energy_key != ase_atoms.NONE,
       forces=o.forces_key != ase_atoms.NONE,
       targets=ase_atoms.parse_targets(o.targets),
@@ -168,7 +170,8 @@ class AseReadable(base.Converter):
     except ase_files.FileError as error:
       raise base.RawDataError(str(error)) from error
     if len(files) == 1:
-      return base.Unit(split, names[0] + suffix, tuple(files), *chosen.values())
+      (only,) = chosen.values()
+      return base.Unit(split, names[0] + suffix, tuple(files), only)
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     payload = dict(zip(names, chosen.values(), strict=True))
     return base.Unit(split, names[0] + more + suffix, tuple(files), payload)

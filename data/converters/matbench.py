@@ -13,7 +13,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from sklearn import model_selection
 
 from data.conversion import base
 from data.conversion import splits
@@ -83,6 +82,8 @@ def split(
     raise base.PlanError(f"--fold={fold} is not one of the folds 0 to {NUM_FOLDS - 1}.")
   if rows < 2 * NUM_FOLDS:
     raise base.PlanError(f"{rows} rows are too few for {NUM_FOLDS} folds.")
+  from sklearn import model_selection  # Takes a second to import.
+
   kind = model_selection.KFold if labels is None else model_selection.StratifiedKFold
   folds = kind(NUM_FOLDS, shuffle=True, random_state=FOLD_SEED)
   try:

@@ -106,6 +106,11 @@ class OC20(base.Converter):
     parts = [[place.path.name, place.offset, place.size] for place in pair]
     return base.Unit(split, name, (self.relative(frames.tar),), parts)
 
+  def count(self, unit: base.Unit) -> int | None:
+    frames, *rest = self._opened(unit)
+    frames[1].close()
+    return len(_read_ids(*rest[0])) if rest else None
+
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
     path = self.root / unit.name
     frames, *rest = self._opened(unit)

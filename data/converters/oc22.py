@@ -28,8 +28,11 @@ class OC22(base.Converter):
   def declare(self) -> dataset_summary.Declaration:
     return base.published_declaration("oc22")
 
+  def packed(self) -> pathlib.Path | None:
+    return archives.find(self.source, "*.lmdb")
+
   def prepare(self, output: pathlib.Path, progress: bool = True) -> base.Converter:
-    archive = archives.find(self.source, "*.lmdb")
+    archive = self.packed()
     if archive is None:
       return self
     folder = unpacking.unpacked(archive, output, _is_labelled, progress)

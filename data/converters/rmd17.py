@@ -123,8 +123,11 @@ class Rmd17(base.Converter):
   name = "rmd17"
   options_type = Rmd17Options
 
+  def packed(self) -> pathlib.Path | None:
+    return archives.find(self.source, "rmd17_*.npz")
+
   def prepare(self, output: pathlib.Path, progress: bool = True) -> base.Converter:
-    archive = archives.find(self.source, "rmd17_*.npz")
+    archive = self.packed()
     if archive is None:
       return self
     if not self.options.molecule:

@@ -15,6 +15,7 @@ import pathlib
 
 from data.downloads import http as http_lib
 from jmp_hk import files
+from jmp_hk import serialization
 
 SUFFIX = ".part"
 STATE_SUFFIX = ".part.json"
@@ -54,8 +55,8 @@ class PartFile:
     self._state_path = path.with_name(path.name + STATE_SUFFIX)
     self.size = file.seek(0, os.SEEK_END)
     self.state: State | None = None
-    with contextlib.suppress(OSError, ValueError, TypeError):
-      self.state = State(**json.loads(self._state_path.read_text(encoding="utf-8")))
+    with contextlib.suppress(OSError, serialization.SerializationError):
+      self.state = serialization.load(State, self._state_path)
 
   @property
   def is_complete(self) -> bool:

@@ -82,6 +82,11 @@ class AseOptions(base.Options):
     "Largest number of neighbors of an atom in the main graph.",
     graph_config.GraphConfig.RANGES["max_neighbors"],
   )
+  truncation: str = base.option(
+    graph_config.Truncation.PUBLISHED.value,
+    "How the graphs end: published takes the nearest neighbors; shells takes equally "
+    "distant ones together; smooth lets edges vanish smoothly, for molecular dynamics.",
+  )
   evaluate_free_atoms_only: bool = base.option(
     False, "Leave fixed atoms out of force metrics."
   )
@@ -216,6 +221,20 @@ def _tags(atoms: ase.Atoms, key: str, fixed: np.ndarray) -> np.ndarray:
   if key == "oc20_rule":
     return derive_oc20_tags(atoms.numbers, fixed)
   return np.asarray(_label(atoms, key, may_lack=False)).astype(np.int32)
+
+
+def truncation(name: str) -> graph_config.Truncation:
+  """The truncation of a name.
+
+  Raises:
+    PlanError: there is none of that name.
+  """
+  names = [kind.value for kind in graph_config.Truncation]
+  if name not in names:
+    raise base.PlanError(
+      f"--truncation={name} is unknown; known are {', '.join(names)}."
+    )
+  return graph_config.Truncation(name)
 
 
 def energy_unit(unit: str) -> float:

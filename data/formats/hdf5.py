@@ -174,7 +174,13 @@ def pack_units(
         parts.append([])
         room = size
   return [
-    base.Unit(split, f"{file}[{split} part {i}]", (file,), part)
+    base.Unit(
+      split,
+      f"{file}[{split} part {i}]",
+      (file,),
+      part,
+      records=sum(stop - start for _, start, stop in part),
+    )
     for i, part in enumerate(parts)
     if part
   ]

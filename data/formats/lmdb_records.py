@@ -70,7 +70,9 @@ def units(
     for start in range(0, count, RECORDS_PER_UNIT):
       stop = min(start + RECORDS_PER_UNIT, count)
       files = (converter.relative(lmdb_file.data_file(path)),)
-      result.append(base.Unit(split, f"{name}:{start}-{stop}", files, [start, stop]))
+      unit_name = f"{name}:{start}-{stop}"
+      unit = base.Unit(split, unit_name, files, [start, stop], records=stop - start)
+      result.append(unit)
   return result
 
 

@@ -58,7 +58,7 @@ def unpacked(
       members that may not be written.
     PlanError: the disk is too small, or the folder holds files of another archive.
   """
-  folder = output.absolute().parent / f"{archive.name}{SUFFIX}"
+  folder = folder_of(archive, output)
   identity = _identity(archive)
   while not folder.exists():
     unfinished = folder.with_name(folder.name + _UNFINISHED)
@@ -78,6 +78,11 @@ def unpacked(
       "name. Delete the folder, or choose an --output elsewhere."
     )
   return folder
+
+
+def folder_of(archive: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
+  """Where the files of an archive are, or will be, beside a converted dataset."""
+  return output.absolute().parent / f"{archive.name}{SUFFIX}"
 
 
 def _continue(

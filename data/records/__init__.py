@@ -5,6 +5,25 @@ shards        sharded TFRecord files: atomic writing, checked reading
 index         where the records of a shard lie, and how large their graphs are
 source        the shards of a split as a source of structures, read in any order
 datasets      which datasets a run reads, and how they are opened
+tf_reader     `tf_dataset`, a split as a tf.data.Dataset for programs of your own
 parsing       batches of records inside TensorFlow
 shard_reader  structures of a split through tf.data, shuffled for ever or in order
 """
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  import tensorflow as tf
+
+
+def tf_dataset(
+  directory: str | os.PathLike[str], split: str = "train", parallel_shards: int = 8
+) -> "tf.data.Dataset":
+  """A split of a converted dataset as a `tf.data.Dataset`; imports TensorFlow.
+
+  See `data.records.tf_reader.tf_dataset`.
+  """
+  from data.records import tf_reader
+
+  return tf_reader.tf_dataset(directory, split, parallel_shards)

@@ -18,8 +18,8 @@ _NOT_STORED = (
   "compilation_cache",
   "debug",
 )
-# Packages that define flags of their own when they are imported.
-_FOREIGN_MODULES = ("absl", "chex")
+# Other packages (absl, chex, orbax) define flags of their own when they are imported.
+_PACKAGES = ("benchmarks", "data", "experiments")
 
 
 # What programs of every floor need, under the name that is used here.
@@ -31,7 +31,7 @@ def flags_text(values: flags.FlagValues) -> str:
   """All flags of the project as a flag file, but for those of the machine."""
   lines = []
   for module, module_flags in sorted(values.flags_by_module_dict().items()):
-    if module.split(".")[0] in _FOREIGN_MODULES:
+    if module.split(".")[0] not in _PACKAGES:
       continue
     for flag in module_flags:
       if flag.name not in _NOT_STORED and flag.value is not None:

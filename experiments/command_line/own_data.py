@@ -105,6 +105,18 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     lower_bound=0,
     flag_values=values,
   )
+  flags.DEFINE_enum(
+    "truncation",
+    None,
+    [kind.value for kind in graph_config.Truncation],
+    "How these graphs end at the cutoff and at the number of neighbors. published "
+    "takes the nearest neighbors, as the published models were trained; energies jump "
+    "where one neighbor passes another. shells takes equally distant neighbors "
+    "together, so crystals keep their symmetry. smooth lets every edge vanish "
+    "smoothly, for molecular dynamics and relaxations. By default that of the heads, "
+    "else published.",
+    flag_values=values,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +260,7 @@ def _options(
     "name": values.name or "own_data",
     "cutoff": str(values.cutoff or graph.cutoff),
     "max_neighbors": str(values.max_neighbors or graph.max_neighbors),
+    "truncation": values.truncation or graph.truncation.value,
     "energy_unit": values.energy_unit,
     "forces_unit": values.forces_unit,
     "energy_key": keys.pop("energy"),

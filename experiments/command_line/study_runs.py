@@ -16,8 +16,6 @@ from absl import logging
 from data.command_line import mistakes
 from experiments import finetune
 from experiments.command_line import command
-from experiments.reports import result as result_lib
-from experiments.reports import runs as runs_lib
 from jmp_hk import text_table
 from jmp_hk.runtime import console
 
@@ -40,7 +38,7 @@ class StudyConfig:
     seeds: seeds of every run.
     folds: folds of the data; tasks without folds have one and the same data.
     from_scratch: whether to train from scratch beside the checkpoints.
-    extra: further flags of every run, FLAG=VALUE.
+    extra: further flags of every run, FLAG=VALUE; {task} in them is its task's name.
   """
 
   tasks: Sequence[str]
@@ -71,6 +69,8 @@ class PlannedRun:
   @property
   def is_finished(self) -> bool:
     """Whether its directory holds the result of a run with these flags."""
+    from experiments.reports import result as result_lib  # Slow to import.
+
     result = self.directory / result_lib.FILE
     stored = self.directory / command.FLAGS_FILE
     if not result.is_file() or not stored.is_file():
@@ -123,7 +123,7 @@ def _plan_run(
   name = f"{task_name}_{start}_fold{fold}_seed{seed}"
   arguments = [
     task_flag,
-    *(f"--{entry}" for entry in config.extra),
+    *(f"--{entry.replace('{task}', task_name)}" for entry in config.extra),
     f"--fold={fold}",
     f"--seed={seed}",
     f"--workdir={config.workdir / name}",
@@ -265,6 +265,8 @@ def wait(process: subprocess.Popen[bytes]) -> int:
 
 def _outcome(run: PlannedRun) -> str:
   """The test error of a finished run, for a line of the log."""
+  from experiments.reports import runs as runs_lib  # Slow to import.
+
   try:
     result = runs_lib.load(run.directory).result
   except (runs_lib.UnfinishedRunError, runs_lib.DamagedRunError):

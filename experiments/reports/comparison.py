@@ -5,7 +5,6 @@ group only. A group is compared with another over the folds that both have.
 """
 
 from collections.abc import Collection
-from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import itertools
@@ -17,7 +16,6 @@ from experiments.reports import runs as runs_lib
 from experiments.reports import settings as settings_lib
 
 SCRATCH = "from scratch"
-ALL = "all"  # Of means over the tasks of all datasets.
 # They follow from starting from weights at all.
 _OF_START = ("train.optimizer.learning_rate_factors", "initial")
 
@@ -288,66 +286,6 @@ def compare(runs: Sequence[runs_lib.Run]) -> list[Comparison]:
       )
     )
   return comparisons
-
-
-def mean_improvements(
-  pairs: Sequence[tuple[str, Pair]],
-) -> dict[str, Estimate]:
-  """Mean relative improvement in percent over tasks.
-
-  Args:
-    pairs: dataset and pair of every task.
-
-  Returns:
-    By dataset, and over the tasks of all datasets as "all".
-  """
-  values: dict[str, list[Estimate]] = {}
-  for dataset, pair in pairs:
-    if (improvement := pair.improvement()) is not None:
-      values.setdefault(dataset, []).append(improvement)
-      values.setdefault(ALL, []).append(improvement)
-  overall = values.pop(ALL, None)
-  return {
-    name: mean(v)
-    for name, v in [*values.items(), *([(ALL, overall)] if overall else [])]
-  }
-
-
-def mean(values: Sequence[Estimate]) -> Estimate:
-  """Mean over tasks; its spread is that of the mean where every task has one."""
-  spreads = [value.spread for value in values if value.spread is not None]
-  spread = math.hypot(*spreads) / len(values) if len(spreads) == len(values) else None
-  return Estimate(statistics.mean(v.mean for v in values), spread, len(values))
-
-
-def arms(comparisons: Sequence[Comparison]) -> list[str]:
-  """Labels of all groups, each once; those from scratch come first."""
-  groups = [g for comparison in comparisons for g in comparison.groups]
-  groups.sort(key=lambda group: not group.is_from_scratch)
-  return list(dict.fromkeys(group.label for group in groups))
-
-
-def pairs_by_arm(
-  comparisons: Sequence[Comparison],
-) -> dict[str, list[tuple[str, Pair]]]:
-  """Dataset and pair of every task, by label of the fine-tuned group."""
-  result: dict[str, list[tuple[str, Pair]]] = {}
-  for comparison in comparisons:
-    for pair in comparison.pairs:
-      result.setdefault(pair.after.label, []).append((comparison.dataset, pair))
-  return result
-
-
-def versus(
-  comparisons: Sequence[Comparison], before: str, after: str
-) -> list[tuple[str, Pair]]:
-  """Dataset and pair of every task that has groups of both labels."""
-  result = []
-  for comparison in comparisons:
-    groups: Mapping[str, Group] = {group.label: group for group in comparison.groups}
-    if before in groups and after in groups:
-      result.append((comparison.dataset, Pair(groups[before], groups[after])))
-  return result
 
 
 def _starts(runs: Sequence[runs_lib.Run]) -> list[str]:

@@ -10,12 +10,18 @@ from typing import Any
 from experiments.reports import settings as settings_lib
 from jmp_hk import dataset_info
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.checkpoints import loading
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.models import parameters
 from jmp_hk.training import run_directory
 
 _SHORT = 12  # Characters of a digest that tell weights apart.
+# What an origin may have besides settings of training: None where it has not, because
+# a setting that is missing is taken for equal.
+_MARKS: Mapping[str, Any] = dict.fromkeys(
+  ("weights", "path", "step", "from", "structures")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,34 +60,47 @@ def describe(checkpoint: str) -> Origin:
     CheckpointError: there is no such model any more, or it cannot be understood.
   """
   path = pathlib.Path(checkpoint)
-  if not loading.is_torch_file(path):
-    found = model_directory.find_checkpoint(checkpoint)
+  found = _find(path)
+  if found is not None and found.parent.name == model_directory.CHECKPOINTS:
     config_file = found.parent.parent / run_directory.CONFIG_FILE
-    if found.parent.name == model_directory.CHECKPOINTS and config_file.is_file():
+    if config_file.is_file():
       # One of several checkpoints only counts where it was chosen by name.
       step = int(found.name) if path.name == found.name else None
       return _of_run(found, config_file, step)
   loaded = loading.load_model(checkpoint)
-  provenance = loaded.origin.get("provenance", {})
-  digest = provenance.get("sha256") or _digest(loaded)
-  return Origin(
-    str(provenance.get("imported_from") or _name(loaded.infos)),
-    {"weights": digest[:_SHORT]},
-  )
+  provenance = loaded.origin.get("provenance")
+  known = provenance if isinstance(provenance, Mapping) else {}
+  name = known.get("imported_from") or _name(loaded.infos)
+  if not path.exists():  # A model that is known by its name.
+    name = checkpoint
+  digest = known.get("sha256") or _digest(loaded)
+  return Origin(str(name), {**_MARKS, "weights": digest[:_SHORT]})
+
+
+def _find(path: pathlib.Path) -> pathlib.Path | None:
+  """The checkpoint in a directory; None for models that are no directory."""
+  try:
+    return model_directory.find_checkpoint(path)
+  except model_directory.CheckpointError:
+    return None
 
 
 def unknown(checkpoint: str) -> Origin:
   """The origin of weights of which nothing but their path is left."""
   path = pathlib.Path(checkpoint)
-  return Origin(path.name or checkpoint, {"path": checkpoint})
+  return Origin(path.name or checkpoint, {**_MARKS, "path": checkpoint})
 
 
 def _of_run(found: pathlib.Path, config_file: pathlib.Path, step: int | None) -> Origin:
   """The origin of a checkpoint in the directory of its run."""
   _, infos = model_directory.read_description(found)
   try:
-    config = serialization.read_json(config_file)
-    settings = settings_lib.of_run(config) | settings_lib.of_model(config)
+    config = strict_json.read(config_file)
+    settings = {
+      **_MARKS,
+      **settings_lib.of_run(config),
+      **settings_lib.of_model(config),
+    }
     train, initial = config["trainer"]["train"], config["trainer"].get("initial") or {}
   except (ValueError, KeyError, TypeError) as error:
     raise model_directory.CheckpointError(
@@ -94,8 +113,7 @@ def _of_run(found: pathlib.Path, config_file: pathlib.Path, step: int | None) ->
     dataset = datasets.get(name, {})
     split = dataset.get("split", "train")
     settings[f"{name}.num_structures"] = info.num_structures.get(split, 0)
-    if dataset.get("weight") is not None:
-      settings[f"{name}.weight"] = dataset["weight"]
+    settings[f"{name}.weight"] = dataset.get("weight")
   if step is not None:
     settings["step"] = step
   if "checkpoint" in initial:

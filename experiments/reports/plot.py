@@ -50,7 +50,7 @@ def draw(
     comparisons: the groups of every task.
     published: the published errors.
     output: directory of the pictures.
-    reference: see `table.tables`.
+    reference: see `sections.tables`.
 
   Returns:
     The pictures.
@@ -98,7 +98,7 @@ def _colours(comparisons: Sequence[Comparison], published: Published) -> dict[st
     for group in comparison.groups
     if group.is_from_scratch
   ]
-  tuned = [label for label in comparison_lib.arms(comparisons) if label not in scratch]
+  tuned = [label for label in summaries.arms(comparisons) if label not in scratch]
   columns = [f"{model} {published_lib.MARK}" for model in published.columns]
   return {
     **_cycled(list(dict.fromkeys(scratch)), _GREYS),
@@ -195,7 +195,7 @@ def _means(
   if not found:
     return None
   names = list(dict.fromkeys(name for means in found.values() for name in means))
-  names.sort(key=lambda name: name == comparison_lib.ALL)
+  names.sort(key=lambda name: name == summaries.ALL)
   own = [label for label in found if published_lib.MARK not in label]
   others = [label for label in found if label not in own]
   drawn = [label for label in own if comparison_lib.SCRATCH in label]
@@ -231,7 +231,7 @@ def _hours(
   comparisons: Sequence[Comparison], colours: Mapping[str, str]
 ) -> figure_lib.Figure | None:
   """Mean device-hours until training from scratch was best, by dataset."""
-  hours = hours_to_best(comparisons)
+  hours = summaries.hours_to_best(comparisons)
   if not hours:
     return None
   names = list(dict.fromkeys(name for values in hours.values() for name in values))
@@ -256,34 +256,6 @@ def _hours(
   return figure
 
 
-def hours_to_best(
-  comparisons: Sequence[Comparison],
-) -> dict[str, dict[str, list[float]]]:
-  """Device-hours until training from scratch was best, by label and dataset.
-
-  Of every model only the tasks count on which all that was fine-tuned got there, so
-  that the means of its groups are over the same tasks.
-  """
-  hours: dict[str, dict[str, list[float]]] = {}
-  for comparison in comparisons:
-    pairs: dict[str, list[comparison_lib.Pair]] = {}
-    for pair in comparison.pairs:
-      pairs.setdefault(pair.before.label, []).append(pair)
-    for before, members in pairs.items():
-      found = [pair.to_best for pair in members]
-      reached = [t for t in found if t is not None and t.tuned_hours is not None]
-      if len(reached) < len(found):
-        continue
-      scratch = statistics.mean(t.scratch_hours for t in reached)
-      entries = [(before, scratch)]
-      for pair, until in zip(members, reached, strict=True):
-        entries.append((pair.after.label, until.tuned_hours or 0.0))
-      for label, value in entries:
-        of_label = hours.setdefault(label, {})
-        of_label.setdefault(comparison.dataset, []).append(value)
-  return hours
-
-
 def _wide(num_bars: int) -> tuple[figure_lib.Figure, axes_lib.Axes]:
   """A picture of one panel that is as wide as its bars need."""
   width = min(max(_WIDTHS[0], 1.2 + _INCHES_PER_BAR * num_bars), _WIDTHS[1])
@@ -292,7 +264,7 @@ def _wide(num_bars: int) -> tuple[figure_lib.Figure, axes_lib.Axes]:
 
 
 def _name_groups(axis: axes_lib.Axes, names: Sequence[str]) -> None:
-  shown = ["all tasks" if name == comparison_lib.ALL else name for name in names]
+  shown = ["all tasks" if name == summaries.ALL else name for name in names]
   axis.set_xticks(range(len(names)), shown)
   axis.tick_params(axis="x", length=0)
   axis.grid(visible=False, axis="x")

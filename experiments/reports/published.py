@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 
 from jmp_hk import serialization
+from jmp_hk import strict_json
 
 FILE = pathlib.Path(__file__).parent / "published_results.json"
 NUM_FOLDS = 5  # Of MatBench.
@@ -98,5 +99,5 @@ class Published:
 
 def load() -> Published:
   """Reads the published results."""
-  data = serialization.read_json(FILE)
+  data = strict_json.read(FILE)
   return serialization.from_json(Published, data, FILE.name)

@@ -15,6 +15,7 @@ from experiments.reports import origins
 from experiments.reports import result as result_lib
 from experiments.reports import settings as settings_lib
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.training import run_directory
@@ -146,7 +147,7 @@ def load(directory: pathlib.Path) -> Run:
   """
   path = directory / result_lib.FILE
   if not path.is_file():
-    what = "does not exist" if not directory.exists() else f"there is no {path.name}"
+    what = f"there is no {path.name}" if directory.exists() else "it does not exist"
     raise UnfinishedRunError(
       f"{directory} holds no finished fine-tuning run: {what}. Run "
       "experiments.finetune with this --workdir to its end."
@@ -154,7 +155,7 @@ def load(directory: pathlib.Path) -> Run:
   try:
     result = serialization.load(result_lib.Result, path)
     config_file = directory / run_directory.CONFIG_FILE
-    config = serialization.read_json(config_file)
+    config = strict_json.read(config_file)
     records = writers.read_metrics(directory / writers.METRICS_FILE)
     return _run(directory, result, config, records)
   except (OSError, ValueError, KeyError, TypeError) as error:

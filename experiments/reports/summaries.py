@@ -1,16 +1,22 @@
-"""Means over tasks: improvement by dataset, by size of the model, and ablations.
+"""Means over tasks: improvement, size of the model, ablations, training time.
 
-Figures 2 and 3 and the ablation table of the paper show these numbers.
+Figures 2 to 4 and the ablation table of the paper show these numbers.
 """
 
 from collections.abc import Sequence
+import math
+import statistics
 
 from experiments.reports import comparison as comparison_lib
 from experiments.reports import published as published_lib
 
 Comparison = comparison_lib.Comparison
+Estimate = comparison_lib.Estimate
+Pair = comparison_lib.Pair
 Published = published_lib.Published
-Means = dict[str, comparison_lib.Estimate]  # By dataset, and of all tasks.
+ALL = "all"  # Of means over the tasks of all datasets.
+
+Means = dict[str, Estimate]  # By dataset, and of all tasks.
 
 
 def improvements(
@@ -18,8 +24,7 @@ def improvements(
 ) -> dict[str, Means]:
   """Mean improvements over scratch by label and dataset, ours and published ones."""
   found = {
-    arm: comparison_lib.mean_improvements(pairs)
-    for arm, pairs in comparison_lib.pairs_by_arm(comparisons).items()
+    arm: mean_improvements(pairs) for arm, pairs in pairs_by_arm(comparisons).items()
   }
   found = {arm: means for arm, means in found.items() if means}
   if not found:
@@ -35,17 +40,17 @@ def _published_means(
   comparisons: Sequence[Comparison], published: Published, before: str, after: str
 ) -> Means:
   """Published improvements over the tasks that have been run, by dataset."""
-  values: dict[str, list[comparison_lib.Estimate]] = {}
+  values: dict[str, list[Estimate]] = {}
   for task, dataset in dict.fromkeys((c.task, c.dataset) for c in comparisons):
     old, new = (published.error(model, task, (0,)) for model in (before, after))
     if old and new is not None:
-      improvement = comparison_lib.Estimate(100 * (1 - new / old))
-      for name in (dataset, comparison_lib.ALL):
+      improvement = Estimate(100 * (1 - new / old))
+      for name in (dataset, ALL):
         values.setdefault(name, []).append(improvement)
-  overall = values.pop(comparison_lib.ALL, None)
+  overall = values.pop(ALL, None)
   if overall:
-    values[comparison_lib.ALL] = overall
-  return {name: comparison_lib.mean(entries) for name, entries in values.items()}
+    values[ALL] = overall
+  return {name: mean(entries) for name, entries in values.items()}
 
 
 def sizes(comparisons: Sequence[Comparison], published: Published) -> dict[str, Means]:
@@ -60,9 +65,7 @@ def sizes(comparisons: Sequence[Comparison], published: Published) -> dict[str, 
   for smaller, larger in zip(models, models[1:], strict=False):
     for start, variant in starts:
       labels = [" ".join(filter(None, (m, start, variant))) for m in (smaller, larger)]
-      means = comparison_lib.mean_improvements(
-        comparison_lib.versus(comparisons, *labels)
-      )
+      means = mean_improvements(versus(comparisons, *labels))
       if means:
         suffix = f" {variant}" if variant else ""
         found[f"{larger} over {smaller}, {start}{suffix}"] = means
@@ -92,13 +95,110 @@ def ablations(
       if not group.is_from_scratch and group.label not in labels:
         labels.append(group.label)
   found: dict[str, Means] = {}
-  for labels in tuned.values():
+  for model, labels in tuned.items():
     if len(labels) < 2:
       continue
-    first = next((label for label in labels if reference in label), labels[0])
+    short_names = {label: _short(label, model) for label in labels}
+    # A whole name comes before those that it is a part of.
+    exact = [label for label, short in short_names.items() if reference == short]
+    partial = [label for label in labels if reference in label]
+    first = (exact or partial or labels)[0]
     for label in labels:
       if label != first:
-        pairs = comparison_lib.versus(comparisons, first, label)
-        if means := comparison_lib.mean_improvements(pairs):
-          found[f"{label}, over {first}"] = means
+        pairs = versus(comparisons, first, label)
+        if means := mean_improvements(pairs):
+          found[f"{label}, over {short_names[first]}"] = means
   return found
+
+
+def _short(label: str, model: str) -> str:
+  """What a group started from, without its model."""
+  return label.removeprefix(f"{model} ").removeprefix("from ")
+
+
+def hours_to_best(
+  comparisons: Sequence[Comparison],
+) -> dict[str, dict[str, list[float]]]:
+  """Device-hours until training from scratch was best, by label and dataset.
+
+  Of every model only the tasks count on which all that was fine-tuned got there, so
+  that the means of its groups are over the same tasks.
+  """
+  hours: dict[str, dict[str, list[float]]] = {}
+  for comparison in comparisons:
+    pairs: dict[str, list[Pair]] = {}
+    for pair in comparison.pairs:
+      pairs.setdefault(pair.before.label, []).append(pair)
+    for before, members in pairs.items():
+      found = [pair.to_best for pair in members]
+      reached = [t for t in found if t is not None and t.tuned_hours is not None]
+      if len(reached) < len(found):
+        continue
+      scratch = statistics.mean(t.scratch_hours for t in reached)
+      entries = [(before, scratch)]
+      for pair, until in zip(members, reached, strict=True):
+        entries.append((pair.after.label, until.tuned_hours or 0.0))
+      for label, value in entries:
+        of_label = hours.setdefault(label, {})
+        of_label.setdefault(comparison.dataset, []).append(value)
+  return hours
+
+
+def mean_improvements(
+  pairs: Sequence[tuple[str, Pair]],
+) -> dict[str, Estimate]:
+  """Mean relative improvement in percent over tasks.
+
+  Args:
+    pairs: dataset and pair of every task.
+
+  Returns:
+    By dataset, and over the tasks of all datasets as "all".
+  """
+  values: dict[str, list[Estimate]] = {}
+  for dataset, pair in pairs:
+    if (improvement := pair.improvement()) is not None:
+      values.setdefault(dataset, []).append(improvement)
+      values.setdefault(ALL, []).append(improvement)
+  overall = values.pop(ALL, None)
+  return {
+    name: mean(v)
+    for name, v in [*values.items(), *([(ALL, overall)] if overall else [])]
+  }
+
+
+def mean(values: Sequence[Estimate]) -> Estimate:
+  """Mean over tasks; its spread is that of the mean where every task has one."""
+  spreads = [value.spread for value in values if value.spread is not None]
+  spread = math.hypot(*spreads) / len(values) if len(spreads) == len(values) else None
+  return Estimate(statistics.mean(v.mean for v in values), spread, len(values))
+
+
+def arms(comparisons: Sequence[Comparison]) -> list[str]:
+  """Labels of all groups, each once; those from scratch come first."""
+  groups = [g for comparison in comparisons for g in comparison.groups]
+  groups.sort(key=lambda group: not group.is_from_scratch)
+  return list(dict.fromkeys(group.label for group in groups))
+
+
+def pairs_by_arm(
+  comparisons: Sequence[Comparison],
+) -> dict[str, list[tuple[str, Pair]]]:
+  """Dataset and pair of every task, by label of the fine-tuned group."""
+  result: dict[str, list[tuple[str, Pair]]] = {}
+  for comparison in comparisons:
+    for pair in comparison.pairs:
+      result.setdefault(pair.after.label, []).append((comparison.dataset, pair))
+  return result
+
+
+def versus(
+  comparisons: Sequence[Comparison], before: str, after: str
+) -> list[tuple[str, Pair]]:
+  """Dataset and pair of every task that has groups of both labels."""
+  result = []
+  for comparison in comparisons:
+    groups = {group.label: group for group in comparison.groups}
+    if before in groups and after in groups:
+      result.append((comparison.dataset, Pair(groups[before], groups[after])))
+  return result

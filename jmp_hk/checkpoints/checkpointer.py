@@ -25,7 +25,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from jmp_hk import files
-from jmp_hk import serialization
+from jmp_hk import strict_json
+from jmp_hk.checkpoints import damaged as damaged_lib
 from jmp_hk.checkpoints import manifest as manifest_lib
 from jmp_hk.checkpoints import parts
 from jmp_hk.models import parameters
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 MODEL_FILE = manifest_lib.DOCUMENTS["model"]
 HOST_FILE = manifest_lib.DOCUMENTS["host"]
-# Beside the folder of the checkpoints: those that a run could not continue from.
-DAMAGED = "damaged_checkpoints"
 _ARRAY_ITEMS = manifest_lib.ARRAYS
 # Fields of `TrainState` that go into the item "optimizer".
 _OPTIMIZER_FIELDS = ("step", "opt_state", "key", "plateau", "halted")
@@ -60,8 +59,8 @@ class Checkpointer:
   ) -> None:
     """Opens a directory; makes it if it does not exist.
 
-    What a killed program has left half written is removed. Metrics that are damaged are
-    put aside: their checkpoint counts as the worst.
+    What a killed program has left half written is removed. Checkpoints whose
+    metrics are damaged are moved into `damaged.FOLDER`, but for the newest.
 
     Args:
       directory: directory of the checkpoints.
@@ -72,7 +71,7 @@ class Checkpointer:
     self._directory = directory
     self._model = model
     if processes.is_first():
-      _put_aside_metrics(directory)
+      damaged_lib.put_aside_unranked(directory, complete_steps(directory))
     processes.wait_for_all("metrics checked")
     metric = lambda metrics: metrics[parts.BEST_KEY]
     keep: list[policies.PreservationPolicy] = [policies.LatestN(keep_last)]
@@ -158,8 +157,8 @@ class Checkpointer:
   ) -> tuple[state_lib.TrainState, dict[str, Any]]:
     """Reads the newest checkpoint that is whole.
 
-    Newer ones that are damaged are moved out of the way, into `DAMAGED` beside the
-    folder of the checkpoints, and a warning says what is wrong with them.
+    Newer ones that are damaged are moved out of the way, into `damaged.FOLDER` beside
+    the folder of the checkpoints, and a warning says what is wrong with them.
 
     Args:
       target: a state of the same structure, e.g. a fresh one; its values are not
@@ -187,9 +186,9 @@ class Checkpointer:
         return _restored(items, target), host
       problems[step] = problem
     raise manifest_lib.DamagedError(
-      f"No checkpoint in {self._directory} is whole. {_listed(problems)} Copy one of "
-      "them again from where there is a whole one, or start a new run in another "
-      "directory."
+      f"No checkpoint in {self._directory} is whole. {damaged_lib.listed(problems)} "
+      "Copy one of them again from where there is a whole one, or start a new run in "
+      "another directory."
     )
 
   def _read_or_explain(
@@ -222,16 +221,16 @@ class Checkpointer:
     if not problems:
       return
     if processes.is_first():
-      folder = self._directory.parent / DAMAGED
+      folder = self._directory.parent / damaged_lib.FOLDER
       logger.warning(
         "%s The run goes on from step %d; %s moved to %s.",
-        _listed(problems),
+        damaged_lib.listed(problems),
         step,
         "what is damaged is" if len(problems) == 1 else "the damaged ones are",
         folder,
       )
       for damaged in problems:
-        _move(self.path(damaged), folder)
+        damaged_lib.move(self.path(damaged), folder)
     processes.wait_for_all("damaged checkpoints moved")
     self._manager.reload()
 
@@ -262,7 +261,7 @@ def _manifest(
   return manifest_lib.Manifest(
     step,
     {item: manifest_lib.describe_arrays(flat) for item, flat in arrays.items()},
-    {item: serialization.checksum(values) for item, values in documents.items()},
+    {item: strict_json.checksum(values) for item, values in documents.items()},
     has_metrics=True,
   ).to_json()
 
@@ -277,46 +276,6 @@ def _restored(
   }
   optimizer = values.pop("optimizer")
   return target.replace(**values, **optimizer)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _put_aside_metrics(directory: pathlib.Path) -> None:
-  """Replaces metrics that are damaged, so that their checkpoint is not the best."""
-  for step in complete_steps(directory):
-    path = directory / str(step)
-    try:
-      parts.read_metrics(path, manifest_lib.read(path))
-    except manifest_lib.DamagedError as error:
-      file = path / parts.METRICS_FILE
-      if not file.is_file():
-        continue
-      kept = file.with_name(f"{file.name}.damaged")
-      file.replace(kept)
-      files.write_atomically(file, json.dumps(parts.ranked_metrics(step, None, None)))
-      logger.warning(
-        "The validation metrics of step %d are damaged (%s): the checkpoint counts as "
-        "the worst from now on, and the file is kept as %s.",
-        step,
-        error,
-        kept,
-      )
-
-
-def _move(path: pathlib.Path, folder: pathlib.Path) -> None:
-  """Moves a folder into another, under a name that is not taken."""
-  folder.mkdir(exist_ok=True)
-  target, number = folder / path.name, 1
-  while target.exists():
-    number += 1
-    target = folder / f"{path.name}.{number}"
-  path.rename(target)
-
-
-def _listed(problems: Mapping[int, str]) -> str:
-  """What is wrong with checkpoints, a sentence for each."""
-  return " ".join(
-    f"The checkpoint of step {step} is damaged: {problem}."
-    for step, problem in problems.items()
-  )
 
 
 def _array_items(state: state_lib.TrainState) -> dict[str, Any]:

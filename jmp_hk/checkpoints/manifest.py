@@ -25,6 +25,7 @@ import zlib
 import numpy as np
 
 from jmp_hk import serialization
+from jmp_hk import strict_json
 
 ITEM = "manifest"  # Folder in a checkpoint.
 FILE = "manifest.json"
@@ -69,7 +70,7 @@ class Manifest:
     step: training step.
     arrays: arrays by folder and name; a folder that is not named does not belong to
       the checkpoint.
-    documents: checksums of the JSON files by folder, see `serialization.checksum`.
+    documents: checksums of the JSON files by folder, see `strict_json.checksum`.
     has_metrics: whether metrics belong to it. Their own checksum lies beside them, for
       they may come later.
   """
@@ -81,7 +82,7 @@ class Manifest:
 
   def to_json(self) -> dict[str, Any]:
     """JSON values with their checksum, as the file has them."""
-    return serialization.with_checksum(serialization.to_json(self))
+    return strict_json.with_checksum(serialization.to_json(self))
 
   def check_document(self, item: str, values: serialization.Json) -> None:
     """Checks what was read from a JSON file.
@@ -95,7 +96,7 @@ class Manifest:
     """
     if item not in self.documents:
       raise DamagedError(f"{item}/ does not belong to it")
-    if serialization.checksum(values) != self.documents[item]:
+    if strict_json.checksum(values) != self.documents[item]:
       raise DamagedError(
         f"the content of {item}/{DOCUMENTS[item]} is not what was saved: its checksum "
         "is wrong"
@@ -141,14 +142,14 @@ def describe_arrays(arrays: Mapping[str, Any]) -> dict[str, ArrayEntry]:
 def describe_array(array: Any) -> ArrayEntry:
   """The entry of one array."""
   array = np.asarray(array)
-  content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+  content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
   return ArrayEntry(array.shape, array.dtype.name, zlib.crc32(content))
 
 
 def checksum_of_metrics(step: int, metrics: Mapping[str, float]) -> int:
   """Checksum that is stored among the metrics of a step, see `METRICS_CHECKSUM`."""
   own = {name: value for name, value in metrics.items() if name != METRICS_CHECKSUM}
-  return serialization.checksum([step, own])
+  return strict_json.checksum([step, own])
 
 
 def path_of(checkpoint: pathlib.Path) -> pathlib.Path:
@@ -171,10 +172,10 @@ def read(checkpoint: pathlib.Path) -> Manifest | None:
       return None
     raise DamagedError(f"{ITEM}/{FILE} is missing{_hint(checkpoint)}")
   try:
-    values = serialization.read_json(path)
+    values = strict_json.read(path)
     manifest = serialization.from_json(Manifest, values, "manifest")
   except (OSError, serialization.SerializationError) as error:
-    raise DamagedError(f"{ITEM}/{FILE} cannot be read: {error}") from error
+    raise DamagedError(f"{ITEM}/{FILE} cannot be read: {reason(error)}") from error
   if checkpoint.name.isdecimal() and int(checkpoint.name) != manifest.step:
     raise DamagedError(
       f"the folder is called {checkpoint.name}, but holds step {manifest.step}: rename "
@@ -206,6 +207,11 @@ def check_parts(
       raise DamagedError(f"{item}/ does not belong to it; remove that folder")
 
 
+def reason(error: Exception) -> str:
+  """The message of an error as a clause in one line."""
+  return " ".join(str(error).split()).rstrip(".")
+
+
 def _version(checkpoint: pathlib.Path) -> int:
   """Version of the format, as the description of the model says.
 
@@ -215,11 +221,11 @@ def _version(checkpoint: pathlib.Path) -> int:
   path = checkpoint / "model" / DOCUMENTS["model"]
   name = f"model/{path.name}"
   try:
-    version = serialization.read_json(path)["format_version"]
+    version = strict_json.read(path)["format_version"]
   except FileNotFoundError as error:
     raise DamagedError(f"{name} is missing{_hint(checkpoint)}") from error
   except (OSError, TypeError, KeyError, serialization.SerializationError) as error:
-    raise DamagedError(f"{name} cannot be read: {error}") from error
+    raise DamagedError(f"{name} cannot be read: {reason(error)}") from error
   if type(version) is not int or version < 1:
     raise DamagedError(f"{name} has the unknown format version {version!r}")
   return version

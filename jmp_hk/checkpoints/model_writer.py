@@ -29,6 +29,7 @@ import orbax.checkpoint as ocp
 from jmp_hk import dataset_info
 from jmp_hk import files
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.checkpoints import manifest as manifest_lib
 from jmp_hk.checkpoints import model_directory
@@ -123,7 +124,7 @@ def write(
         item: _write_arrays(step / item, arrays)
         for item, arrays in (("params", params), ("scales", scales))
       },
-      {"model": serialization.checksum(serialization.to_json(description))},
+      {"model": strict_json.checksum(serialization.to_json(description))},
     )
     files.write_atomically(
       manifest_lib.path_of(step), serialization.dumps(manifest.to_json())

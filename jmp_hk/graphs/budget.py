@@ -318,13 +318,9 @@ def override(budget: BudgetT, overrides: Mapping[str, int]) -> BudgetT:
 
 
 def utilisation(sizes: Sequence[BudgetT], budget: BudgetT) -> dict[str, float]:
-  """Part of each field of a budget that the structures of a batch use.
-
-  Fields without headroom are left out.
-  """
+  """Part of each field of a budget that the structures of a batch use; 1 of nothing."""
   used = total(sizes, type(budget))
   return {
-    name: getattr(used, name) / getattr(budget, name)
+    name: getattr(used, name) / size if (size := getattr(budget, name)) else 1.0
     for name in names(type(budget))
-    if name not in exact_names(type(budget))
   }

@@ -16,6 +16,7 @@ import numpy as np
 
 from jmp_hk import figures
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk import structure as structure_lib
 from jmp_hk import text_table
 from jmp_hk.inference import annotation
@@ -108,7 +109,7 @@ def check_settings(
   if overwrite or settings is None or not path.exists():
     return
   stored = serialization.from_json(
-    dict[str, Any], serialization.read_json(path), path.name
+    dict[str, Any], strict_json.read(path), path.name
   ).get("settings", {})
   changes = serialization.differences(stored, json.loads(json.dumps(dict(settings))))
   if changes:

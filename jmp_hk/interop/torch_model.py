@@ -13,6 +13,7 @@ import numpy as np
 
 from jmp_hk import dataset_info
 from jmp_hk import published
+from jmp_hk.checkpoints import manifest
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.checkpoints import model_writer
 from jmp_hk.interop import recognise
@@ -171,7 +172,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[torch_file.TorchFile]:
     weights_lib.WeightsError,
     recognise.RecognitionError,
   ) as error:
-    message = f"{path} cannot be loaded: {error}"
+    message = f"{path} cannot be loaded: {manifest.reason(error)}."
     raise model_directory.CheckpointError(message) from error
 
 

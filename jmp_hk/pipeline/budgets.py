@@ -105,8 +105,8 @@ def _look_at(
       logger.warning(
         "The sizes of the graphs of %s (%s structures) were not measured: the budget "
         "follows from a sample of %d, and a structure that exceeds it would end the "
-        "run. Measure all of them once with python -m data.convert, which goes on "
-        "where the conversion ended, or raise the budget with --budget.",
+        "run. The same python -m data.convert once more measures all structures for "
+        "the default backbone, and jmp_hk.pipeline.sizes.measure for any other.",
         dataset.name,
         f"{dataset.num_structures:,}",
         len(typical) + len(most),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import dataclasses
 
 from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.pipeline import random_streams
@@ -56,12 +57,25 @@ def build(
   builder: builder_lib.GraphBuilder,
   seed: int | None,
   draw: int,
+  budget: budget_lib.Budget | None = None,
 ) -> builder_lib.StructureGraphs:
-  """Builds the graphs of one structure; the arguments are those of `GraphJob`."""
+  """Builds the graphs of one structure.
+
+  Args:
+    structure: see `GraphJob`, as for the others.
+    config: see there.
+    builder: see there.
+    seed: see there.
+    draw: see there.
+    budget: static sizes of a batch that edge dropout must not exceed, see
+      `GraphBuilder.build_fitting`; None sets no limit.
+  """
   if seed is None or not builder.edge_dropout:
     return builder.build(structure, config)
   rng = random_streams.generator(seed, random_streams.DROPOUT, draw)
-  return builder.build(structure, config, rng)
+  if budget is None:
+    return builder.build(structure, config, rng)
+  return builder.build_fitting(structure, config, rng, budget)
 
 
 class GraphWorkers:

@@ -26,7 +26,7 @@ _DEATH_MESSAGE = (
   "A process that makes batches died, perhaps for lack of memory; use fewer workers "
   "(num_workers)."
 )
-_LENT = 2  # Slots that are lent at a time; what is held longer is copied.
+_LENT = 3  # Slots that are lent at a time; what is held longer is copied.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +124,15 @@ def _run(
   ]
   for step in itertools.count(first_step):
     found = [next(streams[step % len(streams)], None) for streams in opened]
-    if all(microbatch is None for microbatch in found):
+    present = [microbatch.facts for microbatch in found if microbatch is not None]
+    if not present:
       return
-    padding = spec.pack([])
-    made = [padding if microbatch is None else microbatch for microbatch in found]
+    bucket = _bucket(present)
+    made = [
+      spec.pack([], bucket) if microbatch is None else microbatch
+      for microbatch in found
+    ]
     facts = tuple(microbatch.facts for microbatch in made)
-    _bucket(facts)
     stacked = jax.tree.map(
       lambda *leaves: np.stack(leaves), *(microbatch.batch for microbatch in made)
     )
@@ -190,7 +193,7 @@ class _WorkerLoader(Loader):
     if all(message.has_ended for message in found):
       self._made[self._step] = made
       raise StopIteration
-    facts = tuple(message.facts for message in found)
+    facts = tuple(message.facts for message in found if message.facts is not None)
     bucket = _bucket(facts)
     arrays = self._lender.lend(self._slots.pop(self._step), bucket)
     self._step += 1

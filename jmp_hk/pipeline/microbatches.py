@@ -191,7 +191,12 @@ class Preparation:
         task = self.spec.tasks[dataset.task]
         targets = labels.normalise_labels(structure, dataset.info, task)
       graphs = graph_workers.build(
-        structure, dataset.info.graph, self.spec.builder, self.seed, draw.number
+        structure,
+        dataset.info.graph,
+        self.spec.builder,
+        self.seed,
+        draw.number,
+        self.spec.budget,
       )
       sizes = self.spec.builder.sizes(graphs)
       item = packing.PackItem(graphs, dataset.task, targets)

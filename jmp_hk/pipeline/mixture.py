@@ -141,19 +141,19 @@ class Walk:
     Args:
       numbers: ascending; none lies before those of an earlier call.
     """
-    numbers = np.asarray(numbers, np.int64)
-    datasets = np.empty(len(numbers), np.intp)
-    positions = np.empty(len(numbers), np.int64)
-    blocks = numbers // _BLOCK
+    draws = np.asarray(numbers, np.int64)
+    datasets = np.empty(len(draws), np.intp)
+    positions = np.empty(len(draws), np.int64)
+    blocks = draws // _BLOCK
     for block in np.unique(blocks):
       self._go_to(int(block))
       here = np.flatnonzero(blocks == block)
-      datasets[here], positions[here] = self._look_up(numbers[here] % _BLOCK)
-    indices = np.empty(len(numbers), np.int64)
+      datasets[here], positions[here] = self._look_up(draws[here] % _BLOCK)
+    indices = np.empty(len(draws), np.int64)
     for dataset in np.unique(datasets):
       here = datasets == dataset
       indices[here] = self._mixture.orders[dataset].indices(positions[here])
-    rows = zip(numbers.tolist(), datasets.tolist(), indices.tolist(), strict=True)
+    rows = zip(draws.tolist(), datasets.tolist(), indices.tolist(), strict=True)
     return [microbatches.Draw(*row) for row in rows]
 
   def position(self, draw: int) -> dict[str, Any]:

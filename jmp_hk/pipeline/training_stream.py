@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import functools
 import hashlib
 import json
+import logging
 
 from jmp_hk.pipeline import batches as batches_lib
 from jmp_hk.pipeline import config as config_lib
@@ -15,6 +16,8 @@ from jmp_hk.pipeline import lanes as lanes_lib
 from jmp_hk.pipeline import loader as loader_lib
 from jmp_hk.pipeline import microbatches as microbatches_lib
 from jmp_hk.pipeline import mixture
+
+logger = logging.getLogger(__name__)
 
 State = microbatches_lib.State
 _States = dict[int, list[State | None]]  # Of each stream, by local microbatch.
@@ -73,6 +76,14 @@ class TrainingStream:
     self.epoch_length = mixture.epoch_length(datasets, self._chances)
     self._lanes = {index: self._lanes_of(index) for index in local}
     self._step, self._states = self._read_state(state)
+    num_lanes = len(self._lanes) * config.streams_per_microbatch
+    if config.num_workers > num_lanes:
+      logger.info(
+        "%d of %d workers are used, one for each stream of each microbatch of this "
+        "process; a new run may have more streams (streams_per_microbatch).",
+        num_lanes,
+        config.num_workers,
+      )
     self._loader = loader_lib.open_lanes(
       tuple(self._lanes.values()),
       spec,

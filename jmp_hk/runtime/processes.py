@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -98,10 +99,9 @@ def _end_in_words() -> None:
   _kept.append(handler)
   ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
   if os.environ.get(_NATIVE_LOG) != "0":
-    from jaxlib import utils
-
-    if hide := getattr(utils, "absl_set_min_log_level", None):
-      hide(_NO_NATIVE_LOG)
+    with contextlib.suppress(ImportError, AttributeError):  # jax's own business.
+      utils = importlib.import_module("jaxlib.utils")
+      utils.absl_set_min_log_level(_NO_NATIVE_LOG)
 
 
 def _loss(me: str, details: str) -> str:

@@ -186,15 +186,9 @@ class Crew:
     return [process.pid for process in self._processes if process.pid is not None]
 
   def send(self, number: int, message: Any) -> None:
-    """Sends a message to one process.
-
-    Raises:
-      WorkerError: it died.
-    """
-    try:
+    """Sends a message to one process; whether it has died tells `receive`."""
+    with contextlib.suppress(OSError):
       self._pipes[number].send(message)
-    except OSError as error:
-      raise WorkerError(self._death_message) from error
 
   def receive(self) -> list[tuple[int, Any]]:
     """Waits for messages; at most one of each process.

@@ -173,8 +173,8 @@ class Loop:
       logger.info("Compiled in %.0f s.", train_step.compile_seconds)
       self._counted = self._log.num_structures  # Waits for the step.
       self._progress.update(self._step, 0, counts=False)
-      preflight.check_memory(train_step.compiled, item.batch, self._program.budgets)
     if self._is_first:
+      preflight.check_memory(train_step.compiled, item.batch, self._program.budgets)
       self._saved_at = time.monotonic()
       self._is_first = False
     if self._outputs.profile is not None:

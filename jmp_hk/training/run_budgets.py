@@ -68,7 +68,7 @@ def load_or_choose(
       logger.info("Sizes of batches that change: %s.", "; ".join(changes))
   else:
     found = _override(_choose(config, training, validation), config)
-  if plan := make_plan(config, training, found.training):
+  if config.budget.overrides and (plan := make_plan(config, training, found.training)):
     budget_lib.check_fits(
       plan.most_needed,
       found.training[-1],
@@ -132,6 +132,14 @@ def _choose(
   )
   workers = config.pipeline.num_workers
   if config.pipeline.packing is pipeline_config.Packing.EXACT:
+    count = sum(dataset.num_structures for dataset in training)
+    if config.train.batch_size > count:
+      logger.warning(
+        "A batch of %d structures is more than there are to train on: every step "
+        "trains on all %d of them.",
+        config.train.batch_size,
+        count,
+      )
     chosen = exact.choose_buckets(
       _sizes(config, training),
       _draws(config, training),

@@ -23,6 +23,7 @@ import pathlib
 from typing import Any
 
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import sharding
 from jmp_hk.training import writers
@@ -180,7 +181,7 @@ def stored_results(directory: pathlib.Path, step: int) -> dict[str, float] | Non
   if not path.exists():
     return None
   try:
-    validation = serialization.read_json(path)["validation"]
+    validation = strict_json.read(path)["validation"]
     return validation if validation["step"] == step else None
   except (LookupError, TypeError) as error:
     raise serialization.SerializationError(
@@ -191,7 +192,7 @@ def stored_results(directory: pathlib.Path, step: int) -> dict[str, float] | Non
 def _stored_config(directory: pathlib.Path) -> dict[str, Any]:
   """What is stored; empty where there is nothing."""
   path = directory / CONFIG_FILE
-  stored = serialization.read_json(path) if path.exists() else {}
+  stored = strict_json.read(path) if path.exists() else {}
   if not isinstance(stored, dict):
     raise serialization.SerializationError(f"{path} should hold a mapping.")
   return stored

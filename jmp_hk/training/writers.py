@@ -10,6 +10,7 @@ from typing import Protocol
 
 from jmp_hk import files
 from jmp_hk import serialization
+from jmp_hk import strict_json
 
 METRICS_FILE = "metrics.jsonl"
 UNITS_FILE = "metric_units.json"
@@ -140,9 +141,7 @@ def read_units(workdir: pathlib.Path) -> dict[str, str]:
   path = workdir / UNITS_FILE
   if not path.exists():
     return {}
-  return serialization.from_json(
-    dict[str, str], serialization.read_json(path), path.name
-  )
+  return serialization.from_json(dict[str, str], strict_json.read(path), path.name)
 
 
 class MetricsFileError(ValueError):
@@ -175,7 +174,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def _parse_line(line: str) -> dict[str, Any]:
   """One line of a metrics file."""
-  values = serialization.parse(line)
+  values = strict_json.parse(line)
   if not isinstance(values, dict) or not (
     type(values.get("step")) is int and isinstance(values.get("kind"), str)
   ):

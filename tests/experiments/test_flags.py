@@ -32,6 +32,7 @@ _ABLATIONS = {
     "structure_wise_loss": False,
     "edge_dropout": 0.0,
     "ema_decay": 0.0,
+    "weight_decay": 0.0,
   },
   "no_averaging": {"ema_decay": 0.0},
   "no_edge_dropout": {"edge_dropout": 0.0},

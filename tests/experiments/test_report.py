@@ -13,6 +13,7 @@ from experiments.reports import comparison
 from experiments.reports import plot
 from experiments.reports import published as published_lib
 from experiments.reports import runs as runs_lib
+from experiments.reports import summaries
 from tests.experiments import run_files
 
 _JOINT = run_files.JOINT
@@ -89,7 +90,7 @@ def test_tables_of_improvement_size_ablation_and_time(written):
   size = sections["Larger over smaller models"]
   assert f"| {_LARGE} over {_SMALL}, from scratch |" in size
   ablation = sections["Ablations"]
-  assert f"{_SMALL} from oc20, over {_SMALL} from oc20+ani1x" in ablation
+  assert f"| {_SMALL} from oc20, over oc20+ani1x |" in ablation
   assert "-9.9 %" in ablation
   time = sections["Training time"]
   assert "on 2 of 2 tasks" in time and "12×" in time
@@ -97,10 +98,17 @@ def test_tables_of_improvement_size_ablation_and_time(written):
 
 def test_ablations_are_compared_with_the_reference(written, tmp_path):
   root = str(written[1].parent)
-  text = report.run([root], tmp_path, reference="from oc20+ani1x").markdown
-  assert "from oc20, over" in text
-  other = report.run([root], tmp_path, reference="small from oc20").markdown
-  assert "over" in other
+  other = report.run([root], tmp_path, reference=f"{_SMALL} from oc20+").markdown
+  assert f"| {_SMALL} from oc20, over oc20+ani1x |" in other
+  stored = run_files.config(_SMALL)
+  run_files.write(tmp_path / "1", "qmof", 2.0, [1.0], origin=_JOINT, stored=stored)
+  run_files.write(tmp_path / "2", "qmof", 1.0, [1.0], origin=_OC20, stored=stored)
+  runs = [str(tmp_path / "1"), str(tmp_path / "2")]
+  first = report.run(runs, tmp_path).markdown
+  assert f"| {_SMALL} from oc20, over oc20+ani1x | +50.0 % (1 task) |" in first
+  # A whole name is meant rather than the first that has it in its name.
+  named = report.run(runs, tmp_path, reference="oc20").markdown
+  assert f"| {_SMALL} from oc20+ani1x, over oc20 | -100.0 % (1 task) |" in named
   with pytest.raises(command.FlagError, match="no 'oc23'"):
     report.run([root], tmp_path, reference="oc23")
 
@@ -152,7 +160,7 @@ def test_device_hours_are_drawn_of_tasks_that_all_groups_solved(tmp_path):
     run_files.write(tmp_path / f"{task}_j", task, 1.0, [7, 6], origin=_JOINT)
     run_files.write(tmp_path / f"{task}_o", task, 1.0, tuned, origin=_OC20)
   found = runs_lib.find([tmp_path])
-  hours = plot.hours_to_best(comparison.compare(found.runs))
+  hours = summaries.hours_to_best(comparison.compare(found.runs))
   # On aspirin the model of OC20 was never as good as from scratch.
   assert hours == {
     "tiny from scratch": {"qmof": [2.0]},
@@ -165,6 +173,10 @@ def test_what_is_said_in_a_terminal_is_what_is_written(written):
   for line in ("Test errors: rmd17\n===", "Ablations\n===", "Training time\n==="):
     assert line in written[0].text
   assert "| ---" not in written[0].text
+  # A table with a column for every model is too wide, so each has a line.
+  lines = written[0].text.splitlines()
+  assert any(line.startswith(f"{_SMALL} from oc20 ") for line in lines)
+  assert max(map(len, lines)) < 130
 
 
 def test_only_scratch_runs_of_a_task_of_ones_own(tmp_path):
@@ -206,7 +218,7 @@ def test_unfinished_and_damaged_runs_are_named(tmp_path):
 def test_no_finished_runs_are_errors(tmp_path):
   with pytest.raises(command.FlagError, match="no finished fine-tuning run"):
     report.run([str(tmp_path)], tmp_path / "report")
-  with pytest.raises(command.FlagError, match="nowhere .*does not exist"):
+  with pytest.raises(command.FlagError, match="nowhere .*it does not exist"):
     report.run([str(tmp_path / "nowhere")], tmp_path / "report")
   with pytest.raises(command.FlagError, match="Name the working directories"):
     report.run([], tmp_path / "report")

@@ -51,7 +51,12 @@ def test_every_task_seed_fold_and_start_is_planned_once(tmp_path):
       checkpoints={"joint": "runs/joint"},
       seeds=(1, 2),
       folds=(0, 3),
-      extra=("model=tiny", "noema", "model_override=num_blocks=1,atom_channels=8"),
+      extra=(
+        "model=tiny",
+        "noema",
+        "model_override=num_blocks=1,atom_channels=8",
+        "data=converted/{task}_{fold}",
+      ),
     )
   )
   assert len({run.name for run in planned}) == len(planned) == 2 * 2 * 2 * 2
@@ -67,6 +72,7 @@ def test_every_task_seed_fold_and_start_is_planned_once(tmp_path):
     assert f"--workdir={tmp_path / run.name}" in lines
   last = planned[-1].flags.splitlines()
   # The task's own flags count as well, and the fold is passed on.
+  assert "--data=converted/matbench_jdft2d_{fold}" in last
   assert "--fold=3" in last and "--seed=2" in last and "--batch_size=3.0" in last
 
 
@@ -127,6 +133,15 @@ def test_finished_is_a_run_with_a_result_of_these_flags(tmp_path):
   (run.directory / command.FLAGS_FILE).write_text(longer.flags, encoding="utf-8")
   os.utime(run.directory / command.FLAGS_FILE, (time.time() + 9,) * 2)
   assert longer.state == "begun" and run.state == "begun"
+
+
+def test_flags_of_libraries_are_no_part_of_a_run():
+  # Orbax and others define flags of their own in the process of a run.
+  values = flags.FlagValues()
+  flags.DEFINE_bool("of_a_library", True, "", flag_values=values)
+  assert "of_a_library" in values and command.flags_text(values) == "\n"
+  defined = {name.partition(".")[0] for name in flags.FLAGS.flags_by_module_dict()}
+  assert "orbax" in defined and "orbax" not in command.flags_text(flags.FLAGS)
 
 
 def test_a_failing_run_does_not_end_the_study(tmp_path):

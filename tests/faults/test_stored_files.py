@@ -22,7 +22,6 @@ from jmp_hk import serialization
 from jmp_hk import text_table
 from jmp_hk.checkpoints import loading
 from jmp_hk.checkpoints import model_directory
-from jmp_hk.checkpoints import parts
 from jmp_hk.models import parameters
 from jmp_hk.training import run_directory
 from tests.jmp_hk import test_dataset_info
@@ -293,7 +292,3 @@ def _equal_arrays(found: Any, expected: Any) -> None:
 
 def _is_equal(found: Any, expected: Any) -> str:
   return EQUAL if found == expected else f"other content: {found}"
-
-
-def test_metrics_file_is_where_this_test_damages_it():
-  assert parts.METRICS_FILE.startswith("metrics/")

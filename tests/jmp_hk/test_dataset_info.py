@@ -85,7 +85,7 @@ def test_lists_of_numbers_take_one_line(tmp_path):
     ({"num_structures": {"train": 5, "val": -1}}, r"num_structures\['val'\] must not"),
     ({"size_histogram": {"0": 4}}, "size_histogram has structures of 0 atoms"),
     ({"average_atoms": 4.0}, "average_atoms must be from 0 to 3"),
-    ({"splits": {"train": {"elements": [1, 6]}}}, "has elements .6., which elements"),
+    ({"splits": {"train": {"elements": [1, 6]}}}, "has elements .6., which"),
     (
       {"splits": {"train": {"elements": [1], "missing": {"gap": 9}}}},
       "missing.'gap'. is 9, but num_structures has 3",

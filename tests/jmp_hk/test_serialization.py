@@ -13,6 +13,7 @@ import pytest
 
 from jmp_hk import dataset_info
 from jmp_hk import serialization
+from jmp_hk import strict_json
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.targets import config as tasks
 
@@ -215,15 +216,15 @@ def test_differences_name_the_place():
 )
 def test_what_is_no_strict_json_is_refused(tmp_path, text, message):
   with pytest.raises(serialization.SerializationError, match=message):
-    serialization.parse(text)
+    strict_json.parse(text)
   path = tmp_path / "some.json"
   path.write_bytes(text if isinstance(text, bytes) else text.encode())
   with pytest.raises(serialization.SerializationError, match="some.json.*" + message):
-    serialization.read_json(path)
+    strict_json.read(path)
 
 
 def test_python_spelling_of_numbers_that_are_not_finite_can_be_read():
-  assert serialization.parse("[Infinity]", non_finite=True) == [math.inf]
+  assert strict_json.parse("[Infinity]", non_finite=True) == [math.inf]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -261,6 +261,16 @@ def test_measuring_can_be_left_out_and_changes_no_shard(tmp_path):
     assert found.num_atoms.tolist() == [s.num_atoms for s in decoded]
 
 
+def test_sizes_can_be_added_to_what_was_converted_without(tmp_path):
+  source = raw_files.oc20_folder(tmp_path / "raw", files=3)
+  info = _convert(source, tmp_path / "whole")
+  _convert(source, tmp_path / "out", measure=False)
+  shard = tmp_path / "out" / shards.shard_name("train", 1, 3)
+  index.path_of(shard).unlink()  # As of an earlier version.
+  assert _convert(source, tmp_path / "out", num_workers=2) == info
+  assert _files(tmp_path / "out") == _files(tmp_path / "whole")
+
+
 def test_arguments_of_a_task_are_not_stored():
   kept = convert._without_task(
     ["--task_id", "3", "--input=x", "--num_tasks=4", "-task_id=1", "--split", "train"]

@@ -1,6 +1,7 @@
 """Which runs are averaged, which are compared, and over what."""
 
 import dataclasses
+import json
 import pathlib
 import statistics
 
@@ -9,6 +10,7 @@ import pytest
 from experiments.reports import comparison
 from experiments.reports import origins
 from experiments.reports import runs as runs_lib
+from experiments.reports import summaries
 from tests.experiments import run_files
 
 _JOINT = run_files.JOINT
@@ -37,8 +39,8 @@ def _runs(tmp_path):
 
 
 def test_improvements_are_averaged_over_tasks(runs):
-  (pairs,) = comparison.pairs_by_arm(_compare(runs)).values()
-  means = comparison.mean_improvements(pairs)
+  (pairs,) = summaries.pairs_by_arm(_compare(runs)).values()
+  means = summaries.mean_improvements(pairs)
   assert means["rmd17"].mean == pytest.approx((75 + 10) / 2)
   assert means["qmof"].mean == pytest.approx(50)
   # Over tasks, not over datasets, as in the paper.
@@ -200,8 +202,16 @@ def test_runs_of_the_same_fold_and_seed_are_named(tmp_path):
 
 def test_nothing_gives_nothing():
   assert comparison.compare([]) == []
-  assert comparison.mean_improvements([]) == {}
+  assert summaries.mean_improvements([]) == {}
 
 
-def test_the_origin_of_weights_that_are_gone_is_their_path():
-  assert origins.unknown("runs/gone").name == "gone"
+def test_the_origin_of_weights_that_are_gone_is_their_path(tmp_path):
+  gone = origins.unknown("runs/gone")
+  assert gone.name == "gone" and not gone.is_same(origins.unknown("other/gone"))
+  # A result of a version that did not store it.
+  stored = run_files.write(tmp_path / "a", "qmof", 1.0, [1.0], origin=_JOINT)
+  path = pathlib.Path(stored) / "finetune_result.json"
+  old = json.loads(path.read_text()) | {"origin": None}
+  path.write_text(json.dumps(old))
+  (run,) = runs_lib.find([stored]).runs
+  assert run.origin.is_same(origins.unknown("some/where"))

@@ -13,6 +13,7 @@ import pytest
 
 import jmp_hk
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
+from jmp_hk.checkpoints import damaged as damaged_lib
 from jmp_hk.checkpoints import manifest as manifest_lib
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.checkpoints import model_writer
@@ -167,9 +168,19 @@ def test_damaged_metrics_do_not_choose_another_checkpoint(run, state, caplog):
   assert model_directory.load_model_directory(run, step=runs.BEST).step == runs.BEST
   # A run goes on, and tells what it makes of it.
   _check_is(*_restore(run, state), state, runs.NEWEST)
-  assert "counts as the worst" in caplog.text
+  assert "How good the checkpoint of step 1 is cannot be said" in caplog.text
   assert model_directory.load_model_directory(run).step == runs.NEWEST
-  assert json.loads(file.with_name("metrics.damaged").read_text())["primary"] == 0.9
+  moved = run / damaged_lib.FOLDER / "1"
+  assert model_directory.load_model_directory(moved).step == 1
+
+
+def test_the_newest_checkpoint_stays_without_its_metrics(run, state, caplog):
+  file = _step(run, runs.NEWEST) / "metrics" / "metrics"
+  file.write_text("{")
+  _check_is(*_restore(run, state), state, runs.NEWEST)
+  assert "step 3 is cannot be said" in caplog.text and "as the worst" in caplog.text
+  assert json.loads(file.read_text())["primary"] == float("inf")
+  assert model_directory.load_model_directory(run).step == runs.BEST
 
 
 @pytest.mark.parametrize("item", ["params", "optimizer", "host", "model"])
@@ -181,7 +192,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(run, state, caplog, item
   assert "The checkpoint of step 3 is damaged: " in caplog.text
   assert item in caplog.text and "The run goes on from step 2" in caplog.text
   # The damaged one is out of the way and can be written again.
-  assert (run / checkpointer_lib.DAMAGED / "3" / item).exists()
+  assert (run / damaged_lib.FOLDER / "3" / item).exists()
   saver = runs.open_checkpoints(run)
   saver.save(runs.state_at(state, 3), runs.host_at(3))
   saver.close()

@@ -80,3 +80,12 @@ def test_arguments_that_do_not_vary_keep_their_shape():
   few(jnp.zeros(2), jnp.ones(3))
   with pytest.raises(compilation.RecompileError, match=r"float32\[3\], it was.*\[2\]"):
     few(jnp.zeros(3), jnp.ones(3))
+
+
+def test_memory_grows_with_the_work_and_not_with_what_is_kept():
+  x = jnp.zeros((64, 64))
+  compiled = compilation.compile_for(jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x)), x)
+  found = [compilation.memory_bytes(compiled, growth) for growth in (1.0, 3.0)]
+  temporary = compiled.memory_analysis().temp_size_in_bytes
+  assert found[0] == 2 * x.nbytes + temporary and temporary > 0
+  assert found[1] - found[0] == 2 * temporary

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from jmp_hk.runtime import workers
+from tests.jmp_hk.runtime import toy_crew
 
 MESSAGE = "A process that takes roots died; take fewer roots."
 
@@ -53,6 +54,48 @@ def test_an_interruption_does_not_wait_for_the_tasks():
     pool.submit(os.getpid)()
     pool.submit(time.sleep, 600)
     raise KeyboardInterrupt
+
+
+@pytest.fixture(name="crew")
+def _crew():
+  crew = workers.Crew(2, MESSAGE, toy_crew.multiply, 10)
+  yield crew
+  crew.close()
+
+
+def test_a_crew_answers(crew):
+  crew.send(0, 3)
+  crew.send(1, 4)
+  found = crew.receive()
+  while len(found) < 2:
+    found += crew.receive()
+  assert sorted(found) == [(0, 30), (1, 41)]
+
+
+def test_a_crew_takes_no_notice_of_signals_for_the_whole_job(crew):
+  for process in crew.process_ids:
+    for number in (signal.SIGINT, signal.SIGTERM):
+      subprocess.run(["kill", f"-{int(number)}", str(process)], check=True)
+  crew.send(1, 2)
+  assert crew.receive() == [(1, 21)]
+
+
+def test_death_in_a_crew_is_told_with_advice(crew):
+  crew.send(0, "die")
+  with pytest.raises(workers.WorkerError, match="take fewer roots"):
+    crew.receive()
+  crew.send(0, 1)
+  with pytest.raises(workers.WorkerError, match="take fewer roots"):
+    crew.receive()
+
+
+def test_a_closed_crew_has_no_processes(crew):
+  crew.send(0, "sleep")
+  crew.close()
+  crew.close()
+  for process in crew.process_ids:
+    with pytest.raises(ProcessLookupError):
+      os.kill(process, 0)
 
 
 def test_linear_algebra_has_one_thread():
