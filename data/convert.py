@@ -162,7 +162,7 @@ def _define_output(values: flags.FlagValues) -> None:
   )
 
 
-@flag_help.group("Processes and machines")
+@flag_help.group("Machine")
 def _define_processes(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
     "num_workers",

@@ -16,6 +16,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _ADVICE = {
   errno.ENOSPC: "Free some space, or write to another disk; the same command goes on.",
   errno.EDQUOT: "Free some space, or write to another disk; the same command goes on.",
+  errno.EFBIG: "Raise the limit of a file's size (ulimit -f), or use another disk.",
   errno.EROFS: "Name a folder that can be written to.",
   errno.EACCES: "Ask for the permission, or name another path.",
   errno.EPERM: "Ask for the permission, or name another path.",

@@ -247,7 +247,18 @@ def optimizer(
   schedule: train_config.ScheduleConfig,
   factors: tuple[tuple[str, float], ...],
 ) -> train_config.OptimizerConfig:
-  """The optimiser with a schedule and learning-rate factors by layer."""
+  """The optimiser with a schedule and learning-rate factors by layer.
+
+  Raises:
+    FlagError: a pattern of --frozen is no regular expression.
+  """
+  for pattern in values.frozen:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise command.FlagError(
+        f"--frozen: {pattern!r} is no regular expression: {error}."
+      ) from error
   return train_config.OptimizerConfig(
     schedule=schedule,
     b1=values.beta1,

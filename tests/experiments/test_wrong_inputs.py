@@ -35,7 +35,7 @@ _CASES = (
   (pretrain, "--num_steps", "--num_steps needs a value"),
   (pretrain, "num_steps=10", "Did you mean --num_steps=10?"),
   (pretrain, "—num_steps=10", "begin with two plain hyphens"),
-  (pretrain, "--batch_size=0", "expected a number, at least 1"),
+  (pretrain, "--batch_size=0", "expected a whole number, at least 1"),
   (pretrain, "--model=gemnet_oc_smal", "Did you mean --model=gemnet_oc_small?"),
   (pretrain, "--flagfile=D/wrong.flags", "wrong.flags, line 2: unknown flag --num_st"),
   (pretrain, "--flagfile=D/wrang.flags", "Did you mean D/wrong.flags?"),

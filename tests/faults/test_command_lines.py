@@ -12,6 +12,7 @@ import io
 import itertools
 import os
 import pathlib
+import resource
 
 import ase
 import ase.build
@@ -186,7 +187,7 @@ _LINES = (
       "--split_fractions=inf",
       "--split_fractions=0.25,0.25,0.25,0.25",
       "--split_fractions=a",
-      "--split_fractions=0,1",
+      "--split_fractions=0,0",
       "--split_fractions=0.5,0.5 --split_by=atom",
       "--split_fractions=0.5,0.5 --split_seed=-1",
       "--split_fractions=0.5,0.5 --split_seed=99999999999",
@@ -289,7 +290,7 @@ _LINES = (
   "experiments.study --workdir=D/run --tasks=qm9_mu --seeds=1.5",
   "experiments.study --workdir=D/run --tasks=qm9_mu --seeds=-1",
   "experiments.study --workdir=D/run --tasks=qm9_mu --folds=a",
-  "experiments.study --workdir=D/run --tasks=qm9_mu --checkpoint=a=D/no",
+  "experiments.study --workdir=D/run --tasks=qm9_mu --checkpoint=D/no",
   "experiments.study --workdir=D/run --tasks=qm9_mu --noscratch",
   "experiments.import_torch --input=D/text.pt --output=D/new",
   "experiments.import_torch --input=D/empty --output=D/new",
@@ -427,6 +428,10 @@ def test_folders_that_cannot_be_written_to(folder):
 
 
 def test_full_disks(folder):
-  """Linux' device that is always full stands for a full disk."""
-  (folder / "full.extxyz").symlink_to("/dev/full")
-  _check(_PREDICT + _WATER + "--overwrite --output=D/full.extxyz", folder)
+  """A limit on the size of files stands for a full disk."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+  try:
+    _check(_CONVERT + "D/mine.extxyz --output=D/full", folder)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
