@@ -37,11 +37,10 @@ class Range:
   is_whole: bool = False
   is_finite: bool = True
 
-  def contains(self, value: object) -> bool:
+  def contains(self, value: Any) -> bool:
     """Whether a value is such a number; truth values and text are none."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-      return False
-    if self.is_whole and not isinstance(value, numbers.Integral):
+    kind = numbers.Integral if self.is_whole else numbers.Real
+    if isinstance(value, bool) or not issubclass(type(value), kind):
       return False
     if math.isnan(value) or (self.is_finite and math.isinf(value)):
       return False

@@ -102,7 +102,7 @@ def check_names(
       places |= ase_labels.results(atoms)
     if taken := [f"{prefix}{name}" for name in names if f"{prefix}{name}" in places]:
       raise NameTakenError(
-        f"In {from_ase.name_of(atoms, index)} there is {', '.join(taken)} "
+        f"S{from_ase.name_of(atoms, index).removeprefix('s')} holds {', '.join(taken)} "
         "already, and predictions replace nothing: choose another prefix."
       )
 
