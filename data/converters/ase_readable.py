@@ -46,6 +46,11 @@ class AseReadable(base.Converter):
         f"--target_keys={o.target_keys}: {', '.join(sorted(unknown))} is not among "
         "--targets."
       )
+    optional = ase_atoms.parse_names(o.missing)
+    if unknown := set(optional) - {"energy", "forces", *targets}:
+      raise base.PlanError(
+        f"--missing={o.missing}: {', '.join(sorted(unknown))} is no label of the data."
+      )
     return dataset_summary.Declaration(
       name=o.name,
       graph=graph_config.GraphConfig(
@@ -54,7 +59,7 @@ class AseReadable(base.Converter):
       energy=o.energy_key != ase_atoms.NONE,
       forces=o.forces_key != ase_atoms.NONE,
       targets=targets,
-      optional=ase_atoms.parse_names(o.missing),
+      optional=optional,
       evaluate_free_atoms_only=o.evaluate_free_atoms_only,
       periodic_in_3d=o.periodic_in_3d,
       notes={

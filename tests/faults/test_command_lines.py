@@ -13,6 +13,7 @@ import itertools
 import os
 import pathlib
 import resource
+import shutil
 
 import ase
 import ase.build
@@ -32,6 +33,8 @@ pytestmark = pytest.mark.slow
 
 REFUSED, ACCEPTED, BUG = "refused with a sentence", "accepted", "traceback or bug"
 _TABLE: dict[str, Counter] = {}
+# What a conversion that fails leaves, and goes on from.
+_PARTIAL = (".tfrecord", ".index", ".sources.json")
 
 _PRETRAIN = "experiments.pretrain --workdir=D/run --datasets=a=D/mine --num_steps=1 "
 _FINETUNE = "experiments.finetune --workdir=D/run --data=D/mine --target=mu=scalar "
@@ -394,8 +397,10 @@ def _check(line: str, folder: pathlib.Path) -> None:
   outcome, text = _execute(program, arguments)
   _TABLE.setdefault(program, Counter())[outcome] += 1
   assert outcome == REFUSED, f"{outcome}: {line}\n{text}"
-  new = {p for p in _files(folder) - before if p.suffix not in (".tfrecord", ".index")}
+  new = {p for p in _files(folder) - before if not p.name.endswith(_PARTIAL)}
   assert not new and not before - _files(folder), (line, new)
+  for name in ("converted", "full", "new", "run"):  # Each line finds none of another.
+    shutil.rmtree(folder / name, ignore_errors=True)
 
 
 @pytest.mark.parametrize("line", _LINES)
