@@ -44,7 +44,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     name, default, text, lower_bound=0, flag_values=values
   )
   fraction = lambda name, default, text: numbers.define(
-    name, default, text, ranges.DECAY, values
+    name, default, text, ranges.FRACTION, values
   )
   string(
     "train_data",
