@@ -20,6 +20,7 @@ from typing import Any
 from absl import flags
 
 from data.command_line import flag_help
+from data.command_line import numbers
 from data.command_line import program as program_lib
 from data.conversion import base
 from data.conversion import estimates
@@ -28,15 +29,10 @@ from data.conversion import runner
 from data.records import shards
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
+from jmp_hk import ranges
 from jmp_hk import structure as structure_lib
 from jmp_hk.runtime import workers
 
-# How the flag of an option is defined, by the type of its default.
-_DEFINE = {
-  bool: flags.DEFINE_bool,
-  float: flags.DEFINE_float,
-  int: flags.DEFINE_integer,
-}
 _TASK_FLAGS = ("num_tasks", "task_id")
 _ERRORS = (
   base.RawDataError,
@@ -166,7 +162,7 @@ def _define_output(values: flags.FlagValues) -> None:
   )
 
 
-@flag_help.group("Processes and machines")
+@flag_help.group("Machine")
 def _define_processes(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
     "num_workers",
@@ -206,10 +202,11 @@ def _define_option(
   name: str, kinds: list[type[base.Converter]], values: flags.FlagValues
 ) -> None:
   """Defines the flag of an option; what it means may depend on the converter."""
-  shape, default, texts = "", "", {}
+  shape, default, allowed, texts = "", "", None, {}
   for kind in kinds:
     fields = {field.name: field for field in dataclasses.fields(kind.options_type)}
     default = fields[name].default
+    allowed = fields[name].metadata.get("allowed")
     shape, text = flag_help.split(fields[name].metadata["help"])
     if default != "":
       text = f"{text} Default: {flag_help.written(default)}."
@@ -219,8 +216,11 @@ def _define_option(
     for text, names in texts.items()
   ]
   words = " ".join([f"{shape}:" if shape else "", *lines]).strip()
-  define = _DEFINE.get(type(default), flags.DEFINE_string)
-  define(name, None, words, flag_values=values)
+  if isinstance(allowed, ranges.Range):
+    numbers.define(name, None, words, allowed, values)
+  else:
+    define = flags.DEFINE_bool if isinstance(default, bool) else flags.DEFINE_string
+    define(name, None, words, flag_values=values)
   title = "Only with some datasets"
   if len(kinds) == 1:
     title = f"Only with --dataset={kinds[0].name}"

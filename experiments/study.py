@@ -136,6 +136,9 @@ def run(values: flags.FlagValues) -> None:
   if values.dry_run:
     print(_listed(planned))
     return
+  for path in values.checkpoint or ():
+    if not pathlib.Path(path).exists():
+      raise command.FlagError(f"--checkpoint: {path} does not exist.")
   failed = study_runs.work_through(planned, workdir)
   finished = [str(p.directory) for p in planned if p.is_finished]
   if finished:

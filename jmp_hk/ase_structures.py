@@ -100,7 +100,7 @@ def frames(source: Source) -> list[ase_files.Frame]:
   if isinstance(source, (str, os.PathLike)):
     return ase_files.read_all(source)
   return [
-    ase_files.Frame(f"structure {index} ({atoms.get_chemical_formula()})", atoms)
+    ase_files.Frame(from_ase.name_of(atoms, index), atoms)
     for index, atoms in enumerate(source)
   ]
 

@@ -62,6 +62,44 @@ def from_atoms(
   return structure
 
 
+def name_of(atoms: ase.Atoms, index: int) -> str:
+  """What messages call a structure: its number and formula, where it has one."""
+  numbers = np.asarray(atoms.numbers)
+  has_formula = bool(
+    ((numbers >= 0) & (numbers <= structure_lib.MAX_ATOMIC_NUMBER)).all()
+  )
+  formula = atoms.get_chemical_formula() if has_formula else f"{len(atoms)} atoms"
+  return f"structure {index} ({formula})"
+
+
+def find_element_problem(
+  atomic_numbers: np.ndarray, info: dataset_info.DatasetInfo
+) -> str:
+  """Finds out whether a head knows some elements.
+
+  Args:
+    atomic_numbers: [n] integers.
+    info: constants of the head's dataset.
+
+  Returns:
+    What is wrong, as a clause; "" where nothing is.
+  """
+  present = set(np.asarray(atomic_numbers).tolist())
+  impossible = present - set(range(1, structure_lib.MAX_ATOMIC_NUMBER + 1))
+  if impossible:
+    return f"there are no elements with the atomic numbers {sorted(impossible)}"
+  limits = [info.elements, info.energy_references]
+  limits += [target.references for target in info.targets.values()]
+  limits = [set(limit) for limit in limits if limit]
+  known = set.intersection(*limits) if limits else set()
+  if known and present - known:
+    return (
+      f"the head {info.name!r} does not know the elements "
+      f"{_symbols(present - known)}; it knows {_symbols(known)}"
+    )
+  return ""
+
+
 def find_problem(
   structure: structure_lib.Structure, info: dataset_info.DatasetInfo
 ) -> str:
@@ -76,19 +114,8 @@ def find_problem(
   """
   if not structure.num_atoms:
     return "it has no atoms"
-  present = set(structure.atomic_numbers.tolist())
-  impossible = present - set(range(1, structure_lib.MAX_ATOMIC_NUMBER + 1))
-  if impossible:
-    return f"there are no elements with the atomic numbers {sorted(impossible)}"
-  limits = [info.elements, info.energy_references]
-  limits += [target.references for target in info.targets.values()]
-  limits = [set(limit) for limit in limits if limit]
-  known = set.intersection(*limits) if limits else set()
-  if known and present - known:
-    return (
-      f"the head {info.name!r} does not know the elements "
-      f"{_symbols(present - known)}; it knows {_symbols(known)}"
-    )
+  if problem := find_element_problem(structure.atomic_numbers, info):
+    return problem
   wrong = sorted(set(structure.tags.tolist()) - set(_TAGS))
   if wrong:
     return (

@@ -24,6 +24,7 @@ _ORDER = (
     "problems",
     "published",
     "pytrees",
+    "ranges",
     "runtime",
     "serialization",
     "strict_json",

@@ -27,6 +27,8 @@ from typing import TypeVar
 
 from absl import flags
 
+from data.command_line import numbers
+
 TITLES = (
   "What is learned",
   "Input",
@@ -165,13 +167,8 @@ def allowed(flag: flags.Flag) -> str:
   choices = choices_of(flag)
   if choices:
     return f"one of {', '.join(choices)}"
-  least = getattr(flag.parser, "lower_bound", None)
-  most = getattr(flag.parser, "upper_bound", None)
-  if least is not None and most is not None:
-    return f"from {least:g} to {most:g}"
-  if least is not None:
-    return f"at least {least:g}"
-  return "" if most is None else f"at most {most:g}"
+  numbers_taken = numbers.allowed_of(flag)
+  return "" if numbers_taken is None else numbers_taken.limits
 
 
 def choices_of(flag: flags.Flag) -> Sequence[str]:

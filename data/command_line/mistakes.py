@@ -12,6 +12,7 @@ import re
 from absl import flags
 
 from data.command_line import flag_help
+from data.command_line import numbers
 
 # What other programs of the field call a flag, and what may be meant here.
 SYNONYMS: Mapping[str, Sequence[str]] = {
@@ -129,8 +130,6 @@ def about_value(flag: flags.Flag, text: str) -> str:
     if not isinstance(flag.parser, _PARSERS):
       expected = f"{str(parsed).rstrip('.')}."
     return f"--{flag.name}={text}: {expected}{meant}"
-  if isinstance(parsed, float) and math.isnan(parsed):
-    return f"--{flag.name}={text}: {expected}"
   return ""
 
 
@@ -264,16 +263,16 @@ def _expected(flag: flags.Flag) -> str:
   limits = flag_help.allowed(flag)
   if flag.boolean:
     return "true or false"
-  if isinstance(flag.parser, flags.IntegerParser):
-    return "a whole number" + (f", {limits}" if limits else "")
-  if isinstance(flag.parser, flags.FloatParser):
-    return "a number" + (f", {limits}" if limits else "")
-  return limits
+  numbers_taken = numbers.allowed_of(flag)
+  return limits if numbers_taken is None else str(numbers_taken)
 
 
 def _parse(flag: flags.Flag, text: str) -> object:
   """The value, or the error that it gives."""
   try:
+    allowed = numbers.allowed_of(flag)
+    if allowed is not None:
+      return numbers.parse(text, allowed)
     return flag.parser.parse(text)
   except (ValueError, TypeError) as error:
     return error

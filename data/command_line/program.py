@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import dataclasses
 import os
 import sys
+import traceback
 from typing import NoReturn
 
 from absl import app
 from absl import flags
 
+from data.command_line import failures
 from data.command_line import flag_help
 from data.command_line import mistakes
 from jmp_hk.runtime import console
@@ -35,8 +37,9 @@ class Program:
     run: what it does with the parsed flags and, where `takes_arguments` is set, with
       the arguments that are no flags.
     required: names of flags that have to be given, which `run` checks.
-    errors: gives the exceptions that, as `FlagError`, are the user's to mend and give
-      two lines; asked only when something fails, so that it may import what is slow.
+    errors: gives exceptions that are the user's to mend and give two lines, besides
+      those of `failures`; asked only when something fails, so that it may import what
+      is slow.
     takes_arguments: whether arguments that are no flags have a meaning.
     complete: turns the arguments into those that are parsed.
   """
@@ -81,6 +84,7 @@ class Program:
     """Defines the flags, each in a group."""
     before = set(values)
     self.define_flags(values)
+    _define_debug(values)
     new = [name for name in values if name not in before]
     flag_help.assign(values, flag_help.OTHER, new)
 
@@ -129,7 +133,7 @@ class Program:
     try:
       return None, self.parse(arguments, values)
     except FlagError as error:
-      return self._fail(error), []
+      return self._fail(str(error), is_of_flags=True), []
 
   def _run(self, others: Sequence[str], values: flags.FlagValues) -> int:
     """Runs the program; the lines that the library logs are shown.
@@ -150,23 +154,31 @@ class Program:
         )
       return error.exit_code
     except Exception as error:
-      if _is_lack_of_memory(error):
-        error = MemoryError(
-          f"the memory of the device does not suffice ({str(error).splitlines()[0]}). "
-          "Make the batches smaller."
-        )
-      elif not isinstance(error, (FlagError, *self.errors())):
-        raise
-      return self._fail(error)
+      if "debug" in values and values["debug"].value:
+        traceback.print_exc()
+      text = failures.sentence(error, self.errors())
+      return self._fail(
+        text or failures.report(error), is_of_flags=isinstance(error, FlagError)
+      )
     return 0
 
-  def _fail(self, error: Exception) -> int:
+  def _fail(self, text: str, *, is_of_flags: bool) -> int:
     """Says in two lines what is wrong; returns the exit code."""
     hint = f"Run python -m {self.name} --help for all flags"
-    if not isinstance(error, FlagError):
+    if not is_of_flags:
       hint += f", or see {TROUBLESHOOTING}"
-    print(f"error: {' '.join(str(error).split())}\n{hint}.", file=sys.stderr)
+    print(f"error: {' '.join(text.split())}\n{hint}.", file=sys.stderr)
     return 1
+
+
+@flag_help.group("Machine")
+def _define_debug(values: flags.FlagValues) -> None:
+  flags.DEFINE_bool(
+    "debug",
+    False,
+    "Show the traceback of an error, for reports of bugs.",
+    flag_values=values,
+  )
 
 
 def require(values: flags.FlagValues, *names: str) -> None:
@@ -181,12 +193,6 @@ def require(values: flags.FlagValues, *names: str) -> None:
     what = flag_help.sentence(values[first])
     also = f" Also required: {', '.join(f'--{n}' for n in others)}." if others else ""
     raise FlagError(f"--{first} is required: {what}{also}")
-
-
-def _is_lack_of_memory(error: Exception) -> bool:
-  """Whether XLA could not allocate what a program needs."""
-  is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
-  return is_of_jax and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _print(text: str) -> None:

@@ -28,6 +28,7 @@ from typing import ClassVar
 
 from jmp_hk import dataset_summary
 from jmp_hk import published
+from jmp_hk import ranges
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
@@ -119,9 +120,19 @@ class Options:
   """
 
 
-def option(default: Any, help_text: str) -> Any:
-  """A field of an `Options` dataclass."""
-  return dataclasses.field(default=default, metadata={"help": help_text})
+def option(default: Any, help_text: str, allowed: ranges.Range | None = None) -> Any:
+  """A field of an `Options` dataclass.
+
+  Args:
+    default: its default, which says its type.
+    help_text: its help.
+    allowed: the numbers that it takes; by default all finite ones of its type.
+  """
+  if allowed is None and type(default) in (int, float):
+    allowed = ranges.Range(is_whole=isinstance(default, int))
+  return dataclasses.field(
+    default=default, metadata={"help": help_text, "allowed": allowed}
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pkgutil
 from typing import Any
 
 from data.command_line import mistakes
+from data.command_line import numbers
 from data.conversion import base
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -61,7 +62,7 @@ def make(
         f"{', '.join('--' + field for field in fields) or 'none'}."
         f"{mistakes.did_you_mean(key, list(fields), '--')}"
       )
-    values[key] = _parse(key, value, fields[key].default)
+    values[key] = _parse(value, fields[key])
   if not path.exists():
     raise base.PlanError(f"--input={path} does not exist.")
   return kind(path, split, kind.options_type(**values))
@@ -79,14 +80,16 @@ def _expand(
   return pathlib.Path(*parts[: wild[0]]), options
 
 
-def _parse(name: str, value: Any, default: Any) -> Any:
-  """A value in the type of the option's default."""
-  kind = type(default)
-  if isinstance(value, kind):
-    return value
+def _parse(value: Any, field: dataclasses.Field[Any]) -> Any:
+  """A value in the type of the option's default, and in its range."""
+  kind, allowed = type(field.default), field.metadata.get("allowed")
   try:
     if kind is bool:
-      return _BOOLEANS[str(value).lower()]
+      return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
+    if allowed is not None:
+      return kind(numbers.parse(str(value), allowed))
     return kind(value)
-  except (KeyError, ValueError) as error:
-    raise base.PlanError(f"--{name}={value} is not a {kind.__name__}.") from error
+  except KeyError as error:
+    raise base.PlanError(f"--{field.name}={value}: expected true or false.") from error
+  except ValueError as error:
+    raise base.PlanError(f"--{field.name}={value}: {error}.") from error

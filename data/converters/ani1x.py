@@ -19,6 +19,7 @@ import numpy as np
 from data.conversion import base
 from data.formats import hdf5
 from jmp_hk import dataset_summary
+from jmp_hk import ranges
 from jmp_hk import structure as structure_lib
 
 _NUMBERS = "atomic_numbers"
@@ -34,7 +35,9 @@ _NOT_COMPUTED = "wb97x_dz not computed (NaN in the release)"
 class ANI1xOptions(base.Options):
   """Options of ANI-1x."""
 
-  split_seed: int = base.option(0, "Seed of the random split into train, val and test.")
+  split_seed: int = base.option(
+    0, "Seed of the random split into train, val and test.", ranges.COUNT
+  )
 
 
 class ANI1x(base.Converter):

@@ -40,6 +40,17 @@ class AseReadable(base.Converter):
 
   def declare(self) -> dataset_summary.Declaration:
     o = self.options
+    targets = ase_atoms.parse_targets(o.targets)
+    if unknown := set(ase_atoms.parse_keys(o.target_keys)) - set(targets):
+      raise base.PlanError(
+        f"--target_keys={o.target_keys}: {', '.join(sorted(unknown))} is not among "
+        "--targets."
+      )
+    optional = ase_atoms.parse_names(o.missing)
+    if unknown := set(optional) - {"energy", "forces", *targets}:
+      raise base.PlanError(
+        f"--missing={o.missing}: {', '.join(sorted(unknown))} is no label of the data."
+      )
     return dataset_summary.Declaration(
       name=o.name,
       graph=graph_config.GraphConfig(
@@ -47,8 +58,8 @@ class AseReadable(base.Converter):
       ),
       energy=o.energy_key != ase_atoms.NONE,
       forces=o.forces_key != ase_atoms.NONE,
-      targets=ase_atoms.parse_targets(o.targets),
-      optional=ase_atoms.parse_names(o.missing),
+      targets=targets,
+      optional=optional,
       evaluate_free_atoms_only=o.evaluate_free_atoms_only,
       periodic_in_3d=o.periodic_in_3d,
       notes={
@@ -59,6 +70,7 @@ class AseReadable(base.Converter):
 
   def resolve(self) -> "AseReadable":
     """Finds the keys that were not given; says which they are."""
+    self.declare()  # Wrong options are told before files are read.
     o = self.options
     given = {"energy": o.energy_key, "forces": o.forces_key} | {
       name: ase_atoms.parse_keys(o.target_keys).get(name, ase_atoms.REQUIRED)

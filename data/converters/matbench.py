@@ -19,6 +19,7 @@ from data.conversion import splits
 from data.formats import crystal_json
 from data.formats import json_stream
 from jmp_hk import dataset_summary
+from jmp_hk import ranges
 from jmp_hk.graphs import config as graph_config
 
 NUM_FOLDS = 5
@@ -57,7 +58,11 @@ class MatbenchOptions(base.Options):
   task: str = base.option(
     "", f"NAME: Task, by default from the file name: {', '.join(TASKS)}."
   )
-  fold: int = base.option(0, "Number of the fold for testing, from 0 to 4.")
+  fold: int = base.option(
+    0,
+    "Number of the fold for testing.",
+    ranges.Range(0, most=NUM_FOLDS - 1, is_whole=True),
+  )
 
 
 def split(

@@ -16,6 +16,7 @@ from data.conversion import splits
 from data.formats import extxyz
 from data.formats import npz_frames
 from jmp_hk import dataset_summary
+from jmp_hk import ranges
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
@@ -43,10 +44,10 @@ class Md22Options(base.Options):
     f"{', '.join(TRAINING_FRAMES)}, or any name with --train_size and --val_size.",
   )
   train_size: int = base.option(
-    0, "Number of training structures; 0 takes the published one."
+    0, "Number of training structures; 0 takes the published one.", ranges.COUNT
   )
   val_size: int = base.option(
-    0, "Number of validation structures; 0 takes the published one."
+    0, "Number of validation structures; 0 takes the published one.", ranges.COUNT
   )
 
 

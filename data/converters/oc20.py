@@ -9,12 +9,14 @@ files are not needed. Forces are those of VASP, also on fixed atoms. Each pair b
 one shard.
 """
 
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
 import io
 import pathlib
+import re
 from typing import IO
 
 import numpy as np
@@ -27,6 +29,9 @@ from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 
 _FRAMES = (".extxyz.xz", ".extxyz")
+# The line of a frame: system, frame, and the reference energy in eV.
+_ROW = re.compile(r"[^,\s]+,frame\d+,[-+.\deE]+")
+_MOST_SHOWN = 60  # Characters of a line in a message.
 _IDS = {".extxyz.xz": ".txt.xz", ".extxyz": ".txt"}
 
 
@@ -64,6 +69,7 @@ class OC20(base.Converter):
     if not frames:
       raise base.PlanError(f"--input={self.source} holds no {' or '.join(_FRAMES)}.")
     _check_unique(frames)
+    _check_ids(frames, places)
     splits = base.split_by_folder(self.source, self.split, frames)
     return [
       self._unit(split, places[path], places.get(_ids_path(path)))
@@ -160,6 +166,17 @@ def _check_unique(frames: Sequence[pathlib.Path]) -> None:
     )
 
 
+def _check_ids(frames: Sequence[pathlib.Path], known: Collection[pathlib.Path]) -> None:
+  """Checks that files of ids lie beside all files of frames, or beside none."""
+  lacking = [path for path in frames if _ids_path(path) not in known]
+  if lacking and len(lacking) < len(frames):
+    path = min(lacking)
+    raise base.PlanError(
+      f"{path} has no {_ids_path(path).name} beside it, as other files of the input "
+      f"have ({len(lacking)} of {len(frames)} lack theirs): unpack the release again."
+    )
+
+
 @contextlib.contextmanager
 def _decompressed(name: str, file: IO[bytes]) -> Iterator[io.BufferedReader]:
   """The content of a file that may be compressed; closes it."""
@@ -217,7 +234,16 @@ def _read_ids(name: str, file: IO[bytes]) -> list[str]:
       lines = content.read().decode("utf-8").splitlines()
   except (*expansion.UNREADABLE, UnicodeDecodeError) as error:
     raise base.RawDataError(f"{name} cannot be read: {error}.") from error
-  return [line.strip().rpartition(",")[0] for line in lines if line.strip()]
+  rows = [line.strip() for line in lines if line.strip()]
+  for number, row in enumerate(rows, 1):
+    if not _ROW.fullmatch(row):
+      raise base.RawDataError(
+        f"{name}, line {number}: expected random<ID>,frame<NUMBER>,<ENERGY>, found "
+        f"{row[:_MOST_SHOWN]!r}."
+      )
+  if len(set(rows)) != len(rows):
+    raise base.RawDataError(f"{name}: a frame is listed twice.")
+  return [row.rpartition(",")[0] for row in rows]
 
 
 CONVERTER = OC20

@@ -22,6 +22,7 @@ from data.formats import archives
 from data.formats import npz_frames
 from data.formats import unpacking
 from jmp_hk import dataset_summary
+from jmp_hk import ranges
 from jmp_hk.graphs import config as graph_config
 
 TRAIN_SIZE = 950
@@ -61,10 +62,10 @@ class Rmd17Options(base.Options):
     "", "DIR: Folder of the official csv files, by default splits/ near --input."
   )
   train_size: int = base.option(
-    0, "Number of training structures; 0 takes the published one."
+    0, "Number of training structures; 0 takes the published one.", ranges.COUNT
   )
   val_size: int = base.option(
-    0, "Number of validation structures; 0 takes the published one."
+    0, "Number of validation structures; 0 takes the published one.", ranges.COUNT
   )
 
 

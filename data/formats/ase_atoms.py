@@ -10,6 +10,7 @@ import numpy as np
 from data.conversion import base
 from jmp_hk import ase_labels
 from jmp_hk import dataset_summary
+from jmp_hk import ranges
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
@@ -25,6 +26,7 @@ _ENERGY_UNITS = {
   "kcal/mol": ase_units.kcal / ase_units.mol,
   "kJ/mol": ase_units.kJ / ase_units.mol,
 }
+_SEED = ranges.Range(least=0, most=2**32 - 1, is_whole=True)  # Of NumPy's generator.
 _LENGTH_UNITS = {"Ang": 1.0, "Bohr": ase_units.Bohr}
 
 
@@ -71,10 +73,14 @@ class AseOptions(base.Options):
     "What the fractions divide: frame, or file, so that frames of one file "
     "stay together.",
   )
-  split_seed: int = base.option(0, "Seed of the random split.")
-  cutoff: float = base.option(12.0, "Cutoff of the neighbor graphs, Å.")
+  split_seed: int = base.option(0, "Seed of the random split.", _SEED)
+  cutoff: float = base.option(
+    12.0, "Cutoff of the neighbor graphs, Å.", graph_config.GraphConfig.RANGES["cutoff"]
+  )
   max_neighbors: int = base.option(
-    30, "Largest number of neighbors of an atom in the main graph."
+    30,
+    "Largest number of neighbors of an atom in the main graph.",
+    graph_config.GraphConfig.RANGES["max_neighbors"],
   )
   truncation: str = base.option(
     graph_config.Truncation.PUBLISHED.value,

@@ -16,6 +16,7 @@ _NOT_STORED = (
   "num_processes",
   "process_id",
   "compilation_cache",
+  "debug",
 )
 # Other packages (absl, chex, orbax) define flags of their own when they are imported.
 _PACKAGES = ("benchmarks", "data", "experiments")

@@ -7,11 +7,13 @@ import pathlib
 from absl import flags
 
 from data.command_line import flag_help
+from data.command_line import numbers
 from data.records import datasets as datasets_lib
 from experiments.command_line import command
 from experiments.command_line import conversions as conversions_lib
 from jmp_hk import dataset_info
 from jmp_hk import names as names_lib
+from jmp_hk import ranges
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.pipeline import config as pipeline_config
@@ -69,13 +71,13 @@ def define_mixture(values: flags.FlagValues = flags.FLAGS) -> None:
     "with split=train and split=val.",
     flag_values=values,
   )
-  flags.DEFINE_float(
+  numbers.define(
     "temperature",
     2.0,
     "T in p ∝ size^(1/T), the probability of a draw from a dataset; 1 draws in "
     "proportion to the sizes, inf from all alike. Counts where no weights are given.",
-    lower_bound=1e-6,
-    flag_values=values,
+    pipeline_config.PipelineConfig.RANGES["temperature"],
+    values,
   )
 
 
@@ -287,10 +289,15 @@ def _parse_sizes(entries: Sequence[str], known: Sequence[str]) -> dict[str, int]
   sizes = {}
   for entry in entries:
     name, _, size = entry.partition("=")
-    if name not in known or not size.isdigit():
+    try:
+      sizes[name] = int(numbers.parse(size, ranges.POSITIVE_COUNT))
+    except ValueError as error:
+      raise command.FlagError(
+        f"--budget: {entry!r} does not read FIELD=SIZE ({error})."
+      ) from error
+    if name not in known:
       raise command.FlagError(
         f"--budget: {entry!r} does not read FIELD=SIZE with FIELD one of "
         f"{', '.join(known)}."
       )
-    sizes[name] = int(size)
   return sizes

@@ -91,6 +91,8 @@ def new_file(text: str, flag: str, *endings: str) -> pathlib.Path:
     raise command.FlagError(f"--{flag}={text} must end in {' or '.join(endings)}.")
   if not path.absolute().parent.is_dir():
     raise command.FlagError(f"--{flag}={text}: its folder does not exist.")
+  if path.is_dir():
+    raise command.FlagError(f"--{flag}={text} is a folder: name a file.")
   return path
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from data.command_line import flag_help
+from data.command_line import numbers
 from experiments.command_line import command
 from jmp_hk import dataset_info
+from jmp_hk import ranges
 from jmp_hk import serialization
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import precision as precision_lib
@@ -19,8 +21,8 @@ from jmp_hk.training import losses
 @flag_help.group("Model")
 def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the backbone."""
-  number = lambda name, default, text: flags.DEFINE_float(
-    name, default, text, lower_bound=0, upper_bound=1, flag_values=values
+  number = lambda name, default, text: numbers.define(
+    name, default, text, backbone_lib.BackboneConfig.RANGES[name], values
   )
   presets = backbone_lib.presets()
   flags.DEFINE_enum(
@@ -199,13 +201,13 @@ def _parse_coefficients(entries: Sequence[str]) -> dict[str, float]:
   for entry in entries:
     name, equals, text = entry.rpartition("=")
     try:
-      value = float(text)
+      value = float(numbers.parse(text, ranges.NOT_NEGATIVE))
     except ValueError:
       value = -1.0
-    if value < 0 or (equals and not name):
+    if value < 0 or (equals and not name) or name in result:
       raise command.FlagError(
         f"--force_coefficients: {entry!r} is neither VALUE nor NAME=VALUE with a "
-        "value of at least 0."
+        "value of at least 0, each name once."
       )
     result[name] = value
   return result

@@ -12,6 +12,7 @@ from absl import flags
 from absl import logging
 
 from data.command_line import flag_help
+from data.command_line import numbers
 from data.conversion import base
 from data.conversion import plans
 from data.conversion import registry
@@ -22,6 +23,7 @@ from experiments.command_line import tasks as declarations
 from jmp_hk import ase_files
 from jmp_hk import ase_labels
 from jmp_hk import dataset_info
+from jmp_hk import ranges
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.runtime import processes
 from jmp_hk.targets import config as tasks_lib
@@ -40,6 +42,9 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   )
   number = lambda name, default, text: flags.DEFINE_float(
     name, default, text, lower_bound=0, flag_values=values
+  )
+  fraction = lambda name, default, text: numbers.define(
+    name, default, text, ranges.FRACTION, values
   )
   string(
     "train_data",
@@ -61,13 +66,13 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     "PATH: Structures to test the best weights on, likewise; without it, "
     "--test_fraction of --train_data.",
   )
-  number(
+  fraction(
     "val_fraction",
     0.1,
     "Part of --train_data that is drawn at random to validate on, where there is no "
     "--val_data; always the same for the same data and --split_seed.",
   )
-  number(
+  fraction(
     "test_fraction", 0.0, "Part of --train_data that is drawn to test on, likewise."
   )
   flags.DEFINE_integer(

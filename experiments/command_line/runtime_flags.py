@@ -65,7 +65,7 @@ def running(
   processes.connect(config)
   if not processes.is_first():  # They would log the same.
     logging.getLogger("jmp_hk").setLevel(logging.WARNING)
-  with processes.ends_together(errors()):
+  with processes.ends_together((*errors(), OSError)):
     yield
     processes.wait_for_all("done")
 

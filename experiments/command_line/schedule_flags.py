@@ -5,6 +5,7 @@ import math
 from absl import flags
 
 from data.command_line import flag_help
+from data.command_line import numbers
 from experiments.command_line import training_flags
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.training import config as train_config
@@ -43,11 +44,13 @@ def _define_epochs(values: flags.FlagValues) -> None:
     "Epochs from the start of the run to the end of the cosine, where --decay_steps is "
     "0.",
   )
-  number(
+  numbers.define(
     "plateau_factor",
     0.8,
     "Factor by which the learning rate is multiplied when validation stagnates after "
     "the cosine; 1 switches that off.",
+    train_config.PlateauConfig.RANGES["factor"],
+    values,
   )
   flags.DEFINE_integer(
     "plateau_patience",

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import dataclasses
 
 from data.command_line import mistakes
+from data.command_line import numbers
 from data.converters import rmd17
 from experiments.command_line import command
+from jmp_hk import ranges
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import declare
 from jmp_hk.targets import spec as spec_lib
@@ -235,8 +237,8 @@ def _parse_target(entry: str) -> Target:
       name,
       kind,
       Reduction(values.get("reduction", "sum")),
-      float(values.get("coefficient", 1.0)),
-      int(values.get("classes", 0)),
+      float(numbers.parse(values.get("coefficient", "1"), ranges.NOT_NEGATIVE)),
+      int(numbers.parse(values.get("classes", "0"), ranges.COUNT)),
       allow_missing=missing == "allowed",
     )
   except ValueError as error:

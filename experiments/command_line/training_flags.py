@@ -1,34 +1,40 @@
 """Flags about optimisation and the run as such."""
 
 from collections.abc import Sequence
+import re
 from typing import Any
 
 from absl import flags
 
 from data.command_line import flag_help
+from data.command_line import numbers
 from experiments.command_line import command
+from jmp_hk import ranges
 from jmp_hk.training import config as train_config
 
 
 @flag_help.group("Optimiser")
 def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the optimiser and the moving average."""
-  define = lambda name, default, text: flags.DEFINE_float(
-    name, default, text, lower_bound=0, flag_values=values
+  of_optimizer = train_config.OptimizerConfig.RANGES
+  define = lambda name, default, text, field="": numbers.define(
+    name, default, text, of_optimizer[field or name], values
   )
-  define("beta1", 0.9, "Decay of Adam's first moment, below 1.")
-  define("beta2", 0.95, "Decay of Adam's second moment, below 1.")
-  define("epsilon", 1e-8, "Adam's epsilon, which keeps its steps finite.")
+  define("beta1", 0.9, "Decay of Adam's first moment.", "b1")
+  define("beta2", 0.95, "Decay of Adam's second moment.", "b2")
+  define("epsilon", 1e-8, "Adam's epsilon, which keeps its steps finite.", "eps")
   define("weight_decay", 0.1, "Decoupled weight decay of every parameter.")
   define(
     "clip_threshold",
     1.0,
     "Largest global norm, or absolute value, of the gradients; see --clip.",
   )
-  define(
+  numbers.define(
     "ema_decay",
     0.99,
-    "Decay of the weights' moving average, below 1; 0 keeps no average.",
+    "Decay of the weights' moving average; 0 keeps no average.",
+    train_config.TrainConfig.RANGES["ema_decay"],
+    values,
   )
   flags.DEFINE_bool(
     "ema_warmup",
@@ -64,27 +70,23 @@ def define_optimizer(values: flags.FlagValues = flags.FLAGS) -> None:
 @flag_help.group("Learning rate")
 def define_schedule(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the learning rate."""
-  define = lambda name, default, text: flags.DEFINE_float(
-    name, default, text, lower_bound=0, flag_values=values
+  define = lambda name, default, text: numbers.define(
+    name, default, text, train_config.ScheduleConfig.RANGES[name], values
   )
   define("learning_rate", 3e-4, "Peak of the learning rate.")
   define("warmup_factor", 0.2, "Fraction of the peak at which the warm-up begins.")
   define("final_factor", 0.1, "Fraction of the peak at which the cosine ends.")
-  flags.DEFINE_integer(
+  define(
     "warmup_steps",
     2000,
     "Number of steps of the linear warm-up; in fine-tuning, 0 takes --warmup_epochs.",
-    lower_bound=0,
-    flag_values=values,
   )
-  flags.DEFINE_integer(
+  define(
     "decay_steps",
     0,
     "Step at which the cosine ends; 0 takes the last step, in fine-tuning "
     "--decay_epochs. When a run is continued with more steps, the rate follows the new "
     "cosine from there on.",
-    lower_bound=0,
-    flag_values=values,
   )
 
 
@@ -245,7 +247,18 @@ def optimizer(
   schedule: train_config.ScheduleConfig,
   factors: tuple[tuple[str, float], ...],
 ) -> train_config.OptimizerConfig:
-  """The optimiser with a schedule and learning-rate factors by layer."""
+  """The optimiser with a schedule and learning-rate factors by layer.
+
+  Raises:
+    FlagError: a pattern of --frozen is no regular expression.
+  """
+  for pattern in values.frozen:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise command.FlagError(
+        f"--frozen: {pattern!r} is no regular expression: {error}."
+      ) from error
   return train_config.OptimizerConfig(
     schedule=schedule,
     b1=values.beta1,
@@ -312,9 +325,10 @@ def parse_factors(entries: Sequence[str]) -> tuple[tuple[str, float], ...]:
   for entry in entries:
     pattern, _, text = entry.rpartition("=")
     try:
-      result.append((pattern, float(text)))
-    except ValueError as error:
+      re.compile(pattern)
+      result.append((pattern, float(numbers.parse(text, ranges.POSITIVE))))
+    except (ValueError, re.error) as error:
       raise command.FlagError(
-        f"--learning_rate_factors: {entry!r} does not read PATTERN=FACTOR."
+        f"--learning_rate_factors: {entry!r} does not read PATTERN=FACTOR ({error})."
       ) from error
   return tuple(result)

@@ -1,8 +1,11 @@
 """Settings of the neighbor graphs of one dataset."""
 
+from collections.abc import Mapping
 import dataclasses
 import enum
-import math
+from typing import ClassVar
+
+from jmp_hk import ranges
 
 
 class Truncation(enum.Enum):
@@ -39,25 +42,26 @@ class GraphConfig:
     truncation: how a neighborhood ends at the cutoff and at the number of neighbors.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "cutoff": ranges.POSITIVE,
+    "max_neighbors": ranges.POSITIVE_COUNT,
+  }
+
   cutoff: float = 12.0
   max_neighbors: int = 30
   max_neighbors_by_size: tuple[tuple[int, int], ...] = ()
   truncation: Truncation = Truncation.PUBLISHED
 
   def __post_init__(self) -> None:
-    if not (math.isfinite(self.cutoff) and self.cutoff > 0):
-      raise ValueError(f"cutoff must be positive and finite, got {self.cutoff}.")
+    ranges.check(self)
+    for size, limit in self.max_neighbors_by_size:
+      ranges.check_value("max_neighbors_by_size", size, ranges.COUNT)
+      ranges.check_value("max_neighbors_by_size", limit, ranges.POSITIVE_COUNT)
 
   def max_neighbors_of(self, num_atoms: int) -> int:
-    """Largest number of neighbors of an atom in a structure of this size.
-
-    Raises:
-      ValueError: it is negative.
-    """
+    """Largest number of neighbors of an atom in a structure of this size."""
     limit = self.max_neighbors
     for size, limit_above in sorted(self.max_neighbors_by_size):
       if num_atoms > size:
         limit = limit_above
-    if limit < 0:
-      raise ValueError(f"max_neighbors must not be negative, got {limit}.")
     return limit

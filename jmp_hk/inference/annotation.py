@@ -14,6 +14,7 @@ from ase.calculators import singlepoint
 import numpy as np
 
 from jmp_hk import ase_labels
+from jmp_hk import from_ase
 from jmp_hk.inference import comparison as comparison_lib
 from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import prediction_files
@@ -101,7 +102,7 @@ def check_names(
       places |= ase_labels.results(atoms)
     if taken := [f"{prefix}{name}" for name in names if f"{prefix}{name}" in places]:
       raise NameTakenError(
-        f"Structure {index} ({atoms.get_chemical_formula()}) holds {', '.join(taken)} "
+        f"S{from_ase.name_of(atoms, index).removeprefix('s')} holds {', '.join(taken)} "
         "already, and predictions replace nothing: choose another prefix."
       )
 

@@ -8,11 +8,13 @@ import dataclasses
 import chex
 import numpy as np
 
+from jmp_hk import from_ase
 from jmp_hk import structure as structure_lib
 from jmp_hk import text_table
 from jmp_hk.inference import batching
 from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.inference import preparation
 from jmp_hk.inference import scores
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import labels
@@ -161,12 +163,19 @@ def predict_and_compare(
 
   Raises:
     InvalidStructureError: a structure has no usable cell or positions.
-    InvalidStructuresError: the model gives numbers that are not finite.
+    InvalidStructuresError: the head does not know elements of some structures, or the
+      model gives numbers that are not finite.
     ValueError: there is no such head.
   """
   runner = predictor.head(head)
   task, info = runner.task, runner.info
   records = list(structures)
+  problems = {
+    index: f"{record.record_id}: {problem}"
+    for index, record in enumerate(records)
+    if (problem := from_ase.find_element_problem(record.atomic_numbers, info))
+  }
+  preparation.InvalidPolicy().apply(problems)
   predictions = predictor.predict_structures(records, head, on_progress=on_progress)
   compared = [
     compare(

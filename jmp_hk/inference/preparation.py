@@ -97,7 +97,7 @@ def prepare(
       raise TypeError(
         f"Structures must be ase.Atoms; structure {index} is a {type(atoms).__name__}."
       )
-    name = f"structure {index} ({atoms.get_chemical_formula()})"
+    name = from_ase.name_of(atoms, index)
     try:
       items.append(preparer(from_ase.from_atoms(atoms, info, name)))
     except structure_lib.InvalidStructureError as error:

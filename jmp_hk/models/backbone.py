@@ -21,6 +21,7 @@ from typing import TypeVar
 import haiku as hk
 import jax
 
+from jmp_hk import ranges
 from jmp_hk import serialization
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import builder as builder_lib
@@ -64,6 +65,13 @@ class BackboneConfig(serialization.Polymorphic, abc.ABC):
       insides again: less memory, more time, the same numbers.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "atom_channels": ranges.POSITIVE_COUNT,
+    "num_elements": ranges.POSITIVE_COUNT,
+    "edge_dropout": ranges.DECAY,
+    "dropout": ranges.DECAY,
+  }
+
   atom_channels: int = 256
   num_elements: int = 120
   direct_vectors: bool = True
@@ -77,12 +85,7 @@ class BackboneConfig(serialization.Polymorphic, abc.ABC):
   default_type: ClassVar[str] = "gemnet_oc"
 
   def __post_init__(self) -> None:
-    for name in ("edge_dropout", "dropout"):
-      if not 0.0 <= getattr(self, name) < 1.0:
-        raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
-    for name in ("atom_channels", "num_elements"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+    ranges.check(self)
 
   @classmethod
   def find_class(cls, name: str) -> type[BackboneConfig]:

@@ -14,6 +14,10 @@ Flat = dict[str, np.ndarray]
 TreeT = TypeVar("TreeT")
 
 
+class PatternError(ValueError):
+  """A pattern of parameters' paths cannot be used; the message says why."""
+
+
 def path_name(path: jax.tree_util.KeyPath) -> str:
   """A parameter's path as text, e.g. "gemnet_oc/block_0/dense/w"."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -33,12 +37,19 @@ def check_patterns(patterns: Sequence[str], tree: chex.ArrayTree) -> None:
   """Checks that every pattern matches some parameter.
 
   Raises:
-    ValueError: one matches none; the message shows what there is.
+    PatternError: one matches none, or is no regular expression; the message shows what
+      there is.
   """
   names = path_names(tree)
   for pattern in patterns:
+    try:
+      re.compile(pattern)
+    except re.error as error:
+      raise PatternError(
+        f"The pattern {pattern!r} is no regular expression: {error}."
+      ) from error
     if not any(matches(pattern, name) for name in names):
-      raise ValueError(
+      raise PatternError(
         f"The pattern {pattern!r} matches no parameter; parameters are called "
         f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}."
       )

@@ -1,8 +1,11 @@
 """Settings of the pipeline from structures to packed batches."""
 
+from collections.abc import Mapping
 import dataclasses
 import enum
+from typing import ClassVar
 
+from jmp_hk import ranges
 from jmp_hk import serialization
 
 
@@ -39,6 +42,14 @@ class PipelineConfig:
       workers they lie in shared memory, together with those that are being made.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "temperature": ranges.Range(above=0, is_finite=False),
+    "num_workers": ranges.COUNT,
+    "streams_per_microbatch": ranges.POSITIVE_COUNT,
+    "pool_size": ranges.POSITIVE_COUNT,
+    "prefetch_batches": ranges.COUNT,
+  }
+
   packing: Packing = Packing.EXACT
   temperature: float = 2.0
   num_workers: int = 0
@@ -55,9 +66,4 @@ class PipelineConfig:
     return {name: value for name, value in data.items() if name not in gone}
 
   def __post_init__(self) -> None:
-    for name in ("temperature", "pool_size", "streams_per_microbatch"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-    for name in ("num_workers", "prefetch_batches"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+    ranges.check(self)

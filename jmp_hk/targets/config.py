@@ -5,11 +5,14 @@ calculator property all follow from its declaration, see `spec.TargetSpec`.
 """
 
 from collections.abc import Collection
+from collections.abc import Mapping
 import dataclasses
 import enum
+from typing import ClassVar
 
 from jmp_hk import dataset_info
 from jmp_hk import names as names_lib
+from jmp_hk import ranges
 from jmp_hk.targets import classes
 from jmp_hk.targets import energy
 from jmp_hk.targets import forces
@@ -59,6 +62,11 @@ class TargetConfig:
       the metrics of this target.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "loss_coefficient": ranges.NOT_NEGATIVE,
+    "num_classes": ranges.COUNT,
+  }
+
   name: str
   kind: str
   reduction: Reduction = Reduction.SUM
@@ -68,6 +76,7 @@ class TargetConfig:
   allow_missing: bool = False
 
   def __post_init__(self) -> None:
+    ranges.check(self)
     field = self.name if self.name in FIELDS else None
     wanted = spec_lib.find(self.kind).label_name
     if wanted != field:

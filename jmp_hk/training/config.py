@@ -3,11 +3,12 @@
 Pre-training and fine-tuning share all of this; only the values differ.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import enum
+from typing import ClassVar
 
-import numpy as np
-
+from jmp_hk import ranges
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import config as pipeline_config
@@ -37,6 +38,14 @@ class ScheduleConfig:
       absolute rate: its fraction is final_factor / f, clamped to [0.01, 0.99].
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "learning_rate": ranges.NOT_NEGATIVE,
+    "warmup_steps": ranges.COUNT,
+    "warmup_factor": ranges.FRACTION,
+    "decay_steps": ranges.COUNT,
+    "final_factor": ranges.FRACTION,
+  }
+
   learning_rate: float = 3e-4
   warmup_steps: int = 2000
   warmup_factor: float = 0.2
@@ -44,15 +53,11 @@ class ScheduleConfig:
   final_factor: float = 0.1
 
   def __post_init__(self) -> None:
-    if self.warmup_steps < 0 or self.decay_steps <= self.warmup_steps:
+    ranges.check(self)
+    if self.decay_steps <= self.warmup_steps:
       raise ValueError(
         f"The cosine ends at step {self.decay_steps}, but the warm-up takes "
         f"{self.warmup_steps} steps: shorten the warm-up or train for longer."
-      )
-    if not 0 <= self.final_factor <= 1 or not 0 <= self.warmup_factor <= 1:
-      raise ValueError(
-        "warmup_factor and final_factor are fractions of the learning rate "
-        f"between 0 and 1, not {self.warmup_factor} and {self.final_factor}."
       )
 
 
@@ -77,6 +82,14 @@ class OptimizerConfig:
       counted in the norm.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "b1": ranges.DECAY,
+    "b2": ranges.DECAY,
+    "eps": ranges.POSITIVE,
+    "weight_decay": ranges.NOT_NEGATIVE,
+    "clip_threshold": ranges.POSITIVE,
+  }
+
   schedule: ScheduleConfig = ScheduleConfig()
   b1: float = 0.9
   b2: float = 0.95
@@ -86,6 +99,13 @@ class OptimizerConfig:
   clip_threshold: float = 1.0
   learning_rate_factors: tuple[tuple[str, float], ...] = ()
   frozen: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    ranges.check(self)
+    for pattern, factor in self.learning_rate_factors:
+      ranges.check_value(
+        f"The learning-rate factor of {pattern!r}", factor, ranges.POSITIVE
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +120,20 @@ class PlateauConfig:
     start_step: evaluations before this step are ignored (the end of the cosine).
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "factor": ranges.Range(above=0, most=1),
+    "patience": ranges.COUNT,
+    "threshold": ranges.NOT_NEGATIVE,
+    "start_step": ranges.COUNT,
+  }
+
   factor: float = 0.8
   patience: int = 3
   threshold: float = 1e-4
   start_step: int = 0
+
+  def __post_init__(self) -> None:
+    ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +146,18 @@ class EarlyStoppingConfig:
     min_learning_rate: the run also ends once the base rate falls below this.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "patience": ranges.COUNT,
+    "min_delta": ranges.NOT_NEGATIVE,
+    "min_learning_rate": ranges.NOT_NEGATIVE,
+  }
+
   patience: int = 50
   min_delta: float = 1e-8
   min_learning_rate: float = 1e-8
+
+  def __post_init__(self) -> None:
+    ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +200,23 @@ class TrainConfig:
       first few.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "num_steps": ranges.POSITIVE_COUNT,
+    "batch_size": ranges.POSITIVE_COUNT,
+    "log_every": ranges.POSITIVE_COUNT,
+    "checkpoint_every": ranges.POSITIVE_COUNT,
+    "keep_last": ranges.POSITIVE_COUNT,
+    "num_microbatches": ranges.COUNT,
+    "num_devices": ranges.COUNT,
+    "seed": ranges.COUNT,
+    "evaluate_every": ranges.COUNT,
+    "keep_best": ranges.COUNT,
+    "num_scale_batches": ranges.COUNT,
+    "profile_steps": ranges.COUNT,
+    "checkpoint_minutes": ranges.NOT_NEGATIVE,
+    "ema_decay": ranges.DECAY,
+  }
+
   num_steps: int
   batch_size: int
   num_microbatches: int = 0
@@ -182,30 +238,13 @@ class TrainConfig:
   profile_steps: int = 0
 
   def __post_init__(self) -> None:
-    if not isinstance(self.batch_size, (int, np.integer)):
-      raise ValueError(
-        f"batch_size is a whole number of structures, not {self.batch_size!r}."
-      )
-    for name in (
-      "num_steps",
-      "batch_size",
-      "log_every",
-      "checkpoint_every",
-      "keep_last",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-    for name in ("num_microbatches", "num_devices", "checkpoint_minutes", "seed"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
+    ranges.check(self)
     if self.num_microbatches > self.batch_size:
       raise ValueError(
         f"A batch of {self.batch_size} structures cannot be divided into "
         f"{self.num_microbatches} microbatches: raise batch_size or lower "
         "num_microbatches."
       )
-    if not 0 <= self.ema_decay < 1:
-      raise ValueError(f"ema_decay must lie in [0, 1), not {self.ema_decay}.")
 
 
 class Heads(enum.Enum):
@@ -252,6 +291,10 @@ class TrainerConfig:
     initial: the model that the run starts from; None starts from scratch.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "validation_limit": ranges.COUNT,
+  }
+
   model: model_lib.ModelConfig
   train: TrainConfig
   budget: budget_lib.BudgetConfig = budget_lib.BudgetConfig()
@@ -261,10 +304,7 @@ class TrainerConfig:
   initial: InitialConfig | None = None
 
   def __post_init__(self) -> None:
-    if self.validation_limit < 0:
-      raise ValueError(
-        f"validation_limit must not be negative, not {self.validation_limit}."
-      )
+    ranges.check(self)
     if self.budget.structures is not None:
       raise ValueError(
         "The number of structures of a microbatch is train.batch_size divided by "

@@ -54,12 +54,15 @@ def make_optimizer(
     multiplies every rate (for reduce-on-plateau).
 
   Raises:
-    ValueError: a pattern matches no parameter, or a rate factor is not positive.
+    PatternError: a pattern matches no parameter, or all parameters are frozen.
   """
   patterns = [pattern for pattern, _ in config.learning_rate_factors]
   parameters.check_patterns([*patterns, *config.frozen], params)
-  if any(factor <= 0 for _, factor in config.learning_rate_factors):
-    raise ValueError("Learning-rate factors are positive; use `frozen` to freeze.")
+  if not any(jax.tree.leaves(trainable(config, params))):
+    raise parameters.PatternError(
+      f"The patterns {', '.join(config.frozen)} freeze all parameters: there would be "
+      "nothing to train. Narrow them down."
+    )
   trained = optax.chain(
     _make_clip(config),
     optax.scale_by_adam(config.b1, config.b2, config.eps),

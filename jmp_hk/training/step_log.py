@@ -12,6 +12,14 @@ from jmp_hk.targets import arithmetic
 from jmp_hk.training import sharding
 from jmp_hk.training import step as step_lib
 
+_FIRST_STEPS = 20
+_EARLY = (
+  "So early, the learning rate is too high (learning_rate, or a warm-up that is too "
+  "short: warmup_steps, warmup_epochs), the labels of these records have another unit "
+  "than was declared (energy_unit, forces_unit), or bfloat16 does not suffice "
+  "(precision=float32)."
+)
+_LATE = "Look at these records, or lower the learning rate (learning_rate)."
 _AHEAD = 2  # Steps that the host may run ahead of the devices.
 # Of these the last value is told, not the mean.
 _LAST_COUNTS = ("learning_rate", "structures")
@@ -147,10 +155,11 @@ class StepLog:
     """Raises for the first step whose loss or gradient was not finite."""
     for index, (metrics, info) in enumerate(zip(fetched, self._infos, strict=True)):
       if not metrics["finite"]:
+        number = step - len(fetched) + index + 1
         names = [name for microbatch in info.record_ids for name in microbatch]
         raise NonFiniteLossError(
-          f"Step {step - len(fetched) + index + 1}: the loss is {metrics['loss']} and "
+          f"Step {number}: the loss is {metrics['loss']} and "
           f"the gradient norm {metrics['gradient_norm']}. The batch held "
           f"{', '.join(names)}. No update was made with it; the last checkpoint was "
-          "made before. Look at these records, or lower the learning rate."
+          f"made before. {_EARLY if number <= _FIRST_STEPS else _LATE}"
         )

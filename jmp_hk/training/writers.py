@@ -144,6 +144,10 @@ def read_units(workdir: pathlib.Path) -> dict[str, str]:
   return serialization.from_json(dict[str, str], strict_json.read(path), path.name)
 
 
+class MetricsFileError(ValueError):
+  """The metrics of a run cannot be read; names the line."""
+
+
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
   """Lines of a metrics file; a last line that was cut off by a kill is left out.
 
@@ -151,7 +155,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     path: the file; it need not exist.
 
   Raises:
-    ValueError: a line before the last cannot be read; names it.
+    MetricsFileError: a line before the last cannot be read; names it.
   """
   if not path.exists():
     return []
@@ -162,7 +166,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
       result.append(_parse_line(line))
     except ValueError as error:
       if number < len(lines):
-        raise ValueError(
+        raise MetricsFileError(
           f"{path}, line {number} is no JSON as metrics are written: {error}."
         ) from error
   return result

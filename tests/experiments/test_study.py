@@ -73,7 +73,7 @@ def test_every_task_seed_fold_and_start_is_planned_once(tmp_path):
   last = planned[-1].flags.splitlines()
   # The task's own flags count as well, and the fold is passed on.
   assert "--data=converted/matbench_jdft2d_{fold}" in last
-  assert "--fold=3" in last and "--seed=2" in last and "--batch_size=3.0" in last
+  assert "--fold=3" in last and "--seed=2" in last and "--batch_size=3" in last
 
 
 def test_flag_files_of_ones_own_are_tasks(tmp_path):

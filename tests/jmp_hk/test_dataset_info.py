@@ -90,7 +90,7 @@ def test_lists_of_numbers_take_one_line(tmp_path):
       {"splits": {"train": {"elements": [1], "missing": {"gap": 9}}}},
       "missing.'gap'. is 9, but num_structures has 3",
     ),
-    ({"graph": {"cutoff": 0}}, "graph: cutoff must be positive"),
+    ({"graph": {"cutoff": 0}}, "graph: cutoff must be a number, above 0"),
     (
       {"targets": {"gap": {"unit": "eV", "mean": 0.0, "std": -1.0}}},
       "targets.gap: std must be positive",

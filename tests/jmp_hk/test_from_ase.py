@@ -69,6 +69,14 @@ class FromAtomsTest(parameterized.TestCase):
     with self.assertRaisesRegex(structure_lib.InvalidStructureError, reason):
       from_ase.from_atoms(ase.build.molecule("H2O"), info)
 
+  def test_atoms_beyond_the_elements_have_no_formula(self):
+    atoms = ase.build.molecule("H2O")
+    self.assertEqual(from_ase.name_of(atoms, 3), "structure 3 (H2O)")
+    atoms.numbers[0] = 119
+    self.assertEqual(from_ase.name_of(atoms, 3), "structure 3 (3 atoms)")
+    with self.assertRaisesRegex(structure_lib.InvalidStructureError, "119"):
+      from_ase.from_atoms(atoms, predictors.make_info("mine"))
+
 
 if __name__ == "__main__":
   absltest.main()

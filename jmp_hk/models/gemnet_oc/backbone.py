@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
+from typing import ClassVar
 
 import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from jmp_hk import ranges
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models.gemnet_oc import blocks
@@ -50,18 +52,18 @@ class GemNetOCConfig(backbone_lib.BackboneConfig):
     graphs: how the graphs are chosen, apart from what the dataset decides.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    **backbone_lib.BackboneConfig.RANGES,
+    "num_blocks": ranges.POSITIVE_COUNT,
+    "edge_channels": ranges.POSITIVE_COUNT,
+  }
+
   num_blocks: int = 4
   edge_channels: int = 512
   bases: config_lib.BasesConfig = config_lib.BasesConfig()
   interaction: config_lib.InteractionConfig = config_lib.InteractionConfig()
   output: config_lib.OutputConfig = config_lib.OutputConfig()
   graphs: build_lib.GraphOptions = build_lib.GraphOptions()
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    for name in ("num_blocks", "edge_channels"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
 
   @classmethod
   def upgrade_json(cls, data: Mapping[str, Any]) -> dict[str, Any]:

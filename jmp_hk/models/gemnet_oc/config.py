@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
+from typing import ClassVar
+
+from jmp_hk import ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,16 @@ class BasesConfig:
     envelope_exponent: exponent p of the polynomial envelope.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "num_radial": ranges.Range(least=2, is_whole=True),
+    "num_spherical": ranges.POSITIVE_COUNT,
+    "radial_channels": ranges.POSITIVE_COUNT,
+    "circular_channels": ranges.POSITIVE_COUNT,
+    "spherical_channels": ranges.POSITIVE_COUNT,
+    "radial_cutoff": ranges.POSITIVE,
+    "envelope_exponent": ranges.POSITIVE_COUNT,
+  }
+
   num_radial: int = 128
   num_spherical: int = 7
   radial_channels: int = 16
@@ -29,10 +42,7 @@ class BasesConfig:
   envelope_exponent: int = 5
 
   def __post_init__(self) -> None:
-    if self.num_spherical < 1:
-      raise ValueError(f"num_spherical must be positive, got {self.num_spherical}.")
-    if self.num_radial < 2:
-      raise ValueError(f"num_radial must be at least 2, got {self.num_radial}.")
+    ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +54,16 @@ class BilinearConfig:
     out_channels: width after the bilinear layer.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "in_channels": ranges.POSITIVE_COUNT,
+    "out_channels": ranges.POSITIVE_COUNT,
+  }
+
   in_channels: int
   out_channels: int
+
+  def __post_init__(self) -> None:
+    ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +81,14 @@ class InteractionConfig:
     num_atom_embedding: residual layers on the atoms.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "num_before_skip": ranges.COUNT,
+    "num_after_skip": ranges.COUNT,
+    "num_concat": ranges.COUNT,
+    "num_atom_update": ranges.COUNT,
+    "num_atom_embedding": ranges.COUNT,
+  }
+
   triplet: BilinearConfig = BilinearConfig(64, 64)
   quadruplet: BilinearConfig = BilinearConfig(32, 32)
   pair: BilinearConfig = BilinearConfig(64, 64)
@@ -71,6 +97,9 @@ class InteractionConfig:
   num_concat: int = 1
   num_atom_update: int = 3
   num_atom_embedding: int = 2
+
+  def __post_init__(self) -> None:
+    ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +113,18 @@ class OutputConfig:
     num_combined: residual layers on the concatenated features of all output blocks.
   """
 
+  RANGES: ClassVar[Mapping[str, ranges.Range]] = {
+    "num_before_skip": ranges.COUNT,
+    "num_after_skip": ranges.COUNT,
+    "num_combined": ranges.COUNT,
+  }
+
   num_before_skip: int = 3
   num_after_skip: int = 3
   num_combined: int = 2
+
+  def __post_init__(self) -> None:
+    ranges.check(self)
 
 
 _OLD_INTERACTION = (

@@ -8,12 +8,18 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from data.command_line import mistakes
+from data.command_line import numbers
 from data.command_line import program as program_lib
+from jmp_hk import ranges
 
 
 def _define(values):
   flags.DEFINE_integer("num_steps", 1, "Steps.", lower_bound=1, flag_values=values)
   flags.DEFINE_float("learning_rate", 0.1, "Rate.", flag_values=values)
+  numbers.define("beta", 0.9, "Decay.", ranges.DECAY, values)
+  numbers.define("epsilon", 1e-8, "Small.", ranges.POSITIVE, values)
+  infinite = ranges.Range(above=0, is_finite=False)
+  numbers.define("temperature", 2.0, "Heat.", infinite, values)
   flags.DEFINE_bool("ema", True, "Average.", flag_values=values)
   flags.DEFINE_enum("model", "small", ["small", "large"], "Size.", flag_values=values)
   flags.DEFINE_string("workdir", "", "Directory.", flag_values=values)
@@ -50,6 +56,17 @@ class FindTest(parameterized.TestCase):
     (("--learning_rate=0,01",), "Write a decimal point: --learning_rate=0.01."),
     (("--learning_rate=1e-3eV",), "without its unit: --learning_rate=1e-3."),
     (("--learning_rate=nan",), "--learning_rate=nan: expected a number."),
+    (("--learning_rate=inf",), "--learning_rate=inf: expected a number."),
+    (("--learning_rate=1e999",), "--learning_rate=1e999: expected a number."),
+    (("--learning_rate=1j",), "without its unit: --learning_rate=1."),
+    (("--learning_rate=1_0",), "--learning_rate=1_0: expected a number."),
+    (("--num_steps=2.5",), "--num_steps=2.5: expected a whole number, at least 1."),
+    (("--num_steps=1_000",), "expected a whole number, at least 1."),
+    (("--num_steps=١",), "expected a whole number, at least 1."),
+    (("--num_steps=1" + 30 * "0",), "expected a whole number, at least 1."),
+    (("--beta=1",), "--beta=1: expected a number, at least 0 and below 1."),
+    (("--epsilon=0",), "--epsilon=0: expected a number, above 0."),
+    (("--temperature=nan",), "--temperature=nan: expected a number, above 0."),
     (("--ema=maybe",), "--ema=maybe: expected true or false."),
     (("--noema=true",), "--noema takes no value"),
     (("--ema", "false"), "Did you mean --noema?"),
@@ -74,7 +91,7 @@ class FindTest(parameterized.TestCase):
     ((),),
     (("--num_steps=3", "--noema", "--names=", "--workdir=a b"),),
     (("--num_steps", "3", "-ema", "--ema=false", "--names", "a,b"),),
-    (("--learning_rate=inf",),),
+    (("--temperature=inf", "--beta=0.5", "--epsilon=1e-8"),),
     (("--", "anything", "--goes"),),
   )
   def test_right_command_lines(self, arguments):

@@ -1,6 +1,7 @@
 """Exit codes, two lines for what users mend, tracebacks for our own mistakes."""
 
 import contextlib
+import errno
 import io
 import signal
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from data.command_line import program as program_lib
+from jmp_hk import names
 from jmp_hk.runtime import interruption
 
 
@@ -96,9 +98,31 @@ class ProgramTest(parameterized.TestCase):
     self.assertIn("mine", err)
     self.assertIn(program_lib.TROUBLESHOOTING, err)
 
-  def test_our_own_mistakes_keep_their_traceback(self):
-    with self.assertRaises(KeyError):
-      _execute(_program(_fail(KeyError("mine"))))
+  def test_our_own_mistakes_are_called_bugs_and_show_their_traceback_on_demand(self):
+    program = _program(_fail(KeyError("mine")))
+    code, _, err = _execute(program)
+    self.assertEqual((code, len(err.splitlines())), (1, 2))
+    self.assertIn("this is a bug in this program", err)
+    self.assertIn("KeyError: 'mine'", err)
+    self.assertIn("--debug", err)
+    code, _, err = _execute(program, "--debug")
+    self.assertEqual(code, 1)
+    self.assertStartsWith(err, "Traceback (most recent call last)")
+    self.assertIn("in run", err)
+
+  @parameterized.parameters(
+    (OSError(errno.ENOSPC, "No space left on device", "run/a"), "run/a: no space left"),
+    (OSError(errno.EISDIR, "Is a directory", "out"), "out: is a directory. Name a f"),
+    (RuntimeError("write: No space left on device"), "Free some space"),
+    (OSError("damaged"), "a file cannot be read or written: damaged."),
+    (MemoryError(), "the memory of the machine does not suffice"),
+    (names.InvalidNameError("A name is wrong."), "error: A name is wrong."),
+  )
+  def test_errors_of_system_and_library_give_a_sentence(self, error, expected):
+    code, _, err = _execute(_program(_fail(error)))
+    self.assertEqual((code, len(err.splitlines())), (1, 2))
+    self.assertIn(expected, err)
+    self.assertNotIn("bug", err)
 
   def test_lack_of_memory_gives_two_lines(self):
     # More bytes than any machine has.

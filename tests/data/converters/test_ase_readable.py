@@ -134,7 +134,7 @@ def test_errors_say_what_to_do(convert, tmp_path):
     convert("ase", path, "train", forces_unit="N")
   with pytest.raises(base.PlanError, match="shares that add up to 1"):
     convert("ase", path, split_fractions="0.5,0.1")
-  with pytest.raises(base.PlanError, match="--cutoff=far is not a float"):
+  with pytest.raises(base.PlanError, match="--cutoff=far: expected a number, above 0"):
     convert("ase", path, "train", cutoff="far")
   path.write_text(path.read_text()[:-30])
   with pytest.raises(base.RawDataError, match="mine.xyz: ASE fails after 0 frames"):

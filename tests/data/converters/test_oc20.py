@@ -211,3 +211,18 @@ def test_frame_count_must_agree_with_the_txt_file(convert, tmp_path):
     file.writelines(f"random1,frame{i},0.0\n" for i in range(5))
   with pytest.raises(base.RawDataError, match="expected 5 frames.*found 4"):
     convert("oc20", source, "train")
+
+
+def test_files_of_ids_that_lack_or_hold_something_else_are_refused(convert, tmp_path):
+  lacking = raw_files.oc20_folder(tmp_path / "lacking", files=2)
+  (lacking / "1.txt.xz").unlink()
+  with pytest.raises(base.PlanError, match="1.extxyz.xz has no 1.txt.xz beside it"):
+    convert("oc20", lacking, "train")
+  other = raw_files.oc20_folder(tmp_path / "other", files=1)
+  (other / "0.txt.xz").write_bytes((other / "0.extxyz.xz").read_bytes())
+  with pytest.raises(base.RawDataError, match="0.txt.xz, line 1: expected random<ID>"):
+    convert("oc20", other, "train")
+  with lzma.open(other / "0.txt.xz", "wt") as file:
+    file.writelines("random1,frame0,0.0\n" for _ in range(4))
+  with pytest.raises(base.RawDataError, match="listed twice"):
+    convert("oc20", other, "train")

@@ -15,6 +15,7 @@ import numpy as np
 
 from jmp_hk.inference import comparison
 from jmp_hk.inference import prediction as prediction_lib
+from jmp_hk.inference import preparation
 from jmp_hk.inference import reports
 from jmp_hk.inference import scores
 from jmp_hk.targets import config as tasks_lib
@@ -62,6 +63,15 @@ class PredictAndCompareTest(absltest.TestCase):
     self.assertAlmostEqual(found["energy"]["rmse"], (3.5 / 3) ** 0.5, places=6)
     self.assertAlmostEqual(found["forces"]["mae"], 0.1, places=6)
     self.assertAlmostEqual(found["forces"]["rmse"], 0.1, places=6)
+
+  def test_elements_that_the_head_does_not_know_are_named(self):
+    numbers = np.full_like(_structures()[1].atomic_numbers, 119)
+    structures = list(_structures())
+    structures[1] = dataclasses.replace(structures[1], atomic_numbers=numbers)
+    with self.assertRaisesRegex(
+      preparation.InvalidStructuresError, r"mine:1: there are no elements.*\[119\]"
+    ):
+      comparison.predict_and_compare(predictors.direct(), structures, "first")
 
   def test_targets_without_labels_are_left_out(self):
     structures = [dataclasses.replace(s, forces=None) for s in _structures()]

@@ -1,5 +1,7 @@
 """The optimiser does what the published recipe says."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,8 @@ import numpy as np
 import optax
 import pytest
 
+from jmp_hk import ranges
+from jmp_hk.models import parameters
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import optimizer as optimizer_lib
 
@@ -131,6 +135,28 @@ def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
     updates, state = alone.update(grads, state, head)
     head = optax.apply_updates(head, updates)
   chex.assert_trees_all_close(frozen["net/head"]["w"], head["net/head"]["w"], rtol=1e-6)
+
+
+def test_patterns_that_freeze_everything_or_cannot_be_read_are_refused():
+  for frozen, message in (((".",), "nothing to train"), (("(",), "no regular expr")):
+    config = config_lib.OptimizerConfig(schedule=_CONSTANT, frozen=frozen)
+    with pytest.raises(parameters.PatternError, match=message):
+      optimizer_lib.make_optimizer(config, _PARAMS)
+
+
+def test_settings_out_of_range_are_refused():
+  for change in (
+    {"b1": 1.0},
+    {"b2": 2},
+    {"eps": 0.0},
+    {"clip_threshold": 0},
+    {"weight_decay": math.nan},
+    {"weight_decay": math.inf},
+    {"b1": "0.9"},
+    {"learning_rate_factors": (("head", 0.0),)},
+  ):
+    with pytest.raises(ranges.RangeError, match="must be a number"):
+      config_lib.OptimizerConfig(**change)
 
 
 def test_clip_by_value():
