@@ -42,7 +42,6 @@ TITLES = (
   "Loss",
   "Logging and checkpoints",
   "Batches",
-  "Processes and machines",
   "Machine",
 )
 OTHER = "Other flags"  # Of flags that no group was named for.
