@@ -258,7 +258,8 @@ def test_a_study_skips_what_is_finished_and_names_what_fails(data, capsys, tmp_p
   )
   finetune.run(finetune_data.parse(*planned.arguments))
   assert planned.is_finished
-  # The second one is run by a process of its own, and there is no such checkpoint.
+  # The second one is run by a process of its own, and there is no model in the folder.
+  (tmp_path / "none").mkdir()
   code = study.PROGRAM.execute([*arguments, f"--checkpoint={tmp_path / 'none'}"])
   shown = capsys.readouterr()
   assert code == 1 and "Test errors: mine" in shown.out

@@ -113,7 +113,8 @@ def test_other_data_in_the_same_directory_are_refused(raw, tmp_path):
   with pytest.raises(command.FlagError, match="other settings.*another --workdir"):
     _prepare(tmp_path / "run", *arguments, "--val_fraction=0.5")
   ase.io.write(path, ase.io.read(path, ":10"))
-  with pytest.raises(command.FlagError, match="converted from other files.*another --workdir"):
+  refusal = "converted from other files.*another --workdir"
+  with pytest.raises(command.FlagError, match=refusal):
     _prepare(tmp_path / "run", *arguments)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jmp_hk.graphs import config as graph_config
-from jmp_hk.models.gemnet_oc.graphs import build as gemnet_build
 from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 
@@ -98,10 +97,8 @@ def test_no_neighbors_are_wanted_or_there():
   assert len(graphs.main) and not len(graphs.qint) and not len(graphs.a2ee2a)
   alone = helpers.make_structure([[0.0, 0, 0], [9.0, 0, 0]])
   for truncation in Truncation:
-    for wanted in (0, 30):
-      config = _config(truncation, max_neighbors=wanted)
-      graphs = gemnet_graphs.BUILDER.build(alone, config)
-      assert not any(len(getattr(graphs, name)) for name in GRAPHS)
+    graphs = gemnet_graphs.BUILDER.build(alone, _config(truncation))
+    assert not any(len(getattr(graphs, name)) for name in GRAPHS)
 
 
 def test_dropout_leaves_edges_out_with_their_reverses_where_smooth():
@@ -125,8 +122,8 @@ def test_structures_fit_into_the_limits(truncation):
   assert sizes.num_cutoffs == (4 if truncation is Truncation.SMOOTH else 0)
 
 
-def test_negative_limits_are_refused_everywhere():
-  for truncation in Truncation:
-    config = _config(truncation, max_neighbors=-1)
-    with pytest.raises(ValueError, match="must not be negative"):
-      gemnet_build.neighbor_limits(config, 3)
+@pytest.mark.parametrize("truncation", list(Truncation))
+def test_limits_that_make_no_sense_are_refused_everywhere(truncation):
+  for limit in (0, -1):
+    with pytest.raises(ValueError, match="max_neighbors must be .* at least 1"):
+      _config(truncation, max_neighbors=limit)
