@@ -2,8 +2,8 @@
 
 A record is a `tf.train.Example` whose features are raw little-endian bytes, written
 here by hand (the message has one shape) so that converter processes need no
-TensorFlow, and so that equal structures give equal bytes. `parsing` parses batches of
-records inside TensorFlow.
+TensorFlow, and so that equal structures give equal bytes. `tf_reader` parses
+them inside TensorFlow.
 
   feature           bytes of
   atomic_numbers    uint8 [n]

@@ -87,14 +87,9 @@ class GraphWorkers:
     Args:
       num_workers: processes; 0 builds in this process, when results are asked for.
     """
-    self._num_workers = num_workers
     self._pool: workers.WorkerPool | None = None
     if num_workers:
       self._pool = workers.WorkerPool(num_workers, _DEATH_MESSAGE)
-
-  def chunks_ahead(self, num_streams: int) -> int:
-    """Chunks that each of several streams orders ahead, so that no worker waits."""
-    return 1 + -(-2 * self._num_workers // num_streams)
 
   def submit(self, jobs: Sequence[GraphJob]) -> Result:
     """Orders the graphs of some structures.

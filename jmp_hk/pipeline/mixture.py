@@ -71,11 +71,6 @@ class Schedule:
     self._seed = seed
     self._bounds = np.cumsum(chances)[:-1]
 
-  @property
-  def num_datasets(self) -> int:
-    """Number of datasets."""
-    return len(self._bounds) + 1
-
   def block(self, number: int) -> np.ndarray:
     """Indices of the datasets of the draws from number · `_BLOCK` on, [_BLOCK]."""
     if not len(self._bounds):

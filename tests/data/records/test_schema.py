@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data.records import parsing
 from data.records import schema
 from data.records import shards
 from jmp_hk import structure as structure_lib
@@ -72,27 +71,6 @@ def test_is_a_tf_example(structure):
   assert found == schema.to_features(structure)
 
 
-@hypothesis.given(
-  st.tuples(*[st.booleans()] * 3).flatmap(
-    lambda labels: st.lists(structures(labels), min_size=1, max_size=5)
-  )
-)
-@hypothesis.settings(max_examples=20, deadline=None)
-def test_batched_parse(batch):
-  serialized = tf.constant([schema.encode(s) for s in batch])
-  parsed = parsing.parse_batch(serialized, parsing.spec_of(batch[0]))
-  arrays = {k: v.numpy() for k, v in parsed.items()}
-  assert arrays["positions"].shape == (sum(s.num_atoms for s in batch), 3)
-  for structure, found in zip(batch, parsing.split_batch(arrays), strict=True):
-    assert_equal(found, structure)
-
-
-def test_missing_label_is_an_error_in_tensorflow():
-  structure = schema_example()
-  with pytest.raises(tf.errors.InvalidArgumentError, match="energy"):
-    parsing.parse_batch(tf.constant([schema.encode(structure)]), parsing.RecordSpec())
-
-
 def test_energies_keep_float64():
   structure = schema_example(energy=-2041.8396277138045e2)
   assert schema.decode(schema.encode(structure)).energy == -2041.8396277138045e2
@@ -127,16 +105,3 @@ def test_checksum_is_tensorflows(size, tmp_path):
   # TensorFlow checks both checksums of a record.
   assert [r.numpy() for r in tf.data.TFRecordDataset(str(path))] == [data]
   assert list(shards.read_shard(path)) == [data]
-
-
-@hypothesis.given(st.lists(structures(), min_size=1, max_size=5))
-@hypothesis.settings(max_examples=20, deadline=None)
-def test_batched_parse_of_optional_labels(batch):
-  optional = ("energy", "forces", "scalar", "spectrum", "charges")
-  spec = parsing.RecordSpec(
-    True, True, {"scalar": 1, "spectrum": 7}, {"charges": 1}, frozenset(optional)
-  )
-  serialized = tf.constant([schema.encode(s) for s in batch])
-  arrays = {k: v.numpy() for k, v in parsing.parse_batch(serialized, spec).items()}
-  for structure, found in zip(batch, parsing.split_batch(arrays), strict=True):
-    assert_equal(found, structure)
