@@ -1,7 +1,6 @@
 """The shards of one split as a source of structures, read in any order."""
 
 import collections
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import concurrent.futures
@@ -24,7 +23,6 @@ from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import size_tables
-from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.runtime import console
 
 logger = logging.getLogger(__name__)
@@ -104,16 +102,6 @@ class ShardSource(shards_lib.Split):
           shard.parent,
         )
         return
-
-  def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
-    """See `jmp_hk.pipeline.datasets.Source`."""
-    return datasets_lib.fetch_all(self, range(0, self.num_structures, stride))
-
-  def spread(self, count: int) -> Iterator[structure_lib.Structure]:
-    """See `jmp_hk.pipeline.datasets.Source`."""
-    return datasets_lib.fetch_all(
-      self, datasets_lib.spread_over(self.num_structures, count)
-    )
 
   def __getstate__(self) -> dict[str, Any]:
     """Fields and layout, so that other processes need not look at every index."""

@@ -67,14 +67,6 @@ class Source(Protocol):
     """Keeps what `measured` gives from now on, also for later runs where it can."""
     ...
 
-  def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
-    """Yields every structure, or every `stride`-th, once and in order."""
-    ...
-
-  def spread(self, count: int) -> Iterator[structure_lib.Structure]:
-    """Yields up to `count` structures from all over the split, in little time."""
-    ...
-
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -180,11 +172,3 @@ class MemorySource:
   ) -> None:
     """See `Source`; forgotten with this object."""
     self._tables[size_tables.key(builder, graph)] = table
-
-  def ordered(self, stride: int = 1) -> Iterator[structure_lib.Structure]:
-    """See `Source`."""
-    return iter(self._structures[::stride])
-
-  def spread(self, count: int) -> Iterator[structure_lib.Structure]:
-    """See `Source`."""
-    return fetch_all(self, spread_over(len(self._structures), count))

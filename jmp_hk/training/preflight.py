@@ -279,7 +279,8 @@ def _sample_facts(
   """Facts about structures from all over a split, of which none are stored."""
   elements: set[int] = set()
   missing: Counter[str] = Counter()
-  for structure in dataset.source.spread(_SAMPLE):
+  chosen = datasets_lib.spread_over(dataset.num_structures, _SAMPLE)
+  for structure in datasets_lib.fetch_all(dataset.source, chosen):
     elements.update(structure.atomic_numbers.tolist())
     missing.update(
       target.name for target in task.learned if target.spec.label(structure) is None

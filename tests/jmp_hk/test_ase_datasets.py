@@ -90,7 +90,7 @@ class MakeDatasetsTest(absltest.TestCase):
     ):
       _make(structures)
     found = _make(structures, keys={"energy": "dft_energy"})
-    energies = {s.energy for s in found.training[0].source.ordered()}
+    energies = {s.energy for s in found.training[0].evenly()}
     self.assertEqual(energies, {7.0})
 
   def test_validation_has_the_same_keys(self):
