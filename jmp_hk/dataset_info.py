@@ -14,11 +14,11 @@ import numpy as np
 
 from jmp_hk import published
 from jmp_hk import serialization
+from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
 FILE_NAME = "dataset_info.json"
 SCHEMA_VERSION = 2
-_MAX_ATOMIC_NUMBER = 118
 
 
 class DatasetInfoError(serialization.SerializationError):
@@ -191,10 +191,11 @@ def _check_references(name: str, references: Mapping[int, float]) -> None:
 
 def _check_elements(elements: Sequence[int], name: str = "elements") -> None:
   """Checks that atomic numbers exist and ascend."""
+  most = structure_lib.MAX_ATOMIC_NUMBER
   for element in elements:
-    if not 1 <= element <= _MAX_ATOMIC_NUMBER:
+    if not 1 <= element <= most:
       raise ValueError(
-        f"{name} must be atomic numbers from 1 to {_MAX_ATOMIC_NUMBER}, got {element}."
+        f"{name} must be atomic numbers from 1 to {most}, got {element}."
       )
   if list(elements) != sorted(set(elements)):
     raise ValueError(f"{name} must ascend, got {list(elements)}.")

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import math
 import os
 import pathlib
 from typing import Literal
@@ -15,6 +14,7 @@ from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
+from jmp_hk.pipeline import exact
 from jmp_hk.runtime import configuration
 from jmp_hk.runtime import processes
 from jmp_hk.targets import config as tasks_lib
@@ -191,7 +191,7 @@ def _trainer_config(
   """Configuration of the run: the published recipe with a schedule for short runs."""
   task = data.task
   num_structures = data.training[0].num_structures
-  epoch = math.ceil(num_structures / settings.batch_size)
+  epoch = exact.steps_per_epoch(num_structures, settings.batch_size)
   num_steps = settings.num_steps or max(1, round(settings.num_epochs * epoch))
   interval = max(_FEWEST_STEPS, num_steps // _VALIDATIONS)
   return train_config.TrainerConfig(

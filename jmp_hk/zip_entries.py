@@ -25,6 +25,12 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _SHOWN = 80  # Letters of a name in a message.
 
 
+def find_archive_problem(archive: zipfile.ZipFile) -> str:
+  """What speaks against unpacking an archive, as a clause; "" where nothing does."""
+  problems = (find_overlap(archive), *map(find_problem, archive.infolist()))
+  return next(filter(None, problems), "")
+
+
 def find_problem(entry: zipfile.ZipInfo) -> str:
   """What speaks against unpacking an entry, as a clause; "" where nothing does."""
   name = entry.filename[:_SHOWN]

@@ -55,8 +55,7 @@ def sentence(error: BaseException, known: tuple[type[Exception], ...] = ()) -> s
 
 def is_own(error: BaseException) -> bool:
   """Whether its class is one of this repository."""
-  kind = type(error)
-  return kind.__module__.split(".")[0] in _OWN and kind.__module__ != "__main__"
+  return type(error).__module__.split(".")[0] in _OWN
 
 
 def report(error: BaseException) -> str:

@@ -149,9 +149,7 @@ def check_zip(name: str, archive: zipfile.ZipFile) -> None:
   Raises:
     RawDataError: it is such a file.
   """
-  problems = [zip_entries.find_overlap(archive)]
-  problems += map(zip_entries.find_problem, archive.infolist())
-  for problem in filter(None, problems):
+  if problem := zip_entries.find_archive_problem(archive):
     raise base.RawDataError(f"{name} is refused: {problem}.")
 
 

@@ -131,8 +131,8 @@ def walk_shard(
     stack.callback(data.release)  # Before the map is closed.
     position = index = 0
     while position < size:
-      length = _record_length(bytes(data[position : position + 12]), path, index)
       start = position + _HEADER.size
+      length = _record_length(bytes(data[position:start]), path, index)
       footer = bytes(data[start + length : start + length + _FOOTER.size])
       if len(footer) < _FOOTER.size:
         raise RecordFileError(_truncated(path, index))

@@ -1,13 +1,12 @@
 """Flags about the schedule of a fine-tuning: epochs, plateau, early stopping."""
 
-import math
-
 from absl import flags
 
 from data.command_line import flag_help
 from data.command_line import numbers
 from experiments.command_line import training_flags
 from jmp_hk.models import backbone as backbone_lib
+from jmp_hk.pipeline import exact
 from jmp_hk.training import config as train_config
 
 PUBLISHED = "published"  # Value of --learning_rate_factors.
@@ -106,7 +105,7 @@ def train(
   Raises:
     FlagError: values that make no sense.
   """
-  epoch = math.ceil(num_structures / values.batch_size)
+  epoch = exact.steps_per_epoch(num_structures, values.batch_size)
   steps = lambda epochs: round(epochs * epoch)
   warmup = values.warmup_steps or steps(values.warmup_epochs)
   decay = values.decay_steps or max(steps(values.decay_epochs), 1)

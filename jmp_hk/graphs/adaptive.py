@@ -121,13 +121,10 @@ def _excess(
   # What weighs one in every row is counted; the rows ascend.
   first = int((distances <= PLATEAU * r[:, None]).sum(axis=1).min(initial=0))
   x = distances[:, first:] / r[:, None]
-  u = np.clip((1 - x) / (1 - PLATEAU), 0, 1)
-  weights = u**4 * (35 + u * (-84 + u * (70 - 20 * u)))
-  slopes = (u * (1 - u)) ** 3
-  np.copyto(x, 0, where=u == 0)  # inf, where a row has no more neighbors
+  weights, slopes = switch(x), switch_slope(x)
+  np.copyto(x, 0, where=weights == 0)  # inf, where a row has no more neighbors
   power = factor * r**BACKGROUND_POWER
-  rise = 140 / (1 - PLATEAU) * np.einsum("rc,rc->r", slopes, x)
   return (
     first + weights.sum(axis=1) + power - limit,
-    (rise + BACKGROUND_POWER * power) / r,
+    (BACKGROUND_POWER * power - np.einsum("rc,rc->r", slopes, x)) / r,
   )

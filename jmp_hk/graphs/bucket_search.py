@@ -34,7 +34,7 @@ def search(
     one has room for `most`; where that is far more than the first steps need, it is
     hardly ever used.
   """
-  main = budget_lib.names(kind).index(kind.main_field)
+  main = budget_lib.main_column(kind)
   needs = np.maximum.accumulate(needs[np.argsort(needs[:, main], kind="stable")])
   enough = enclose(most, kind)
   headroom = 1.0 if num_steps <= len(needs) else _HEADROOM

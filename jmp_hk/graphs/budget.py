@@ -119,6 +119,11 @@ def count_names(kind: type[Budget]) -> tuple[str, ...]:
   return tuple(name for name in names(kind) if name not in widths)
 
 
+def main_column(kind: type[Budget]) -> int:
+  """Place of the count that costs most among `names`."""
+  return names(kind).index(kind.main_field)
+
+
 def _padding(kind: type[Budget]) -> dict[str, int]:
   """How many of each field must be padding."""
   return {field.name: field.metadata["padding"] for field in dataclasses.fields(kind)}
@@ -246,7 +251,7 @@ def choose_budget(
   mean = np.average(table, axis=0, weights=weights)
   most = table.max(axis=0)
   # One structure may need more of the main field than that many average ones.
-  main = names(kind).index(kind.main_field)
+  main = main_column(kind)
   if mean[main] > 0:
     structures = max(structures, most[main] * config.single_headroom / mean[main])
   chosen = {
@@ -325,8 +330,16 @@ def override(budget: BudgetT, overrides: Mapping[str, int]) -> BudgetT:
 
 def utilisation(sizes: Sequence[BudgetT], budget: BudgetT) -> dict[str, float]:
   """Part of each field of a budget that the structures of a batch use; 1 of nothing."""
-  used = total(sizes, type(budget))
-  return {
-    name: getattr(used, name) / size if (size := getattr(budget, name)) else 1.0
-    for name in names(type(budget))
-  }
+  return used_parts(total(sizes, type(budget)).as_array(), budget)
+
+
+def used_parts(used: np.ndarray, budget: Budget) -> dict[str, float]:
+  """Part of each field of a budget that is used; 1 of nothing.
+
+  Args:
+    used: [fields] what is used, in the order of `names`.
+    budget: what there is.
+  """
+  offered = budget.as_array()
+  parts = np.where(offered > 0, used / np.maximum(offered, 1), 1.0)
+  return dict(zip(names(type(budget)), parts.tolist(), strict=True))

@@ -21,9 +21,7 @@ from jmp_hk import geometry
 from jmp_hk import structure as structure_lib
 
 CUTOFF_TOLERANCE = 1e-6  # Å
-MIN_DISTANCE = (
-  geometry.MIN_DISTANCE
-)  # Å; closer pairs have no direction and are no edges.
+MIN_DISTANCE = geometry.MIN_DISTANCE  # Å; closer pairs are no edges.
 
 # A search keeps its memory for the next structure if it found at most this many edges.
 _KEEP_EDGES = 1_000_000

@@ -110,9 +110,7 @@ class TorchFile:
     return values.astype(np.dtype(tensor.dtype.stored), copy=False)
 
   def _check_entries(self) -> None:
-    problems = [zip_entries.find_overlap(self._archive)]
-    problems += map(zip_entries.find_problem, self._archive.infolist())
-    for problem in filter(None, problems):
+    if problem := zip_entries.find_archive_problem(self._archive):
       raise TorchFileError(f"{self.path} is refused: {problem}.")
 
   def _find_prefix(self) -> str:

@@ -70,9 +70,6 @@ def describe(
   bucket = parts[0].bucket
   budget = spec.budgets[bucket]
   used = np.mean([part.sizes.as_array() for part in parts], axis=0)
-  offered = budget.as_array()
-  used = np.where(offered > 0, used / np.maximum(offered, 1), 1.0)  # 1 of nothing.
-  names = budget_lib.names(type(budget))
   return PipelineBatch(
     batch=step.batch,
     info=BatchInfo(
@@ -80,7 +77,7 @@ def describe(
       draws=tuple(part.draws for part in parts),
       num_structures=sum(part.sizes.num_graphs for part in parts),
       num_atoms=sum(part.sizes.num_atoms for part in parts),
-      utilisation=dict(zip(names, used.tolist(), strict=True)),
+      utilisation=budget_lib.used_parts(used, budget),
       bucket=bucket,
       epoch=epoch,
       state=state or {},

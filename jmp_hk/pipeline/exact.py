@@ -183,7 +183,8 @@ class ExactPlan:
     draws = np.arange(self._first_draw(number), self._first_draw(number + 1))
     rows = self._draws.rows(draws)
     sizes = self._sizes[rows]
-    parts = deal(sizes[None, :, self._main], self._num_microbatches)[0]
+    work = sizes[None, :, budget_lib.main_column(self._kind)]
+    parts = deal(work, self._num_microbatches)[0]
     needs = microbatch_needs(
       sizes[None], parts[None], self._num_microbatches, self._kind
     )
@@ -195,10 +196,6 @@ class ExactPlan:
       tuple(values[parts == i].tolist()) for i in range(self._num_microbatches)
     )
     return StepPlan(pick(draws), pick(rows), bucket or 0)
-
-  @property
-  def _main(self) -> int:
-    return budget_lib.names(self._kind).index(self._kind.main_field)
 
 
 def steps_per_epoch(num_structures: int, batch_size: int) -> int:
@@ -298,8 +295,8 @@ def choose_buckets(
   epochs, steps = np.divmod(steps, length // batch_size)
   numbers = (epochs * length + steps * batch_size)[:, None] + np.arange(batch_size)
   found = sizes[draws.rows(numbers.ravel())].reshape(*numbers.shape, -1)
-  main = budget_lib.names(kind).index(kind.main_field)
-  parts = deal(found[:, :, main], num_microbatches)
+  work = found[:, :, budget_lib.main_column(kind)]
+  parts = deal(work, num_microbatches)
   needs = microbatch_needs(found, parts, num_microbatches, kind)
   most = most_needed(sizes, -(-batch_size // num_microbatches), kind)
   return bucket_search.search(needs, most, kind, num_steps)
