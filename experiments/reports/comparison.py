@@ -125,6 +125,12 @@ class ToBest(NamedTuple):
   num_pairs: int
   num_reached: int
 
+  def of(self, group: Group) -> tuple[float | None, float | None]:
+    """Device-hours and steps of a group, one of the two that are compared."""
+    if group.is_from_scratch:
+      return self.scratch_hours, self.scratch_steps
+    return self.tuned_hours, self.tuned_steps
+
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
@@ -235,6 +241,16 @@ class Comparison:
         near = lambda pair: (len(pair.differences), pair.before.error().mean)
         result.append(min(candidates, key=near))
     return tuple(result)
+
+  def to_best(self, group: Group) -> ToBest | None:
+    """How long a group and what it is compared with take to the best of scratch.
+
+    Args:
+      group: a fine-tuned one, or one from scratch that others are compared with.
+    """
+    pairs = [pair for pair in self.pairs if pair.after.label == group.label]
+    pairs += [p for p in reversed(self.pairs) if p.before.label == group.label]
+    return pairs[0].to_best if pairs else None
 
   @property
   def scopes(self) -> tuple[tuple[int, ...], ...]:

@@ -42,13 +42,13 @@ def write_groups(
   rows = []
   for comparison in comparisons:
     pairs = {pair.after.label: pair for pair in comparison.pairs}
-    of_scratch = {pair.before.label: pair for pair in comparison.pairs}
     for group in comparison.groups:
       for folds in comparison.scopes:
         if set(folds) <= {*group.folds}:
           pair = pairs.get(group.label)
           row = _group_row(comparison, group, folds, pair)
-          row += _until(group, pair or of_scratch.get(group.label))
+          until = comparison.to_best(group)
+          row += until.of(group) if until else (None, None)
           row += [published.error(m, comparison.task, folds) for m in published.columns]
           rows.append(row)
   _write(path, head, rows)
@@ -80,18 +80,6 @@ def _group_row(
     pair.before.label if pair and improvement else None,
     group.device_hours,
   ]
-
-
-def _until(
-  group: comparison_lib.Group, pair: comparison_lib.Pair | None
-) -> list[object]:
-  """Hours and steps of a group until the best of training from scratch."""
-  until = pair.to_best if pair else None
-  if until is None:
-    return [None, None]
-  if group.is_from_scratch:
-    return [until.scratch_hours, until.scratch_steps]
-  return [until.tuned_hours, until.tuned_steps]
 
 
 _RUN_FIELDS = (

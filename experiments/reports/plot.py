@@ -18,6 +18,7 @@ from jmp_hk import text_table
 
 if TYPE_CHECKING:  # It is slow to import.
   from matplotlib import axes as axes_lib
+  from matplotlib import container as container_lib
   from matplotlib import figure as figure_lib
 
 Comparison = comparison_lib.Comparison
@@ -207,18 +208,9 @@ def _means(
   }
   chosen = {label: colours.get(label, fallback[label]) for label in found}
   figure, axis = _wide(len(found) * len(names))
-  width = 0.8 / len(found)
   for index, (label, means) in enumerate(found.items()):
-    present = [(i, means[name]) for i, name in enumerate(names) if name in means]
-    values = [value for _, value in present]
-    axis.bar(
-      [i + (index - (len(found) - 1) / 2) * width for i, _ in present],
-      [value.mean for value in values],
-      width=0.92 * width,
-      color=chosen[label],
-      yerr=_spreads(values),
-      error_kw={"elinewidth": 0.9, "capsize": 2},
-    )
+    values = {i: means[name] for i, name in enumerate(names) if name in means}
+    _draw_group(axis, values, index, len(found), chosen[label])
   axis.axhline(0, color="#222222", linewidth=0.8)
   _name_groups(axis, names)
   axis.set_ylabel(ylabel)
@@ -236,17 +228,14 @@ def _hours(
     return None
   names = list(dict.fromkeys(name for values in hours.values() for name in values))
   figure, axis = _wide(len(hours) * len(names))
-  width = 0.8 / len(hours)
-  for index, (label, values) in enumerate(hours.items()):
-    places = [i for i, name in enumerate(names) if name in values]
-    heights = [statistics.mean(values[names[i]]) for i in places]
-    drawn = axis.bar(
-      [i + (index - (len(hours) - 1) / 2) * width for i in places],
-      heights,
-      width=0.92 * width,
-      color=colours[label],
-    )
-    texts = [text_table.number(height, 2) for height in heights]
+  for index, (label, of_label) in enumerate(hours.items()):
+    values = {
+      i: comparison_lib.Estimate(statistics.mean(of_label[name]))
+      for i, name in enumerate(names)
+      if name in of_label
+    }
+    drawn = _draw_group(axis, values, index, len(hours), colours[label])
+    texts = [text_table.number(value.mean, 2) for value in values.values()]
     axis.bar_label(drawn, texts, fontsize=7, padding=1)
   _name_groups(axis, names)
   axis.set_ylabel("device-hours to the best of scratch")
@@ -254,6 +243,33 @@ def _hours(
   axis.margins(y=0.12)
   _legend(figure, {label: colours[label] for label in hours})
   return figure
+
+
+def _draw_group(
+  axis: axes_lib.Axes,
+  values: Mapping[int, comparison_lib.Estimate],
+  index: int,
+  count: int,
+  colour: str,
+) -> container_lib.BarContainer:
+  """Bars of one label, beside those of others.
+
+  Args:
+    axis: where they are drawn.
+    values: heights by place.
+    index: number of the label.
+    count: number of labels, which share each place.
+    colour: colour of the bars.
+  """
+  width = 0.8 / count
+  return axis.bar(
+    [place + (index - (count - 1) / 2) * width for place in values],
+    [value.mean for value in values.values()],
+    width=0.92 * width,
+    color=colour,
+    yerr=_spreads(list(values.values())),
+    error_kw={"elinewidth": 0.9, "capsize": 2},
+  )
 
 
 def _wide(num_bars: int) -> tuple[figure_lib.Figure, axes_lib.Axes]:

@@ -241,16 +241,11 @@ def _hours(comparisons: Sequence[Comparison], published: Published) -> table_lib
   ]
   rows = []
   for comparison in comparisons:
-    pairs = {pair.after.label: pair for pair in comparison.pairs}
-    of_scratch = {pair.before.label: pair for pair in comparison.pairs}
     for group in comparison.groups:
-      pair = pairs.get(group.label) or of_scratch.get(group.label)
-      until = pair.to_best if pair else None
+      until = comparison.to_best(group)
       hours = steps = ""
       if until is not None:
-        found = (until.tuned_hours, until.tuned_steps)
-        if group.is_from_scratch:
-          found = (until.scratch_hours, until.scratch_steps)
+        found = until.of(group)
         hours = _reached(until) if found[0] is None else f"{found[0]:.3g}"
         steps = "" if found[1] is None else f"{found[1]:,.0f}"
       rows.append(

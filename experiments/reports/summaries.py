@@ -40,16 +40,21 @@ def _published_means(
   comparisons: Sequence[Comparison], published: Published, before: str, after: str
 ) -> Means:
   """Published improvements over the tasks that have been run, by dataset."""
-  values: dict[str, list[Estimate]] = {}
+  found = []
   for task, dataset in dict.fromkeys((c.task, c.dataset) for c in comparisons):
     old, new = (published.error(model, task, (0,)) for model in (before, after))
     if old and new is not None:
-      improvement = Estimate(100 * (1 - new / old))
-      for name in (dataset, ALL):
-        values.setdefault(name, []).append(improvement)
-  overall = values.pop(ALL, None)
-  if overall:
-    values[ALL] = overall
+      found.append((dataset, Estimate(100 * (1 - new / old))))
+  return _means(found)
+
+
+def _means(found: Sequence[tuple[str, Estimate]]) -> Means:
+  """Means of numbers of tasks by dataset, and of all of them at the end."""
+  values: dict[str, list[Estimate]] = {}
+  for dataset, value in found:
+    values.setdefault(dataset, []).append(value)
+  if found:
+    values[ALL] = [value for _, value in found]
   return {name: mean(entries) for name, entries in values.items()}
 
 
@@ -155,16 +160,8 @@ def mean_improvements(
   Returns:
     By dataset, and over the tasks of all datasets as "all".
   """
-  values: dict[str, list[Estimate]] = {}
-  for dataset, pair in pairs:
-    if (improvement := pair.improvement()) is not None:
-      values.setdefault(dataset, []).append(improvement)
-      values.setdefault(ALL, []).append(improvement)
-  overall = values.pop(ALL, None)
-  return {
-    name: mean(v)
-    for name, v in [*values.items(), *([(ALL, overall)] if overall else [])]
-  }
+  found = [(dataset, pair.improvement()) for dataset, pair in pairs]
+  return _means([(dataset, value) for dataset, value in found if value is not None])
 
 
 def mean(values: Sequence[Estimate]) -> Estimate:
