@@ -126,6 +126,11 @@ def local_devices(num_devices: int = 0) -> list[jax.Device]:
   return found[: num_devices or None]
 
 
+def share_of_process(num_devices: int) -> int:
+  """How many of a run's devices a process has; zero stands for all of them."""
+  return num_devices // jax.process_count()
+
+
 def _check_enough(count: int, num_devices: int) -> None:
   """Checks that as many devices are there as are wanted."""
   if num_devices > count:

@@ -240,6 +240,7 @@ class Trainer:
       jax.device_get(variables),
       origin=self._origin,
       precision=self.config.model.precision,
+      num_devices=sharding.share_of_process(self.config.train.num_devices),
     )
 
   def _check_outputs(self) -> None:
