@@ -133,6 +133,8 @@ def share_of_process(num_devices: int) -> int:
 
 def _check_enough(count: int, num_devices: int) -> None:
   """Checks that as many devices are there as are wanted."""
+  if num_devices < 0:
+    raise DevicesError(f"num_devices={num_devices} must not be negative; 0 uses all.")
   if num_devices > count:
     raise DevicesError(
       f"There are {count} devices, fewer than num_devices={num_devices}: lower it, or "
