@@ -166,7 +166,7 @@ def open_mesh(
   if each < machine.devices_each:
     logger.info(
       "%d of %d devices are used: a step has %d structures in %d microbatches, as many "
-      "for each device. Validations use all.",
+      "for each device.",
       machine.num_processes * each,
       machine.num_processes * machine.devices_each,
       batch_size,
