@@ -65,12 +65,7 @@ def adaptive_cutoffs(
     [num_atoms, limits] cutoffs in Å to float64's precision; zero for a limit of zero,
     which leaves no neighbors.
   """
-  starts = neighbors.row_starts(edges.receivers, num_atoms)
-  degree = starts[1:] - starts[:-1]
-  width = int(degree.max(initial=0))
-  table = np.full((num_atoms, width), np.inf)
-  table[np.arange(width) < degree[:, None]] = edges.distances
-  table.sort(axis=1)
+  table = neighbors.distance_table(edges, num_atoms)
   cutoffs = np.zeros((num_atoms, len(limits)))
   for column, limit in enumerate(limits):
     if limit:
