@@ -40,7 +40,7 @@ class CutsTest(parameterized.TestCase):
     self.assertIn(
       "78 % of the atoms have more neighbors inside 6 Å than the 30", advice
     )
-    self.assertIn("61 on average, 78 at most), and for 78 % that cuts through", advice)
+    self.assertIn("63 on average, 78 at most), and for 78 % that cuts through", advice)
     self.assertIn('the truncation "smooth" is better.', advice)
 
   def test_a_limit_between_shells_divides_none(self):
