@@ -92,7 +92,7 @@ class SolverTest(parameterized.TestCase):
 
   def test_where_neighbors_are_many_about_as_many_as_wanted_are_held(self):
     # At a uniform density; their weights add up to two thirds of the number.
-    rows = [np.cbrt(np.arange(n / 100, 200, 1.0)) for n in range(100)]
+    rows = [np.cbrt(np.arange(n / 100, 400, 1.0)) for n in range(100)]
     r = _solve([_CUTOFF * row / row.max() for row in rows], 30)
     counts = [
       (row / row.max() < x / _CUTOFF).sum() for row, x in zip(rows, r, strict=True)
