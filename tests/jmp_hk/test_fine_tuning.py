@@ -105,10 +105,15 @@ class FineTuningTest(parameterized.TestCase):
 
   def test_a_stopped_run_is_continued(self):
     structures = _molecules(12)
-    whole = self._tune(structures, "whole", num_steps=12)
+    whole = self._tune(structures, "whole", num_steps=12, graph=None)
+    # Conservative and from scratch.
+    self.assertEqual(
+      whole.infos["fine_tuned"].graph,
+      graph_config.GraphConfig(truncation=graph_config.Truncation.SMOOTH),
+    )
     shutil.copytree(self.directory / "whole", self.directory / "stopped")
     shutil.rmtree(self.directory / "stopped" / "checkpoints" / "12")
-    continued = self._tune(structures, "stopped", num_steps=12)
+    continued = self._tune(structures, "stopped", num_steps=12, graph=None)
     chex.assert_trees_all_equal(continued.variables, whole.variables)
 
   def test_a_trained_backbone_gets_a_new_head(self):
