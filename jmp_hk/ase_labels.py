@@ -247,8 +247,8 @@ def choose_keys(found: Survey, labels: Collection[str]) -> dict[str, str]:
 
   Energies and forces have many names: `REF_energy` and the like, which say that this is
   the reference, come before `energy`, as in MACE; `free_energy` counts only where there
-  is nothing else, and a virial where there is no stress. Other labels are entries of their own name, in upper or lower case,
-  or the values of a table without a header.
+  is nothing else, and a virial where there is no stress. Other labels are entries of
+  their own name, in upper or lower case, or the values of a table without a header.
   Where several remain, nothing is guessed.
 
   Args:

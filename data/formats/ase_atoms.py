@@ -208,9 +208,7 @@ def _label(atoms: ase.Atoms, key: str, may_lack: bool) -> np.ndarray | None:
   return None if may_lack and np.isnan(array).all() else array
 
 
-def _stress(
-  atoms: ase.Atoms, options: AseOptions, may_lack: bool
-) -> np.ndarray | None:
+def _stress(atoms: ase.Atoms, options: AseOptions, may_lack: bool) -> np.ndarray | None:
   """The stress in eV/Å³; None where it is missing and may be, or is not read.
 
   Raises:

@@ -9,6 +9,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import ase
 import ase.build
+from ase.calculators import emt
 from ase.calculators import singlepoint
 import ase.io
 import chex
@@ -43,6 +44,21 @@ def _molecules(count: int, seed: int = 0) -> list[ase.Atoms]:
       atoms, energy=energy, forces=-2 * away
     )
     atoms.info |= {"size": float(np.square(atoms.positions).sum()), "kind": index % 3}
+    result.append(atoms)
+  return result
+
+
+def _crystals(count: int, seed: int = 0) -> list[ase.Atoms]:
+  """Rattled and strained copper with results of EMT."""
+  rng, result = np.random.default_rng(seed), []
+  for _ in range(count):
+    atoms = ase.build.bulk("Cu", "fcc", a=rng.uniform(3.4, 3.9), cubic=True)
+    strain = 0.03 * rng.standard_normal((3, 3))
+    atoms.set_cell(atoms.cell @ (np.eye(3) + strain), scale_atoms=True)
+    atoms.rattle(0.05, rng=rng)
+    atoms.calc = emt.EMT()
+    atoms.get_stress()
+    atoms.calc = singlepoint.SinglePointCalculator(atoms, **atoms.calc.results)
     result.append(atoms)
   return result
 
@@ -195,6 +211,37 @@ class FineTuningTest(parameterized.TestCase):
     self.assertEqual(
       model.config.backbone, schnet.SchNetConfig(atom_channels=32, direct_vectors=False)
     )
+
+  def test_energy_forces_and_stress(self):
+    crystals = _crystals(24)
+    for atoms in crystals[::6]:
+      del atoms.calc.results["stress"]
+    model = self._tune(
+      crystals,
+      targets={
+        "energy": "energy",
+        "forces": "conservative_forces",
+        "stress": "conservative_stress",
+      },
+      graph=graph_config.GraphConfig(cutoff=4.0, max_neighbors=60),
+      num_steps=60,
+      learning_rate=3e-3,
+    )
+    task = model.config.tasks[0]
+    self.assertTrue(task.targets[-1].allow_missing)
+    self.assertEqual(model.infos["fine_tuned"].splits["train"].missing["stress"], 4)
+    records = writers.read_metrics(self.directory / "run" / writers.METRICS_FILE)
+    name = "fine_tuned/stress_mae_mev_per_cubic_angstrom"
+    errors = [record[name] for record in records if record["kind"] == "val"]
+    self.assertLess(errors[-1], 0.5 * errors[0])
+    # What is predicted has the sign and the order of EMT's.
+    fresh = _crystals(4, seed=1)
+    predicted = np.array([found.stress for found in model.predict(fresh)])
+    labels = np.array([atoms.get_stress() for atoms in fresh])
+    correlation = np.corrcoef(predicted.ravel(), labels.ravel())[0, 1]
+    self.assertGreater(correlation, 0.9)
+    # A molecule has none.
+    self.assertIsNone(model.predict(ase.build.molecule("Cu2"))[0].stress)
 
   def test_structures_without_a_label_do_not_count(self):
     path, structures = self.directory / "mine.traj", _molecules(12)
