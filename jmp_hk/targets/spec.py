@@ -27,6 +27,7 @@ from jmp_hk import dataset_summary
 from jmp_hk import serialization
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import ase_names
 
 SpecT = TypeVar("SpecT", bound="type[TargetSpec]")
 # A label or a prediction of one structure on the host.
@@ -340,7 +341,7 @@ class TargetSpec(abc.ABC):
   @property
   def calculator_property(self) -> str:
     """What a calculator calls the prediction: ASE's name where ASE has one."""
-    return self.name
+    return ase_names.property_name(self.name, per_atom=self.per_atom)
 
 
 _REGISTRY: dict[str, type[TargetSpec]] = {}
