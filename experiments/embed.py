@@ -197,8 +197,13 @@ def _read_converted(
 
 def _errors() -> tuple[type[Exception], ...]:
   from jmp_hk.checkpoints import model_directory
+  from jmp_hk.training import sharding
 
-  return structure_lib.InvalidStructureError, model_directory.CheckpointError
+  return (
+    structure_lib.InvalidStructureError,
+    model_directory.CheckpointError,
+    sharding.DevicesError,
+  )
 
 
 PROGRAM = program_lib.Program(

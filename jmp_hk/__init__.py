@@ -37,6 +37,7 @@ def load(
   tasks: Sequence[str | dataset_info.DatasetInfo] | None = None,
   references: Mapping[str, str | os.PathLike[str]] | None = None,
   precision: str = "float32",
+  num_devices: int = 0,
 ) -> predictor_lib.Predictor:
   """Loads a trained model from a directory or a PyTorch file.
 
@@ -63,12 +64,16 @@ def load(
       TensorFloat-32, which is faster on NVIDIA's cards; "bfloat16": dense layers and
       messages in bfloat16. Geometry, bases and sums over atoms are in true float32 with
       all of these, or in float64.
+    num_devices: how many of this machine's devices share the batches of `predict` and
+      `embed`; zero takes all that jax has. Few structures take fewer of them. Results
+      and their order do not depend on it, but for rounding. A calculator has one.
 
   Returns:
     The model, which keeps the programs that it compiles.
 
   Raises:
     CheckpointError: there is no model, or it cannot be understood.
+    DevicesError: there are fewer devices.
     ReferencesError: a file of references cannot be used.
     ValueError: there is no such step, task, head or precision.
   """
@@ -82,6 +87,7 @@ def load(
     tasks=tasks,
     references=references,
     precision=precision,
+    num_devices=num_devices,
   )
 
 

@@ -51,12 +51,13 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_integer(
     "batch_edges",
     4096,
-    "About how many main edges a batch has. More make better use of a GPU and take "
-    "more memory.",
+    "About how many main edges a batch of one device has. More make better use of a "
+    "GPU and take more memory.",
     lower_bound=1,
     flag_values=values,
   )
   define_compilation_cache(values)
+  _define_devices(values)
 
 
 @flag_help.group("Machine")
@@ -66,6 +67,18 @@ def define_compilation_cache(values: flags.FlagValues = flags.FLAGS) -> None:
     "compilation_cache",
     configuration.default_compilation_cache(),
     "DIR: Directory where compiled programs are kept between runs; empty keeps none.",
+    flag_values=values,
+  )
+
+
+@flag_help.group("Machine")
+def _define_devices(values: flags.FlagValues) -> None:
+  flags.DEFINE_integer(
+    "num_devices",
+    0,
+    "Number of devices that share the batches; 0 uses all of this machine, and fewer "
+    "where there are few structures.",
+    lower_bound=0,
     flag_values=values,
   )
 
@@ -144,6 +157,7 @@ def load_predictor(
     references=references,
     precision=values.precision,
     batch_edges=values.batch_edges,
+    num_devices=values.num_devices,
   )
 
 

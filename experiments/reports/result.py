@@ -97,7 +97,11 @@ def test(
   (opened,) = datasets_lib.open_datasets(
     (dataclasses.replace(training, split=split),), model.tasks
   )
-  predictor = predictor_lib.load(workdir, precision=model.precision)
+  predictor = predictor_lib.load(
+    workdir,
+    precision=model.precision,
+    num_devices=sharding.share_of_process(config.trainer.train.num_devices),
+  )
   with console.progress("structure", "Test") as update:
     results = comparison.predict_and_compare(
       predictor,
