@@ -54,7 +54,8 @@ def annotate(
       error, and `energy_is_relative_to_references` says so.
 
   Returns:
-    The copy. Of classes it has the probabilities, and the likeliest as `NAME_class`.
+    The copy. Of classes it has the probabilities, and the likeliest as `NAME_class`; of
+    a committee the standard deviations as `NAME_std`.
 
   Raises:
     NameTakenError: a name that is needed is taken.
@@ -66,6 +67,8 @@ def annotate(
   classes = {target.name for target in task.targets if target.spec.is_class}
   for name, value in _values(prediction).items():
     place = copy.arrays if name in {*task.per_atom, "forces"} else copy.info
+    if name in prediction.std:  # ASE's calculators know no such results.
+      _put(place, f"{prefix}{name}_std", prediction.std[name])
     if not prefix and name in _RESULTS:
       place = results
     _put(place, f"{prefix}{name}", value)

@@ -25,12 +25,25 @@ class Prediction:
       volume.
     properties: other targets by name: a float, an [n, …] array per atom, the
       probability of class 1, or [k] probabilities of classes.
+    std: standard deviations over the members of a committee, by name of what was
+      predicted and in its shape and unit; empty for a single model.
   """
 
   energy: float | None = None
   forces: np.ndarray | None = None
   stress: np.ndarray | None = None
   properties: Mapping[str, spec_lib.Value] = dataclasses.field(default_factory=dict)
+  std: Mapping[str, spec_lib.Value] = dataclasses.field(default_factory=dict)
+
+  @property
+  def energy_std(self) -> float | None:
+    """Standard deviation of the energy, eV; None for a single model."""
+    return self.std.get("energy")  # pyright: ignore[reportReturnType]
+
+  @property
+  def forces_std(self) -> np.ndarray | None:
+    """[n, 3] standard deviations of the forces, eV/Å; None for a single model."""
+    return self.std.get("forces")  # pyright: ignore[reportReturnType]
 
   def get(self, target: tasks_lib.TargetConfig) -> spec_lib.Value | None:
     """The prediction of one of the head's targets; None of an undefined stress."""
