@@ -129,8 +129,9 @@ def test_committee(
     return None
   results = _predict(_load(config, members), opened)
   reports.write(results, workdir / TEST_DIRECTORY, overwrite=True)
+  number = len(results.structures)
   print(f"""
-Test of the committee of {len(members)} members on {len(results.structures):,} structures:
+Test of the committee of {len(members)} members on {number:,} structures:
 {results.table()}
 
 Committee:    {workdir}

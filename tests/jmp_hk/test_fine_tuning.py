@@ -13,6 +13,7 @@ from ase.calculators import emt
 from ase.calculators import singlepoint
 import ase.io
 import chex
+import jax
 import numpy as np
 
 import jmp_hk
@@ -118,6 +119,38 @@ class FineTuningTest(parameterized.TestCase):
       self._tune(structures, num_steps=6, seed=1)
     with self.assertRaisesRegex(run_directory.OtherRunError, "structures: "):
       self._tune(_molecules(12, seed=1), num_steps=6)
+
+  def test_a_committee_is_trained_one_member_after_another(self):
+    structures = _molecules(12)
+    tune = lambda **kwargs: self._tune(structures, "committee", num_steps=2, **kwargs)
+    found = tune(num_members=2)
+    workdir = self.directory / "committee"
+    self.assertCountEqual([p.name for p in workdir.iterdir()], ["member_0", "member_1"])
+    weights = [jax.tree.leaves(member.variables.params) for member in found.members]
+    self.assertTrue(any((a != b).any() for a, b in zip(*weights, strict=True)))
+    # They validate on the same structures, and are loaded together.
+    references = [m.infos["fine_tuned"].energy_references for m in found.members]
+    self.assertEqual(*references)
+    [prediction] = jmp_hk.load(workdir).predict(structures[0])
+    [expected] = found.predict(structures[0])
+    self.assertEqual(prediction.energy, expected.energy)
+    self.assertGreater(prediction.energy_std, 0)
+    # The first is what a single run with that seed is.
+    single = self._tune(structures, "single", num_steps=2)
+    chex.assert_trees_all_equal(single.variables, found.members[0].variables)
+    # What is finished stays; one more is added.
+    file = workdir / "member_1" / "metrics.jsonl"
+    before = file.stat().st_mtime_ns
+    self.assertLen(tune(num_members=3).members, 3)
+    self.assertEqual(file.stat().st_mtime_ns, before)
+    for kwargs, message in (
+      ({"name": "committee"}, "holds a committee of 3 members"),
+      ({"name": "single", "num_members": 2}, "holds the run of a single model"),
+      ({"name": "new", "num_members": 0}, "num_members must be at least 1"),
+      ({"name": "new", "model": workdir}, "committee of 3 models cannot be trained"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        self._tune(structures, **{"num_steps": 2, **kwargs})
 
   def test_a_stopped_run_is_continued(self):
     structures = _molecules(12)
