@@ -30,7 +30,9 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     "checkpoint",
     None,
     "PATH: A model directory, the --workdir of a run, a checkpoint in it, or a PyTorch "
-    "file of published weights.",
+    "file of published weights. Several of them, separated by commas, make a committee "
+    "of models that were trained alike, which predicts means and standard deviations; "
+    "so does the --workdir of a fine-tuning with --num_members.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -130,6 +132,23 @@ def existing_file(text: str, flag: str) -> pathlib.Path:
   return path
 
 
+def checkpoints(values: flags.FlagValues) -> list[pathlib.Path]:
+  """The models that --checkpoint names: one, or the members of a committee.
+
+  Raises:
+    FlagError: there are none.
+  """
+  from jmp_hk.inference import committee
+
+  text = values.checkpoint
+  if pathlib.Path(text).exists():
+    return committee.find_paths(text)
+  names = [name for name in text.split(",") if name]
+  if not names:
+    raise command.FlagError(f"--checkpoint={text} names no model.")
+  return committee.find_paths(names)
+
+
 def read_description(
   values: flags.FlagValues,
 ) -> tuple["model_lib.ModelConfig", Mapping[str, dataset_info.DatasetInfo]]:
@@ -142,7 +161,7 @@ def read_description(
   from jmp_hk.checkpoints import model_directory
 
   try:
-    return loading.read_description(values.checkpoint)
+    return loading.read_description(checkpoints(values)[0])
   except model_directory.CheckpointError as error:
     raise command.FlagError(f"--checkpoint={values.checkpoint}: {error}") from error
 
@@ -156,18 +175,29 @@ def load_predictor(
   Args:
     values: parsed flags.
     references: files of per-element reference energies by head.
+
+  Raises:
+    FlagError: the models are no committee.
   """
+  from jmp_hk.inference import committee
   from jmp_hk.inference import predictor as predictor_lib
 
-  return predictor_lib.load(
-    values.checkpoint,
-    ema=values.ema,
-    references=references,
-    precision=values.precision,
-    batch_edges=values.batch_edges,
-    num_devices=values.num_devices,
-    num_workers=values.num_workers,
-  )
+  models = [
+    predictor_lib.load(
+      path,
+      ema=values.ema,
+      references=references,
+      precision=values.precision,
+      batch_edges=values.batch_edges,
+      num_devices=values.num_devices,
+      num_workers=values.num_workers,
+    )
+    for path in checkpoints(values)
+  ]
+  try:
+    return models[0] if len(models) == 1 else committee.Committee(models)
+  except ValueError as error:
+    raise command.FlagError(f"--checkpoint={values.checkpoint}: {error}") from error
 
 
 def read_structures(
