@@ -66,41 +66,66 @@ def find_neighbors(structure: structure_lib.Structure, cutoff: float) -> EdgeSet
     cutoff: Å.
 
   Returns:
-    All edges, both directions of each, sorted by receiver, with distances.
+    All edges, both directions of each, sorted by receiver, with distances. Those of
+    structures of a few hundred atoms are also sorted by sender and then by offset.
 
   Raises:
     InvalidStructureError: positions or cell are not finite, the lattice vectors of
       the periodic directions are linearly dependent, or the search would not end.
   """
-  positions = np.ascontiguousarray(structure.positions, dtype=np.float64)
-  cell = np.ascontiguousarray(structure.cell, dtype=np.float64)
-  pbc = np.asarray(structure.pbc, dtype=bool)
-  periodic = bool(pbc.any())
-  _check(structure, positions, cell, pbc, cutoff)
-  limit = cutoff + CUTOFF_TOLERANCE if periodic else cutoff - CUTOFF_TOLERANCE
-  # Up to twice the tolerance, for the rounding of the search.
-  edges = _search(positions, cell, pbc, limit, cutoff + 2 * CUTOFF_TOLERANCE)
+  pairs = find_pairs(structure, cutoff)
+  limit = edge_limit(structure, cutoff)
+  if pairs is None:
+    edges = _search_cells(structure, cutoff, limit)
+  else:
+    edges = EdgeSet(*pairs.within(limit))
   if not len(edges) or edges.distances.min() > MIN_DISTANCE:
     return edges
   return edges.take(edges.distances > MIN_DISTANCE)
 
 
-def _search(
-  positions: np.ndarray,
-  cell: np.ndarray,
-  pbc: np.ndarray,
-  limit: float,
-  reach: float,
+def edge_limit(structure: structure_lib.Structure, cutoff: float) -> float:
+  """The largest distance of an edge in Å, see above."""
+  is_periodic = np.any(structure.pbc)
+  return cutoff + CUTOFF_TOLERANCE if is_periodic else cutoff - CUTOFF_TOLERANCE
+
+
+def find_pairs(
+  structure: structure_lib.Structure, cutoff: float
+) -> pairs_lib.Pairs | None:
+  """All pairs of atoms that may be edges, or None where there are too many.
+
+  Args:
+    structure: see `find_neighbors`.
+    cutoff: Å.
+
+  Raises:
+    InvalidStructureError: see `find_neighbors`.
+  """
+  positions, cell, pbc = _geometry(structure)
+  _check(structure, positions, cell, pbc, cutoff)
+  return pairs_lib.find(positions, cell, pbc, cutoff + 2 * CUTOFF_TOLERANCE)
+
+
+def _geometry(
+  structure: structure_lib.Structure,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Positions, cell and periodic directions in float64."""
+  return (
+    np.ascontiguousarray(structure.positions, dtype=np.float64),
+    np.ascontiguousarray(structure.cell, dtype=np.float64),
+    np.asarray(structure.pbc, dtype=bool),
+  )
+
+
+def _search_cells(
+  structure: structure_lib.Structure, cutoff: float, limit: float
 ) -> EdgeSet:
-  """All pairs up to a limit; none that is nearer than `reach` is overlooked."""
-  if not len(positions):
-    none = np.zeros(0, np.intp)
-    return EdgeSet(none, none, np.zeros((0, 3), np.int32))
-  pairs = pairs_lib.find(positions, cell, pbc, reach)
-  if pairs is not None:
-    return EdgeSet(*pairs.within(limit))
-  search = vesin.NeighborList(cutoff=reach, full_list=True, sorted=True, n_threads=1)
-  found, offsets, distances = search.compute(positions, cell, pbc, "PSd", copy=False)
+  """Finds edges with cell lists, in a time that is linear in the number of atoms."""
+  search = vesin.NeighborList(
+    cutoff=cutoff + 2 * CUTOFF_TOLERANCE, full_list=True, sorted=True, n_threads=1
+  )
+  found, offsets, distances = search.compute(*_geometry(structure), "PSd", copy=False)
   keep = (distances <= limit).nonzero()[0]
   found = found.take(keep, axis=0)
   return EdgeSet(

@@ -59,14 +59,14 @@ def find(
   """Compares all atoms with all images, or returns None where there are too many.
 
   Args:
-    positions: [n, 3] float64, Å; at least one.
+    positions: [n, 3] float64, Å.
     cell: [3, 3] float64, Å.
     pbc: [3] bool.
     limit: distance in Å up to which no pair is missing.
   """
   num_atoms = len(positions)
   places = np.ascontiguousarray(positions.T)
-  if not pbc.any():
+  if not num_atoms or not pbc.any():
     if num_atoms * num_atoms > _MOST_PAIRS:
       return None
     senders = itself = np.arange(num_atoms)
@@ -127,9 +127,9 @@ def _inside(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
 def _squared_distances(images: np.ndarray, atoms: np.ndarray) -> np.ndarray:
   """[n, s] squared distances between [3, n] atoms and [3, s] images."""
   squared = np.empty((atoms.shape[1], images.shape[1]))
-  rows = min(max(_BLOCK // images.shape[1], 1), len(squared))
+  rows = min(max(_BLOCK // max(images.shape[1], 1), 1), len(squared))
   buffer = np.empty((3, rows, images.shape[1]))
-  for first in range(0, len(squared), rows):
+  for first in range(0, len(squared), max(rows, 1)):
     result = squared[first : first + rows]
     difference = buffer[:, : len(result)]
     np.subtract(images[:, None], atoms[:, first : first + rows, None], out=difference)
