@@ -41,13 +41,17 @@ def find_problem(
     reach: cutoff of the search, Å.
   """
   positions = np.asarray(positions, np.float64)
-  if max(positions.max(), -positions.min()) > MAX_COORDINATE:
+  low, high = positions.min(axis=0), positions.max(axis=0)
+  if max(*high.tolist(), *(-low).tolist()) > MAX_COORDINATE:
     row = int(np.abs(positions).max(axis=1).argmax())
     return (
       f"expected coordinates of at most {MAX_COORDINATE:g} Å, found "
       f"{positions[row].tolist()} at atom {row}"
     )
-  heights, across = _spans(positions, np.asarray(cell, np.float64), np.asarray(pbc))
+  pbc = np.asarray(pbc)
+  heights, across = np.zeros(0), high - low
+  if pbc.any():
+    heights, across = _spans(positions, np.asarray(cell, np.float64), pbc)
   return _span_problem(len(positions), heights, across, reach) or _crowd_problem(
     positions
   )
@@ -56,9 +60,10 @@ def find_problem(
 def _spans(
   positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Distances between the periodic faces, and extents along other directions, Å."""
-  if not pbc.any():
-    return np.zeros(0), np.ptp(positions, axis=0)
+  """Distances between the periodic faces, and extents along other directions, Å.
+
+  At least one direction is periodic.
+  """
   vectors = cell[pbc]
   inverse = _inverse(vectors)
   heights = 1.0 / np.sqrt((inverse * inverse).sum(axis=0))

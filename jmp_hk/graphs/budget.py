@@ -330,16 +330,20 @@ def override(budget: BudgetT, overrides: Mapping[str, int]) -> BudgetT:
 
 def utilisation(sizes: Sequence[BudgetT], budget: BudgetT) -> dict[str, float]:
   """Part of each field of a budget that the structures of a batch use; 1 of nothing."""
-  return used_parts(total(sizes, type(budget)).as_array(), budget)
+  return used_parts([total(sizes, type(budget))], budget)
 
 
-def used_parts(used: np.ndarray, budget: Budget) -> dict[str, float]:
-  """Part of each field of a budget that is used; 1 of nothing.
+def used_parts(used: Sequence[BudgetT], budget: BudgetT) -> dict[str, float]:
+  """Part of each field of a budget that several batches use on average; 1 of nothing.
 
   Args:
-    used: [fields] what is used, in the order of `names`.
-    budget: what there is.
+    used: what each batch uses, at least one.
+    budget: what there is in each.
   """
-  offered = budget.as_array()
-  parts = np.where(offered > 0, used / np.maximum(offered, 1), 1.0)
-  return dict(zip(names(type(budget)), parts.tolist(), strict=True))
+  # Without arrays, which would take longer than these few numbers.
+  parts = {}
+  for name in names(type(budget)):
+    offered = len(used) * getattr(budget, name)
+    needed = sum([getattr(entry, name) for entry in used])
+    parts[name] = needed / offered if offered else 1.0
+  return parts

@@ -103,6 +103,22 @@ class GraphBuilder(abc.ABC):
       return graphs
     return self.build(structure, config)
 
+  def measure(
+    self, structure: structure_lib.Structure, config: graph_config.GraphConfig
+  ) -> Any:
+    """What a structure's graphs need without edge dropout, as `sizes` of `build`.
+
+    Backbones that can count faster than they can build do.
+
+    Args:
+      structure: see `build`.
+      config: likewise.
+
+    Raises:
+      InvalidStructureError, ValueError: see `build`.
+    """
+    return self.sizes(self.build(structure, config))
+
   @abc.abstractmethod
   def sizes(self, graphs: Any) -> budget_lib.Budget:
     """What one structure's graphs need, without padding."""

@@ -51,25 +51,21 @@ def nearest(edges: neighbors.EdgeSet, count: int, home: np.ndarray) -> Nearest:
   if too_many:
     edges = edges.take(_candidates(edges, count, degree))
     starts = neighbors.row_starts(edges.receivers, len(home))
-  # Only the order of the edges into an atom changes, not where they begin.
-  span = 4.0 * edges.distances.max()
-  order = (edges.receivers * span + edges.distances).argsort()
-  edges = edges.take(order)
   codes, bound = offset_codes(edges, home)
-  as_far = edges.distances[1:] - edges.distances[:-1] < TIE_TOLERANCE
-  as_far &= edges.receivers[1:] == edges.receivers[:-1]
-  index = np.arange(len(edges))
-  rank = index - starts.take(edges.receivers)
-  ties = as_far.any()
-  if ties:
-    key = edges.senders * (2 * bound + 1) + codes
-    _order_ties(index, as_far, key, len(home) * (2 * bound + 1))
+  # Only the order of the edges into an atom changes, not where they begin.
+  receivers, distances = edges.receivers, edges.distances
+  order = (receivers * (4.0 * distances.max()) + distances).argsort()
+  distances = distances.take(order)
+  as_far = distances[1:] - distances[:-1] < TIE_TOLERANCE
+  as_far &= receivers[1:] == receivers[:-1]
+  if as_far.any():
+    stride = 2 * bound + 1
+    _order_ties(order, as_far, edges.senders * stride + codes, len(home) * stride)
+  rank = np.arange(len(order)) - starts.take(receivers)
   if too_many:
     keep = (rank < count).nonzero()[0]
-    index, rank = index.take(keep), rank.take(keep)
-  if ties or too_many:
-    edges, codes = edges.take(index), codes.take(index)
-  return Nearest(edges, rank, codes, bound)
+    order, rank = order.take(keep), rank.take(keep)
+  return Nearest(edges.take(order), rank, codes.take(order), bound)
 
 
 def shell_bounds(edges: neighbors.EdgeSet, rank: np.ndarray) -> np.ndarray:
@@ -120,24 +116,25 @@ def _candidates(edges: neighbors.EdgeSet, count: int, degree: np.ndarray) -> np.
 
 
 def _order_ties(
-  index: np.ndarray, as_far: np.ndarray, key: np.ndarray, bound: int
+  order: np.ndarray, as_far: np.ndarray, key: np.ndarray, bound: int
 ) -> None:
   """Orders edges that are equally far by source, then by offset.
 
   Args:
-    index: [e] numbers of the edges by receiver and distance; changed in place.
-    as_far: [e - 1] whether an edge ties with the next one.
-    key: [e] the source and the offset of each edge as one number.
+    order: [e] numbers of the edges by receiver and distance; changed in place.
+    as_far: [e - 1] whether an edge ties with the next one in this order.
+    key: [e] the source and the offset of each edge as one number, by its own number.
     bound: keys differ by less than this.
   """
-  tied = np.zeros(len(index), bool)
+  tied = np.zeros(len(order), bool)
   tied[1:] = as_far
   new_group = ~tied
   tied[:-1] |= as_far
   place = tied.nonzero()[0]
   group = new_group.take(place).cumsum()
   # One 64-bit number sorts faster than several keys one after another.
-  index[place] = place.take((group * bound + key.take(place)).argsort())
+  edges = order.take(place)
+  order[place] = edges.take((group * bound + key.take(edges)).argsort())
 
 
 def offset_codes(edges: neighbors.EdgeSet, home: np.ndarray) -> tuple[np.ndarray, int]:

@@ -12,20 +12,16 @@ float64 storage, of atoms moved by lattice vectors and of the search itself.
 """
 
 import dataclasses
-import threading
 
 import numpy as np
 import vesin
 
 from jmp_hk import geometry
 from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import pairs as pairs_lib
 
 CUTOFF_TOLERANCE = 1e-6  # Å
 MIN_DISTANCE = geometry.MIN_DISTANCE  # Å; closer pairs are no edges.
-
-# A search keeps its memory for the next structure if it found at most this many edges.
-_KEEP_EDGES = 1_000_000
-_searches = threading.local()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +47,8 @@ class EdgeSet:
     """Edges at `index` (integers, or a [e] mask)."""
     if index.dtype.kind == "b":
       index = index.nonzero()[0]
+      if len(index) == len(self):
+        return self
     return EdgeSet(
       senders=self.senders.take(index),
       receivers=self.receivers.take(index),
@@ -68,49 +66,74 @@ def find_neighbors(structure: structure_lib.Structure, cutoff: float) -> EdgeSet
     cutoff: Å.
 
   Returns:
-    All edges, both directions of each, sorted by receiver, with distances.
+    All edges, both directions of each, sorted by receiver, with distances. Those of
+    structures of a few hundred atoms are also sorted by sender and then by offset.
 
   Raises:
     InvalidStructureError: positions or cell are not finite, the lattice vectors of
       the periodic directions are linearly dependent, or the search would not end.
   """
-  positions = np.ascontiguousarray(structure.positions, dtype=np.float64)
-  cell = np.ascontiguousarray(structure.cell, dtype=np.float64)
-  pbc = np.asarray(structure.pbc, dtype=bool)
-  periodic = bool(pbc.any())
+  pairs = find_pairs(structure, cutoff)
+  limit = edge_limit(structure, cutoff)
+  if pairs is None:
+    edges = _search_cells(structure, cutoff, limit)
+  else:
+    edges = EdgeSet(*pairs.within(limit))
+  if not len(edges) or edges.distances.min() > MIN_DISTANCE:
+    return edges
+  return edges.take(edges.distances > MIN_DISTANCE)
+
+
+def edge_limit(structure: structure_lib.Structure, cutoff: float) -> float:
+  """The largest distance of an edge in Å, see above."""
+  is_periodic = np.any(structure.pbc)
+  return cutoff + CUTOFF_TOLERANCE if is_periodic else cutoff - CUTOFF_TOLERANCE
+
+
+def find_pairs(
+  structure: structure_lib.Structure, cutoff: float
+) -> pairs_lib.Pairs | None:
+  """All pairs of atoms that may be edges, or None where there are too many.
+
+  Args:
+    structure: see `find_neighbors`.
+    cutoff: Å.
+
+  Raises:
+    InvalidStructureError: see `find_neighbors`.
+  """
+  positions, cell, pbc = _geometry(structure)
   _check(structure, positions, cell, pbc, cutoff)
-  limit = cutoff + CUTOFF_TOLERANCE if periodic else cutoff - CUTOFF_TOLERANCE
-  pairs, offsets, distances = _search(positions, cell, pbc, cutoff)
-  if len(distances) and (distances.max() > limit or distances.min() <= MIN_DISTANCE):
-    keep = np.flatnonzero((distances <= limit) & (distances > MIN_DISTANCE))
-    pairs, offsets = pairs.take(keep, axis=0), offsets.take(keep, axis=0)
-    distances = distances.take(keep)
-  # Copies, since the next search overwrites what this one found.
-  return EdgeSet(
-    senders=pairs[:, 1].astype(np.intp),
-    receivers=pairs[:, 0].astype(np.intp),
-    offsets=offsets.copy(),
-    distances=distances.copy(),
+  return pairs_lib.find(positions, cell, pbc, cutoff + 2 * CUTOFF_TOLERANCE)
+
+
+def _geometry(
+  structure: structure_lib.Structure,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Positions, cell and periodic directions in float64."""
+  return (
+    np.ascontiguousarray(structure.positions, dtype=np.float64),
+    np.ascontiguousarray(structure.cell, dtype=np.float64),
+    np.asarray(structure.pbc, dtype=bool),
   )
 
 
-def _search(
-  positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Pairs, offsets and distances, in memory that this thread's next search reuses.
-
-  Fresh memory for every structure would take a third of the search's time.
-  """
-  search: vesin.NeighborList | None = getattr(_searches, "search", None)
-  if search is None:
-    search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
-    _searches.search = search
-  search.cutoff = cutoff + 2 * CUTOFF_TOLERANCE
-  pairs, offsets, distances = search.compute(positions, cell, pbc, "PSd", copy=False)
-  if len(pairs) > _KEEP_EDGES:
-    pairs, offsets, distances = pairs.copy(), offsets.copy(), distances.copy()
-    _searches.search = None
-  return pairs, offsets, distances
+def _search_cells(
+  structure: structure_lib.Structure, cutoff: float, limit: float
+) -> EdgeSet:
+  """Finds edges with cell lists, in a time that is linear in the number of atoms."""
+  search = vesin.NeighborList(
+    cutoff=cutoff + 2 * CUTOFF_TOLERANCE, full_list=True, sorted=True, n_threads=1
+  )
+  found, offsets, distances = search.compute(*_geometry(structure), "PSd", copy=False)
+  keep = (distances <= limit).nonzero()[0]
+  found = found.take(keep, axis=0)
+  return EdgeSet(
+    senders=found[:, 1].astype(np.intp),
+    receivers=found[:, 0].astype(np.intp),
+    offsets=offsets.take(keep, axis=0),
+    distances=distances.take(keep),
+  )
 
 
 def _check(
@@ -155,20 +178,11 @@ def home_cells(structure: structure_lib.Structure) -> np.ndarray:
   pbc = np.asarray(structure.pbc, dtype=bool)
   if not pbc.any():
     return np.zeros((structure.num_atoms, 3), np.int32)
-  basis = _basis(np.asarray(structure.cell, np.float64), pbc)
+  basis = pairs_lib.basis(np.asarray(structure.cell, np.float64), pbc)
   fractions = np.asarray(structure.positions, np.float64) @ np.linalg.inv(basis)
   home = np.floor(fractions).astype(np.int32)
   home[:, ~pbc] = 0
   return home
-
-
-def _basis(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-  """The periodic vectors, completed to a basis by vectors perpendicular to them."""
-  if pbc.all():
-    return cell
-  basis = cell.copy()
-  basis[~pbc] = np.linalg.svd(cell[pbc])[2][pbc.sum() :]
-  return basis
 
 
 def row_starts(rows: np.ndarray, num_rows: int) -> np.ndarray:

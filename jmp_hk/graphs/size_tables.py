@@ -48,7 +48,7 @@ def row(
   Raises:
     ValueError: its graphs cannot be built; an `InvalidStructureError` says why.
   """
-  return builder.sizes(builder.build(structure, graph)).as_array()
+  return builder.measure(structure, graph).as_array()
 
 
 class SizesTable(abc.ABC):

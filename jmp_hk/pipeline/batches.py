@@ -4,8 +4,6 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.pipeline import loader as loader_lib
@@ -69,7 +67,6 @@ def describe(
   parts = step.microbatches
   bucket = parts[0].bucket
   budget = spec.budgets[bucket]
-  used = np.mean([part.sizes.as_array() for part in parts], axis=0)
   return PipelineBatch(
     batch=step.batch,
     info=BatchInfo(
@@ -77,7 +74,7 @@ def describe(
       draws=tuple(part.draws for part in parts),
       num_structures=sum(part.sizes.num_graphs for part in parts),
       num_atoms=sum(part.sizes.num_atoms for part in parts),
-      utilisation=budget_lib.used_parts(used, budget),
+      utilisation=budget_lib.used_parts([part.sizes for part in parts], budget),
       bucket=bucket,
       epoch=epoch,
       state=state or {},

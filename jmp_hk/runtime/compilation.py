@@ -99,10 +99,6 @@ class CompiledFunction:
     """For how many shapes it has been compiled."""
     return len(self._executables)
 
-  def is_compiled_for(self, *args: Any) -> bool:
-    """Whether a call with these arguments compiles nothing."""
-    return self._key(args) in self._executables
-
   def lower(
     self, *args: Any, platforms: tuple[str, ...] | None = None
   ) -> jax.stages.Lowered:
@@ -115,8 +111,14 @@ class CompiledFunction:
     """
     return self._jitted.trace(*args).lower(lowering_platforms=platforms)
 
-  def __call__(self, *args: Any) -> Any:
+  def __call__(
+    self, *args: Any, before_compiling: Callable[[], None] | None = None
+  ) -> Any:
     """Runs the function.
+
+    Args:
+      *args: its arguments.
+      before_compiling: called first if it has to be compiled for them.
 
     Raises:
       RecompileError: it has been compiled for as many shapes as it may be and these
@@ -128,6 +130,8 @@ class CompiledFunction:
       if len(self._executables) == self._most:
         change = _first_change(self._signature, _signature(args))
         raise self._refusal(change or "its arguments have another structure")
+      if before_compiling is not None:
+        before_compiling()
       start = time.perf_counter()
       self._signature = _signature(args)
       self._executables[key] = compile_for(self._jitted, *args)

@@ -11,6 +11,8 @@ from multiprocessing import connection
 from multiprocessing import resource_tracker
 import multiprocessing.process
 import os
+import pickle
+import selectors
 import signal
 import sys
 import threading
@@ -162,12 +164,15 @@ class Crew:
     self._death_message = death_message
     self._processes: list[multiprocessing.process.BaseProcess] = []
     self._pipes: list[connection.Connection] = []
+    # Kept, because making one for every message would cost more than all the rest.
+    self._selector = selectors.DefaultSelector()
     context = multiprocessing.get_context("spawn")
     try:
       with _hidden_main(), _environment(), _signals_blocked():
         for number in range(num_workers):
           pipe, other = context.Pipe()
           self._pipes.append(pipe)
+          self._selector.register(pipe, selectors.EVENT_READ, number)
           with other:
             process = context.Process(
               target=_run_followed,
@@ -188,7 +193,8 @@ class Crew:
   def send(self, number: int, message: Any) -> None:
     """Sends a message to one process; whether it has died tells `receive`."""
     with contextlib.suppress(OSError):
-      self._pipes[number].send(message)
+      # Its `send` prepares for sharing files and locks, which takes most of its time.
+      self._pipes[number].send_bytes(pickle.dumps(message))
 
   def receive(self) -> list[tuple[int, Any]]:
     """Waits for messages; at most one of each process.
@@ -201,14 +207,14 @@ class Crew:
     """
     try:
       return [
-        (self._pipes.index(pipe), pipe.recv())  # pyright: ignore
-        for pipe in connection.wait(self._pipes)
+        (key.data, self._pipes[key.data].recv()) for key, _ in self._selector.select()
       ]
     except (EOFError, OSError) as error:
       raise WorkerError(self._death_message) from error
 
   def close(self) -> None:
     """Ends the processes, whatever they are doing."""
+    self._selector.close()
     for pipe in self._pipes:
       pipe.close()
     for process in self._processes:

@@ -161,15 +161,19 @@ class Loop:
   def _take_step(self, item: batches_lib.PipelineBatch) -> None:
     """Dispatches one step."""
     train_step = self._program.train_step
-    compiles = not train_step.is_compiled_for(self.state, item.batch)
-    if compiles:
+    known = train_step.num_compilations
+
+    def announce() -> None:
       if not self._is_first:
         self._count()
       logger.info("%s", summary.compilation(self._program, item.batch))
-    self.state, metrics = train_step(self.state, item.batch)
+
+    self.state, metrics = train_step(
+      self.state, item.batch, before_compiling=announce
+    )
     self._step += 1
     self._log.add(metrics, item.info)
-    if compiles:
+    if train_step.num_compilations > known:
       logger.info("Compiled in %.0f s.", train_step.compile_seconds)
       self._counted = self._log.num_structures  # Waits for the step.
       self._progress.update(self._step, 0, counts=False)

@@ -10,7 +10,10 @@ import numpy as np
 
 from jmp_hk.graphs import nearest
 from jmp_hk.graphs import neighbors
+from jmp_hk.graphs import pairs
 from tests.jmp_hk.graphs import helpers
+
+_COMPARE_ALL, _CELLS = 10**9, 0  # Values of _MOST_PAIRS that decide for one search.
 
 
 def _distances(edges: neighbors.EdgeSet) -> dict[tuple[int, ...], float]:
@@ -48,6 +51,7 @@ def _reference_order(edges, home, count):
 
 
 class FindNeighborsTest(parameterized.TestCase):
+  @parameterized.parameters(_COMPARE_ALL, _CELLS)
   @hypothesis.settings(max_examples=40, deadline=None)
   @hypothesis.given(
     seed=st.integers(0, 10**6),
@@ -56,9 +60,12 @@ class FindNeighborsTest(parameterized.TestCase):
     unwrap=st.integers(0, 3),
     zero=st.booleans(),
   )
-  def test_the_search_equals_brute_force(self, seed, n, pbc, unwrap, zero):
+  def test_both_searches_equal_brute_force(
+    self, most_pairs, seed, n, pbc, unwrap, zero
+  ):
     structure = helpers.random_structure(seed, n, pbc, unwrap, zero)
-    edges = neighbors.find_neighbors(structure, 5.0)
+    with mock.patch.object(pairs, "_MOST_PAIRS", most_pairs):
+      edges = neighbors.find_neighbors(structure, 5.0)
     # Distances this close to the cutoff count as equal to it.
     tolerance = neighbors.CUTOFF_TOLERANCE * (1 if any(pbc) else -1)
     expected = helpers.brute_force_edges(structure, 5.0 + tolerance) if n else {}
@@ -68,26 +75,15 @@ class FindNeighborsTest(parameterized.TestCase):
       self.assertAlmostEqual(distance, expected[key], places=9)
     self.assertTrue((np.diff(edges.receivers) >= 0).all())
 
-  def test_edges_stay_as_they_are_while_others_are_searched(self):
-    structure = helpers.random_structure(0, 6, True)
-    first = neighbors.find_neighbors(structure, 5.0)
-    before = _distances(first)
-    self.assertNotEmpty(before)
-    for seed in range(1, 4):
-      neighbors.find_neighbors(helpers.random_structure(seed, 9, True), 6.0)
-    self.assertEqual(_distances(first), before)
-    self.assertEqual(_distances(neighbors.find_neighbors(structure, 5.0)), before)
+  def test_edges_of_small_structures_are_ordered_by_receiver_sender_and_offset(self):
+    structure = helpers.random_structure(0, 8, (True, True, False), 2)
+    edges = neighbors.find_neighbors(structure, 6.0)
+    rows = np.column_stack([edges.receivers, edges.senders, edges.offsets]).tolist()
+    self.assertNotEmpty(rows)
+    self.assertEqual(rows, sorted(rows))
 
-  def test_a_large_search_gives_its_memory_back_and_the_next_one_works(self):
-    structure = helpers.random_structure(0, 6, True)
-    expected = _distances(neighbors.find_neighbors(structure, 5.0))
-    with mock.patch.object(neighbors, "_KEEP_EDGES", 10):
-      found = neighbors.find_neighbors(structure, 5.0)
-    neighbors.find_neighbors(helpers.random_structure(1, 9, True), 5.0)
-    self.assertEqual(_distances(found), expected)
-
-  @parameterized.parameters(200, 400, 1200)
-  def test_molecules_equal_the_matrix_of_distances(self, n):
+  @parameterized.parameters(200, 400, 1200)  # One block, several, and cell lists.
+  def test_molecules_of_any_size_equal_the_matrix_of_distances(self, n):
     positions = np.random.default_rng(n).uniform(0, 3 * n ** (1 / 3), (n, 3))
     edges = neighbors.find_neighbors(helpers.make_structure(positions), 6.0)
     matrix = np.linalg.norm(positions[:, None] - positions, axis=-1)
@@ -98,14 +94,17 @@ class FindNeighborsTest(parameterized.TestCase):
     np.testing.assert_array_equal(found[order], np.stack([receivers, senders], 1))
     np.testing.assert_allclose(edges.distances[order], matrix[inside], rtol=1e-12)
 
-  def test_atoms_on_top_of_each_other_are_no_neighbors(self):
+  @parameterized.parameters(_COMPARE_ALL, _CELLS)
+  def test_atoms_on_top_of_each_other_are_no_neighbors(self, most_pairs):
     positions = [[0.0, 0, 0], [0.005, 0, 0], [1.0, 0, 0]]
-    edges = neighbors.find_neighbors(helpers.make_structure(positions), 3.0)
-    pairs = set(zip(edges.senders.tolist(), edges.receivers.tolist(), strict=True))
-    self.assertEqual(pairs, {(0, 2), (2, 0), (1, 2), (2, 1)})
+    with mock.patch.object(pairs, "_MOST_PAIRS", most_pairs):
+      edges = neighbors.find_neighbors(helpers.make_structure(positions), 3.0)
+    found = set(zip(edges.senders.tolist(), edges.receivers.tolist(), strict=True))
+    self.assertEqual(found, {(0, 2), (2, 0), (1, 2), (2, 1)})
 
 
 class NearestTest(parameterized.TestCase):
+  @parameterized.parameters(_COMPARE_ALL, _CELLS)
   @hypothesis.settings(max_examples=40, deadline=None)
   @hypothesis.given(
     seed=st.integers(0, 10**6),
@@ -114,9 +113,12 @@ class NearestTest(parameterized.TestCase):
     jitter=st.sampled_from([0.0, 1e-5, 5e-5, 0.1]),
     count=st.integers(0, 40),
   )
-  def test_order_ranks_and_cuts_follow_the_rule(self, seed, pbc, jitter, count):
+  def test_order_ranks_and_cuts_follow_the_rule(
+    self, most_pairs, seed, pbc, jitter, count
+  ):
     structure = _lattice(seed, np.array(pbc), jitter)
-    edges = neighbors.find_neighbors(structure, 4.5)
+    with mock.patch.object(pairs, "_MOST_PAIRS", most_pairs):
+      edges = neighbors.find_neighbors(structure, 4.5)
     home = neighbors.home_cells(structure)
     result = nearest.nearest(edges, count, home)
     expected = _reference_order(_distances(edges), home, count)

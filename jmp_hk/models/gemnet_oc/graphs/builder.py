@@ -12,6 +12,7 @@ from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.models.gemnet_oc.graphs import budget as budget_lib
 from jmp_hk.models.gemnet_oc.graphs import build as build_lib
+from jmp_hk.models.gemnet_oc.graphs import measure as measure_lib
 
 if TYPE_CHECKING:
   from jmp_hk.graphs import layout as layout_lib
@@ -45,6 +46,13 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
     return build_lib.build_graphs(
       structure, config, self.options, edge_dropout=self.edge_dropout, rng=rng
     )
+
+  def measure(
+    self, structure: structure_lib.Structure, config: graph_config.GraphConfig
+  ) -> Budget:
+    """See `GraphBuilder`."""
+    counted = measure_lib.measure(structure, config, self.options)
+    return super().measure(structure, config) if counted is None else counted
 
   def sizes(self, graphs: build_lib.GemNetOCStructureGraphs) -> Budget:
     """See `GraphBuilder`."""

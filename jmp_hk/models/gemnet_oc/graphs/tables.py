@@ -49,8 +49,6 @@ def find_quad_exclusion(
   cell = qint.receivers * width + column
   middle = np.full(num_atoms * width, num_atoms * num_atoms, np.intp)  # n × atom b
   middle[cell] = qint.senders * num_atoms
-  middle_codes = np.zeros(num_atoms * width, np.intp)
-  middle_codes[cell] = qint_codes
 
   degree = neighbors.row_starts(main.receivers, num_atoms)
   slot = np.arange(len(main)) - degree.take(main.receivers)
@@ -70,6 +68,8 @@ def find_quad_exclusion(
     answered = pair.take(answered) + shifted
     question = pair.take(question)
     question += shifted[:, None]
+    middle_codes = np.zeros(num_atoms * width, np.intp)
+    middle_codes[cell] = qint_codes
     question -= middle_codes.reshape(num_atoms, width).take(main.receivers, axis=0)
   table = np.full(size, -1, np.int16)
   table[answered] = slot
