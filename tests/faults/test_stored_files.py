@@ -4,7 +4,6 @@ Run by `python -m pytest tests/faults`, not by `python -m pytest`. Every damaged
 refused in a sentence, or read as if nothing had happened.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
@@ -19,19 +18,20 @@ import pytest
 
 from jmp_hk import dataset_info
 from jmp_hk import serialization
-from jmp_hk import text_table
 from jmp_hk.checkpoints import loading
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.models import parameters
 from jmp_hk.training import run_directory
+from tests.faults import outcomes as outcomes_lib
 from tests.jmp_hk import test_dataset_info
 from tests.jmp_hk.checkpoints import runs
 from tests.jmp_hk.interop import checkpoints as torch_checkpoints
 from tests.jmp_hk.interop import torch_save
 from tests.jmp_hk.training import small
 
-REFUSED, EQUAL, OLDER = "refused", "read, equal", "went on from an older step"
-_TABLE: dict[tuple[str, str], Counter] = {}
+pytestmark = pytest.mark.slow
+
+REFUSED, EQUAL = outcomes_lib.REFUSED, outcomes_lib.EQUAL
 
 Damage = Callable[[pathlib.Path, np.random.Generator], None]
 
@@ -57,8 +57,8 @@ class Stored:
   Attributes:
     name: what it is called in the table.
     path: file or folder.
-    read: reads a copy of it and says what came of it: `EQUAL` or `OLDER`; it raises
-      where it refuses.
+    read: reads a copy of it and says what came of it: `EQUAL`, or what is wrong; it
+      raises where it refuses.
     part: the part of the folder that is damaged.
     flips: number of flipped bits to try.
     truncations: number of truncations to try.
@@ -143,49 +143,34 @@ NAMES = [
 ]
 
 
-@pytest.fixture(name="table", scope="module", autouse=True)
-def _print_table() -> Iterator[None]:
-  """Prints what happened."""
-  yield
-  columns = (REFUSED, EQUAL, OLDER)
-  rows = [("what is read", "damage", *columns)]
-  for (name, damage), outcomes in _TABLE.items():
-    rows.append((name, damage, *(str(outcomes[column]) for column in columns)))
-  print("\n" + text_table.align(rows, num_text=2))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_flipped_bits(stored, tmp_path, name):
+def test_flipped_bits(stored, tmp_path, outcomes, name):
   entry = stored[name]
-  _try(entry, "a flipped bit", flip, entry.flips, tmp_path)
+  _try(entry, "flipped bit", flip, entry.flips, tmp_path, outcomes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_truncations(stored, tmp_path, name):
+def test_truncations(stored, tmp_path, outcomes, name):
   entry = stored[name]
-  _try(entry, "a truncation", truncate, entry.truncations, tmp_path)
+  _try(entry, "truncation", truncate, entry.truncations, tmp_path, outcomes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES[:2])
-def test_lost_and_renamed_files(stored, tmp_path, name):
+def test_lost_and_renamed_files(stored, tmp_path, outcomes, name):
   entry = stored[name]
   whole = entry.path / entry.part
   for path in sorted(whole.rglob("*")):
     relative = path.relative_to(entry.path)
     with _copy(entry, tmp_path) as copy:
       (copy / relative).rename(copy / relative.with_name(f"{path.name}.old"))
-      _note(entry, "a renamed file or folder", copy, str(relative))
+      _note(entry, "renamed file or folder", copy, str(relative), outcomes)
     with _copy(entry, tmp_path) as copy:
       lost = copy / relative
       shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
-      _note(entry, "a lost file or folder", copy, str(relative))
+      _note(entry, "lost file or folder", copy, str(relative), outcomes)
 
 
-@pytest.mark.slow
-def test_files_of_another_checkpoint(stored, tmp_path):
+def test_files_of_another_checkpoint(stored, tmp_path, outcomes):
   entry = stored["checkpoint that a run continues"]
   whole = entry.path / entry.part
   for path in sorted(whole.rglob("*")):
@@ -197,11 +182,16 @@ def test_files_of_another_checkpoint(stored, tmp_path):
       for source, target in ((mine, tmp_path / "x"), (other, mine)):
         source.rename(target)
       (tmp_path / "x").rename(other)
-      _note(entry, "a file or folder of another step", copy, str(relative))
+      _note(entry, "file or folder of another step", copy, str(relative), outcomes)
 
 
 def _try(
-  entry: Stored, kind: str, damage: Damage, count: int, folder: pathlib.Path
+  entry: Stored,
+  kind: str,
+  damage: Damage,
+  count: int,
+  folder: pathlib.Path,
+  outcomes: outcomes_lib.Outcomes,
 ) -> None:
   """Damages copies, each at one random place."""
   rng = np.random.default_rng(len(kind))
@@ -213,7 +203,7 @@ def _try(
     path = files[rng.choice(len(files), p=weights)]
     with _copy(entry, folder) as copy:
       damage(copy / path.relative_to(entry.path) if copy.is_dir() else copy, rng)
-      _note(entry, kind, copy, path.name)
+      _note(entry, kind, copy, path.name, outcomes)
 
 
 @contextlib.contextmanager
@@ -228,7 +218,13 @@ def _copy(entry: Stored, folder: pathlib.Path) -> Iterator[pathlib.Path]:
   shutil.rmtree(place)
 
 
-def _note(entry: Stored, kind: str, copy: pathlib.Path, place: str) -> None:
+def _note(
+  entry: Stored,
+  kind: str,
+  copy: pathlib.Path,
+  place: str,
+  outcomes: outcomes_lib.Outcomes,
+) -> None:
   """Reads a damaged copy and notes what came of it."""
   try:
     outcome = entry.read(copy)
@@ -236,8 +232,8 @@ def _note(entry: Stored, kind: str, copy: pathlib.Path, place: str) -> None:
     outcome = _refusal(error)
   except model_directory.CheckpointError as error:
     outcome = _refusal(error)
-  _TABLE.setdefault((entry.name, kind), Counter())[outcome] += 1
-  assert outcome in (REFUSED, EQUAL, OLDER), (entry.name, kind, place, outcome)
+  outcomes.add(kind, entry.name, outcome)
+  assert outcome in (REFUSED, EQUAL), (entry.name, kind, place, outcome)
 
 
 def _refusal(error: Exception) -> str:
@@ -277,7 +273,7 @@ def _continues(workdir: pathlib.Path, state: Any) -> str:
   assert host == runs.host_at(step)
   damaged = workdir / "damaged_checkpoints" / str(runs.NEWEST)
   assert damaged.is_dir() == (step != runs.NEWEST)
-  return EQUAL if step == runs.NEWEST else OLDER
+  return EQUAL  # To the newest step, or to an older one, which is said.
 
 
 def _checks_config(directory: pathlib.Path) -> str:
