@@ -386,9 +386,7 @@ def _execute(program: str, arguments: list[str]) -> tuple[str, str]:
   return (REFUSED if code == 1 and is_plain and is_sentence else BUG), text
 
 
-def _check(
-  line: str, folder: pathlib.Path, outcomes: outcomes_lib.Outcomes
-) -> None:
+def _check(line: str, folder: pathlib.Path, outcomes: outcomes_lib.Outcomes) -> None:
   program, *arguments = line.replace("D/", f"{folder}/").split()
   before = _files(folder)
   outcome, text = _execute(program, arguments)
