@@ -26,6 +26,7 @@ from jmp_hk.training import config as train_config
 from jmp_hk.training import initial as initial_lib
 from jmp_hk.training import losses
 from jmp_hk.training import metrics
+from jmp_hk.training import preflight
 from jmp_hk.training import run_directory
 from jmp_hk.training import trainer as trainer_lib
 
@@ -118,6 +119,9 @@ def fine_tune(
     FileError: a file cannot be read.
     LabelError: structures lack labels or cannot be used; names them.
     OtherRunError: the directory holds a run with other settings or data.
+    PreflightError: the run would fail later on.
+    PatternError: a pattern in `frozen` matches no parameter, or together they match
+      all of them.
     ValueError: the targets or settings make no sense.
   """
   configuration.configure()
@@ -153,6 +157,7 @@ def _train(
 ) -> None:
   """Trains one model, or continues its run."""
   config = run_directory.complete(config, workdir)
+  preflight.check(config, (*data.training, *data.validation), workdir)
   checked = {"structures": data.fingerprint, "trainer": config}
   run_directory.check_config(checked, workdir)
   if processes.is_first():

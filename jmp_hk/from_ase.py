@@ -50,10 +50,12 @@ def from_atoms(
   tags = atoms.get_tags()
   structure = structure_lib.Structure(
     positions=np.array(atoms.positions, np.float64),
-    atomic_numbers=atoms.numbers.astype(np.int32),
+    atomic_numbers=structure_lib.as_int32(atoms.numbers),
     cell=cell,
     pbc=pbc,
-    tags=np.where(tags.any(), tags, structure_lib.TAG_ADSORBATE).astype(np.int32),
+    tags=structure_lib.as_int32(
+      np.where(tags.any(), tags, structure_lib.TAG_ADSORBATE)
+    ),
     fixed=fixed,
     record_id=record_id,
   )

@@ -20,6 +20,7 @@ TAG_ADSORBATE = 2
 
 # Å³ per lattice-vector length product: below, the cell is flat to rounding.
 _MIN_RELATIVE_VOLUME = 1e-8
+_MOST_SHOWN = 6  # Numbers in a message.
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -89,10 +90,10 @@ def molecule(
     record_id: file and record.
     **labels: energy (eV), forces (eV/Å), targets.
   """
-  numbers = np.asarray(atomic_numbers)
+  numbers = as_int32(atomic_numbers)
   return Structure(
     positions=np.asarray(positions),
-    atomic_numbers=numbers.astype(np.int32),
+    atomic_numbers=numbers,
     cell=np.zeros((3, 3)),
     pbc=np.zeros(3, bool),
     tags=np.full(len(numbers), TAG_ADSORBATE, np.int32),
@@ -100,6 +101,20 @@ def molecule(
     record_id=record_id,
     **labels,
   )
+
+
+def as_int32(values: Any) -> np.ndarray:
+  """Whole numbers as int32; others as they are, for `find_problem` to name them.
+
+  Args:
+    values: numbers, e.g. atomic numbers as float32; nothing is rounded or wrapped.
+  """
+  array = np.asarray(values)
+  if array.dtype.kind not in "iuf":
+    return array
+  with np.errstate(invalid="ignore"):
+    whole = array.astype(np.int32)
+  return whole if np.array_equal(whole, array) else array
 
 
 def find_problem(structure: Structure, cutoff: float = geometry.REACH) -> str | None:
@@ -141,6 +156,8 @@ def _shape_problem(structure: Structure, n: int) -> str | None:
 
 
 def _number_problem(structure: Structure, n: int) -> str | None:
+  if problem := _kind_problem(structure):
+    return problem
   numbers = structure.atomic_numbers
   if numbers.min() < 1 or numbers.max() > MAX_ATOMIC_NUMBER:
     outside = (numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)
@@ -168,6 +185,22 @@ def _number_problem(structure: Structure, n: int) -> str | None:
       row = int(np.argmax(~(np.abs(value) <= _LARGEST_FLOAT32).all(axis=1)))
       return f"expected finite {name}, found {value[row].tolist()} in row {row}"
   return None
+
+
+def _kind_problem(structure: Structure) -> str:
+  """Numbers of another kind than they must be; "" where there are none."""
+  for name, kinds, expected in (
+    ("atomic_numbers", "iu", "whole numbers"),
+    ("tags", "iu", "whole numbers"),
+    ("positions", "iuf", "real numbers"),
+    ("cell", "iuf", "real numbers"),
+    ("forces", "iuf", "real numbers"),
+  ):
+    value = getattr(structure, name)
+    if value is not None and value.dtype.kind not in kinds:
+      text = np.array2string(value, threshold=_MOST_SHOWN)
+      return f"expected {expected} as {name}, found {value.dtype}: {text}"
+  return ""
 
 
 def find_cell_problem(structure: Structure) -> str:
@@ -204,6 +237,8 @@ def _target_problem(structure: Structure, n: int) -> str | None:
         f"expected target {name!r} per structure ([k]) or per atom ([{n}, k]), found "
         f"shape {np.shape(value)}"
       )
+    if np.asarray(value).dtype.kind not in "biuf":
+      return f"expected numbers as target {name!r}, found {np.asarray(value).dtype}"
     if not np.isfinite(value).all():
       return f"expected a finite target {name!r}, found {np.asarray(value).tolist()}"
   return None

@@ -151,7 +151,9 @@ def run(job: Job) -> Outcome:
     "invalid": result.invalid,
     "inputs": inputs.to_json(sources),
   }
-  files.write_atomically(sidecar_of(job.shard), json.dumps(sidecar))
+  files.write_atomically(
+    sidecar_of(job.shard), json.dumps(strict_json.with_checksum(sidecar))
+  )
   return Outcome(result.statistics.structures)
 
 

@@ -80,6 +80,7 @@ def finish_split(
       },
     },
   }
+  done = strict_json.with_checksum(serialization.to_json(done))
   files.write_atomically(path, json.dumps(done))
 
 

@@ -108,7 +108,7 @@ def check_and_store(
         changes,
       )
   if split not in begun:
-    files.write_atomically(mine, json.dumps(plan, indent=1))
+    files.write_atomically(mine, json.dumps(strict_json.with_checksum(plan), indent=1))
   elif not mine.exists():
     raise base.PlanError(
       f"{output} holds shards of split {split!r} without their plan. Choose "

@@ -23,7 +23,8 @@ from jmp_hk import ranges
 from jmp_hk import structure as structure_lib
 
 _NUMBERS = "atomic_numbers"
-_FRAMES = ("coordinates", "wb97x_dz.energy", "wb97x_dz.forces")
+_ENERGY = "wb97x_dz.energy"
+_FRAMES = {"coordinates": 3, _ENERGY: 1, "wb97x_dz.forces": 3}  # Directions of each.
 _MIN_ATOMS = 4
 # 495 600 of the 4 956 005 conformers.
 _HELD_OUT = 0.1
@@ -125,8 +126,8 @@ def assign_formulas(frames: dict[str, int], seed: int) -> dict[str, list[str]]:
 
 def _usable(group: h5py.Group) -> tuple[int, int, int]:
   """Atoms, frames, and frames whose energy was computed."""
-  energies = hdf5.dataset(group, _FRAMES[1])[()]
-  atoms = len(hdf5.dataset(group, _NUMBERS))
+  energies = hdf5.numbers(group, _ENERGY, 1)[()]
+  atoms = len(hdf5.numbers(group, _NUMBERS, 1))
   return atoms, len(energies), int(np.count_nonzero(~np.isnan(energies)))
 
 

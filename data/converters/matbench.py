@@ -24,6 +24,7 @@ from jmp_hk.graphs import config as graph_config
 
 NUM_FOLDS = 5
 FOLD_SEED = 18012019
+_MOST_SHOWN = 80  # Letters of a value in a message.
 _UNIT_SIZE = 32_768  # every unit reads the file from the start
 
 
@@ -153,7 +154,7 @@ class Matbench(base.Converter):
       raise base.RawDataError(
         f"{self.path}: expected the columns {expected} of {self.task}, found {columns}."
       )
-    by_split = self._split(json_stream.first(self.path, "index"))
+    by_split = self._split(self._index())
     file = self.relative(self.path)
     return splits.units(by_split, (file,), _UNIT_SIZE, file)
 
@@ -169,6 +170,21 @@ class Matbench(base.Converter):
     raise base.RawDataError(
       f"{self.path}: 'index' promises row {min(wanted)}, 'data' ends before."
     )
+
+  def _index(self) -> list[int]:
+    """Numbers of the rows in the whole task.
+
+    Raises:
+      RawDataError: they are no distinct whole numbers.
+    """
+    index = json_stream.first(self.path, "index")
+    is_list = isinstance(index, list) and all(type(row) is int for row in index)
+    if not is_list or len(set(index)) != len(index):
+      raise base.RawDataError(
+        f"{self.path}: expected a list of distinct whole numbers as 'index', found "
+        f"{str(index)[:_MOST_SHOWN]}."
+      )
+    return index
 
   def _split(self, index: list[int]) -> dict[str, np.ndarray]:
     """Positions in the file by split."""
@@ -191,18 +207,29 @@ class Matbench(base.Converter):
     }
 
   def _labels(self) -> np.ndarray:
-    return np.array([bool(row[1]) for row in json_stream.items(self.path, "data.item")])
+    """The class of every row; -1 where it is none, which `read` will name."""
+    rows = json_stream.items(self.path, "data.item")
+    values = [row[1] if isinstance(row, list) and len(row) == 2 else -1 for row in rows]
+    return np.array([int(v) if v in (0, 1) else -1 for v in values])
 
 
 def _item(row: Any, target: str, record_id: str) -> base.Item:
   try:
     crystal, value = row
-    labels = {target: np.array(value, np.float64).reshape(())}
+    labels = {target: _value(value, target)}
     return crystal_json.parse(crystal, record_id, labels)
   except crystal_json.CrystalError as error:
     return base.Invalid(record_id, str(error))
   except (TypeError, ValueError):
     return base.Invalid(record_id, "expected [structure, number]")
+
+
+def _value(value: Any, target: str) -> np.ndarray:
+  """The label of a row: a number, or true or false where there are two classes."""
+  is_class = TASKS[target].target.kind == "class"
+  return crystal_json.number(
+    int(value) if is_class and isinstance(value, bool) else value, target
+  )
 
 
 CONVERTER = Matbench

@@ -5,7 +5,7 @@ be unpacked, or as files, also decompressed ones (`N.extxyz` and `N.txt`). An ar
 folder such as `s2ef_train_2M` is one split, which `--split` can give another name; a
 folder of such archives or folders is several. Energies are the raw total energies
 (RPBE, eV), as the published model was trained on; the reference energies of the txt
-files are not needed. Forces are those of VASP, also on fixed atoms. Each pair becomes
+files only tell whether they belong to the frames. Forces are those of VASP, also on fixed atoms. Each pair becomes
 one shard.
 """
 
@@ -15,8 +15,10 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import io
+import math
 import pathlib
 import re
+import statistics
 from typing import IO
 
 import numpy as np
@@ -32,6 +34,9 @@ _FRAMES = (".extxyz.xz", ".extxyz")
 # The line of a frame: system, frame, and the reference energy in eV.
 _ROW = re.compile(r"[^,\s]+,frame\d+,[-+.\deE]+")
 _MOST_SHOWN = 60  # Characters of a line in a message.
+# Energies of frames differ from the reference energies of their systems by up to 10 eV,
+# energies of two systems by hundreds.
+_MOST_APART = 50.0  # eV, median of a file.
 _IDS = {".extxyz.xz": ".txt.xz", ".extxyz": ".txt"}
 
 
@@ -50,6 +55,25 @@ class _Place:
   tar: pathlib.Path | None = None
   offset: int = 0
   size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+  """What a txt file says about a frame.
+
+  Attributes:
+    name: `random<sid>,frame<fid>`.
+    reference: reference energy of its system in eV; 0 where it is not known.
+  """
+
+  name: str
+  reference: float
+
+  def distance(self, energy: float | None) -> list[float]:
+    """How far an energy is from the reference in eV; empty where one is not known."""
+    if energy is None or not math.isfinite(energy) or not self.reference:
+      return []
+    return [abs(energy - self.reference)]
 
 
 class OC20(base.Converter):
@@ -109,29 +133,38 @@ class OC20(base.Converter):
   def count(self, unit: base.Unit) -> int | None:
     frames, *rest = self._opened(unit)
     frames[1].close()
-    return len(_read_ids(*rest[0])) if rest else None
+    return len(_read_rows(*rest[0])) if rest else None
 
   def read(self, unit: base.Unit) -> Iterator[base.Item]:
     path = self.root / unit.name
     frames, *rest = self._opened(unit)
-    ids = _read_ids(*rest[0]) if rest else None
-    index = -1
+    rows = _read_rows(*rest[0]) if rest else None
+    index, apart = -1, []
     try:
       with _decompressed(*frames) as file:
         for index, frame in enumerate(extxyz.read_frames(file)):
           record_id = f"{unit.name}:{index}"
-          if ids is not None:
-            if index >= len(ids):
+          if rows is not None:
+            if index >= len(rows):
               raise base.RawDataError(
-                f"{path}: expected {len(ids)} frames as in {rest[0][0]}, found more"
+                f"{path}: expected {len(rows)} frames as in {rest[0][0]}, found more"
               )
-            record_id += f":{ids[index]}"
-          yield _item(frame, record_id)
+            record_id += f":{rows[index].name}"
+          item = _item(frame, record_id)
+          if rows is not None and isinstance(item, structure_lib.Structure):
+            apart += rows[index].distance(item.energy)
+          yield item
     except (*expansion.UNREADABLE, extxyz.FileError) as error:
       raise base.RawDataError(f"{path}: after {index + 1} frames: {error}.") from error
-    if ids is not None and index + 1 != len(ids):
+    if rows is not None and index + 1 != len(rows):
       raise base.RawDataError(
-        f"{path}: expected {len(ids)} frames as in {rest[0][0]}, found {index + 1}."
+        f"{path}: expected {len(rows)} frames as in {rest[0][0]}, found {index + 1}."
+      )
+    if apart and statistics.median(apart) > _MOST_APART:
+      raise base.RawDataError(
+        f"{path}: expected energies within some eV of the reference energies in "
+        f"{rest[0][0]}, found a median of {statistics.median(apart):.0f} eV between "
+        "them: that file belongs to other frames. Unpack the release again."
       )
 
   def _opened(self, unit: base.Unit) -> list[tuple[str, IO[bytes]]]:
@@ -227,23 +260,37 @@ def _natural_order(path: pathlib.Path) -> tuple[str, int, str]:
   return str(path.parent), int(stem) if stem.isdigit() else -1, stem
 
 
-def _read_ids(name: str, file: IO[bytes]) -> list[str]:
-  """`random<sid>,frame<fid>` of every frame; the reference energy is dropped."""
+def _read_rows(name: str, file: IO[bytes]) -> list[_Row]:
+  """What the txt file says about every frame."""
   try:
     with _decompressed(name, file) as content:
       lines = content.read().decode("utf-8").splitlines()
   except (*expansion.UNREADABLE, UnicodeDecodeError) as error:
     raise base.RawDataError(f"{name} cannot be read: {error}.") from error
   rows = [line.strip() for line in lines if line.strip()]
-  for number, row in enumerate(rows, 1):
-    if not _ROW.fullmatch(row):
-      raise base.RawDataError(
-        f"{name}, line {number}: expected random<ID>,frame<NUMBER>,<ENERGY>, found "
-        f"{row[:_MOST_SHOWN]!r}."
-      )
-  if len(set(rows)) != len(rows):
+  found = [_parse_row(row, f"{name}, line {n}") for n, row in enumerate(rows, 1)]
+  if len({row.name for row in found}) != len(found):
     raise base.RawDataError(f"{name}: a frame is listed twice.")
-  return [row.rpartition(",")[0] for row in rows]
+  return found
+
+
+def _parse_row(text: str, where: str) -> _Row:
+  """Reads the line of a frame.
+
+  Raises:
+    RawDataError: it is none.
+  """
+  name, _, energy = text.rpartition(",")
+  try:
+    reference = float(energy) if _ROW.fullmatch(text) else math.nan
+  except ValueError:
+    reference = math.nan
+  if not math.isfinite(reference):
+    raise base.RawDataError(
+      f"{where}: expected random<ID>,frame<NUMBER>,<ENERGY>, found "
+      f"{text[:_MOST_SHOWN]!r}."
+    )
+  return _Row(name, reference)
 
 
 CONVERTER = OC20

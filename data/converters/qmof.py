@@ -97,7 +97,7 @@ def _item(label: dict[str, Any], entry: dict[str, Any], record_id: str) -> base.
     gap = label["outputs"]["pbe"]["bandgap"]
     if gap is None:
       return base.Invalid(record_id, "expected a band gap, found none")
-    targets = {"bandgap": np.array(gap, np.float64)}
+    targets = {"bandgap": crystal_json.number(gap, "bandgap")}
     return crystal_json.parse(entry["structure"], record_id, targets)
   except crystal_json.CrystalError as error:
     return base.Invalid(record_id, str(error))

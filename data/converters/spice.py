@@ -30,6 +30,7 @@ SUBSETS = {
   "solvated_amino_acids": "SPICE Solvated Amino Acids Single Points Dataset",
 }
 _KEYS = ("conformations", "dft_total_energy", "dft_total_gradient", "formation_energy")
+_RANKS = (3, 1, 3, 1)  # Directions of each.
 _UNIT_SIZE = 8_192
 
 
@@ -55,7 +56,7 @@ def list_conformers(path: pathlib.Path, prefix: str) -> list[tuple[str, int]]:
   with hdf5.open_hdf5(path) as file:
     for name in sorted(file):
       group = hdf5.group(file, name)
-      subset = str(hdf5.dataset(group, "subset").asstr()[0])
+      subset = hdf5.text(group, "subset")
       subsets.add(subset)
       if subset.startswith(prefix):
         conformers += [(name, k) for k in range(_num_conformers(group))]
@@ -69,11 +70,11 @@ def list_conformers(path: pathlib.Path, prefix: str) -> list[tuple[str, int]]:
 
 def _num_conformers(group: h5py.Group) -> int:
   """Number of conformers, after checking that the arrays fit together."""
-  atoms = hdf5.dataset(group, "atomic_numbers").shape[0]
-  count = hdf5.dataset(group, "conformations").shape[0]
+  atoms = hdf5.numbers(group, "atomic_numbers", 1).shape[0]
+  count = hdf5.numbers(group, "conformations", 3).shape[0]
   vectors, scalars = (count, atoms, 3), (count,)
   for key, shape in zip(_KEYS, (vectors, scalars, vectors, scalars), strict=True):
-    found = hdf5.dataset(group, key).shape
+    found = hdf5.numbers(group, key, len(shape)).shape
     if found != shape:
       raise base.RawDataError(
         f"{group.file.filename}{group.name}: expected {key!r} of shape {shape}, "
@@ -132,9 +133,10 @@ class Spice(base.Converter):
       for name, wanted in itertools.groupby(unit.payload, key=lambda pair: pair[0]):
         rows = [k for _, k in wanted]
         group = hdf5.group(file, name)
-        numbers = hdf5.dataset(group, "atomic_numbers")[:]
+        numbers = hdf5.numbers(group, "atomic_numbers", 1)[:]
         positions, energies, gradients, formation = (
-          hdf5.dataset(group, key)[rows] for key in _KEYS
+          hdf5.numbers(group, key, rank)[rows]
+          for key, rank in zip(_KEYS, _RANKS, strict=True)
         )
         for i, row in enumerate(rows):
           yield structure_lib.molecule(

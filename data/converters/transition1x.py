@@ -17,7 +17,8 @@ from jmp_hk import structure as structure_lib
 
 _SPLITS = ("train", "val", "test")
 _NUMBERS = "atomic_numbers"
-_FRAMES = ("positions", "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces")
+_ENERGY = "wB97x_6-31G(d).energy"
+_FRAMES = {"positions": 3, _ENERGY: 1, "wB97x_6-31G(d).forces": 3}  # Directions.
 
 
 class Transition1x(base.Converter):
@@ -68,7 +69,7 @@ def _reactions(file: h5py.File, split: str) -> list[tuple[str, int]]:
   for formula in sorted(formulas):
     group = hdf5.group(formulas, formula)
     for reaction in sorted(group):
-      count = len(hdf5.dataset(hdf5.group(group, reaction), _FRAMES[1]))
+      count = len(hdf5.numbers(hdf5.group(group, reaction), _ENERGY, 1))
       reactions.append((f"{split}/{formula}/{reaction}", count))
   return reactions
 

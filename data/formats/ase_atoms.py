@@ -149,7 +149,7 @@ def to_structure(
       fixed[constraint.index] = True
   return structure_lib.Structure(
     positions=atoms.positions,
-    atomic_numbers=atoms.numbers.astype(np.int32),
+    atomic_numbers=structure_lib.as_int32(atoms.numbers),
     cell=np.array(atoms.cell),
     pbc=np.array(atoms.pbc),
     tags=_tags(atoms, options.tags_key, fixed),
@@ -255,7 +255,7 @@ def _tags(atoms: ase.Atoms, key: str, fixed: np.ndarray) -> np.ndarray:
     return np.full(len(atoms), structure_lib.TAG_ADSORBATE, np.int32)
   if key == "oc20_rule":
     return derive_oc20_tags(atoms.numbers, fixed)
-  return np.asarray(_label(atoms, key, may_lack=False)).astype(np.int32)
+  return structure_lib.as_int32(_label(atoms, key, may_lack=False))
 
 
 def truncation(name: str) -> graph_config.Truncation:

@@ -10,6 +10,7 @@ from jmp_hk import structure as structure_lib
 
 _NUMBERS = dict(ase_data.atomic_numbers) | {"D": 1, "T": 1}  # heavy hydrogen
 del _NUMBERS["X"]
+_MOST_SHOWN = 80  # Letters of a value in a message.
 
 
 class CrystalError(ValueError):
@@ -31,29 +32,63 @@ def parse(
     CrystalError: something is missing, or a site is shared by several species.
   """
   try:
-    cell = np.array(crystal["lattice"]["matrix"], np.float64)
+    cell = numbers(crystal["lattice"]["matrix"], "lattice.matrix")
     sites = crystal["sites"]
-    numbers = [_atomic_number(site, i) for i, site in enumerate(sites)]
+    elements = [_atomic_number(site, i) for i, site in enumerate(sites)]
     if all("xyz" in site for site in sites):
-      positions = np.array([site["xyz"] for site in sites], np.float64)
+      positions = numbers([site["xyz"] for site in sites], "xyz")
     else:
-      positions = np.array([site["abc"] for site in sites], np.float64) @ cell
-  except (KeyError, TypeError, IndexError) as error:
+      positions = numbers([site["abc"] for site in sites], "abc") @ cell
+    pbc = np.array(crystal["lattice"].get("pbc", (True, True, True)))
+  except (KeyError, TypeError, IndexError, AttributeError) as error:
     raise CrystalError(
       f"not a pymatgen Structure dictionary ({type(error).__name__}: {error})"
     ) from error
   except ValueError as error:
     raise CrystalError(str(error)) from error
+  if pbc.dtype != bool:
+    raise CrystalError(f"expected three of true and false in lattice.pbc, found {pbc}")
   return structure_lib.Structure(
     positions=positions,
-    atomic_numbers=np.array(numbers, np.int32),
+    atomic_numbers=np.array(elements, np.int32),
     cell=cell,
-    pbc=np.array(crystal["lattice"].get("pbc", (True, True, True)), bool),
-    tags=np.full(len(numbers), structure_lib.TAG_ADSORBATE, np.int32),
-    fixed=np.zeros(len(numbers), bool),
+    pbc=pbc,
+    tags=np.full(len(elements), structure_lib.TAG_ADSORBATE, np.int32),
+    fixed=np.zeros(len(elements), bool),
     targets=dict(targets),
     record_id=record_id,
   )
+
+
+def numbers(value: Any, name: str) -> np.ndarray:
+  """Numbers of JSON as an array of float64.
+
+  Args:
+    value: a number or nested lists of them.
+    name: what they are called in messages.
+
+  Raises:
+    CrystalError: they are texts or something else, or lists of unequal lengths.
+  """
+  try:
+    array = np.array(value)
+  except (ValueError, TypeError, OverflowError) as error:
+    raise CrystalError(f"expected numbers as {name}: {error}") from error
+  if array.dtype.kind not in "iuf":
+    raise CrystalError(f"expected numbers as {name}, found {str(value)[:_MOST_SHOWN]}")
+  return array.astype(np.float64)
+
+
+def number(value: Any, name: str) -> np.ndarray:
+  """One number of JSON as an array without directions.
+
+  Raises:
+    CrystalError: it is something else.
+  """
+  found = numbers(value, name)
+  if found.shape:
+    raise CrystalError(f"expected a number as {name}, found {str(value)[:_MOST_SHOWN]}")
+  return found
 
 
 def _atomic_number(site: Mapping[str, Any], index: int) -> int:

@@ -1,6 +1,7 @@
 """Helpers for HDF5 releases: one group per molecule or reaction, frames inside."""
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import pathlib
@@ -117,18 +118,26 @@ def _check_dataset(dataset: h5py.Dataset) -> None:
 
 
 def frames(
-  group: h5py.Group, numbers: str, per_frame: Sequence[str], start: int, stop: int
+  group: h5py.Group, atoms: str, per_frame: Mapping[str, int], start: int, stop: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
   """Atomic numbers and some datasets of the frames start to stop − 1.
+
+  Args:
+    group: the group of a molecule.
+    atoms: key of the atomic numbers, [n].
+    per_frame: keys of the datasets, whose first direction are the frames, with their
+      numbers of directions.
+    start: the first frame.
+    stop: the first frame that is not read any more.
 
   Raises:
     RawDataError: a key is missing, or the numbers of frames or atoms disagree.
   """
-  atomic_numbers = _numbers(dataset(group, numbers))[()]
+  atomic_numbers = numbers(group, atoms, 1)[()]
   values = []
-  for key in per_frame:
-    stored = _numbers(dataset(group, key))
-    if len(stored.shape) == 0 or stored.shape[0] < stop:
+  for key, rank in per_frame.items():
+    stored = numbers(group, key, rank)
+    if stored.shape[0] < stop:
       raise base.RawDataError(
         f"{group.file.filename}{group.name}: expected at least {stop} frames in "
         f"{key!r}, found shape {stored.shape}."
@@ -137,13 +146,43 @@ def frames(
   return atomic_numbers, values
 
 
-def _numbers(dataset: h5py.Dataset) -> h5py.Dataset:
-  """A dataset, which has to hold numbers."""
-  if dataset.dtype.kind not in "biuf":
+def numbers(group: h5py.Group, key: str, rank: int) -> h5py.Dataset:
+  """A dataset of numbers.
+
+  Args:
+    group: the group that holds it.
+    key: its name.
+    rank: number of its directions.
+
+  Raises:
+    RawDataError: there is none, or it holds something else.
+  """
+  found = dataset(group, key)
+  if found.dtype.kind not in "iuf" or len(found.shape) != rank:
     raise base.RawDataError(
-      f"{dataset.file.filename}{dataset.name}: expected numbers, found {dataset.dtype}."
+      f"{group.file.filename}{group.name}: expected numbers in {rank} directions as "
+      f"{key!r}, found {found.dtype} of shape {found.shape}."
     )
-  return dataset
+  return found
+
+
+def text(group: h5py.Group, key: str) -> str:
+  """The first text of a dataset.
+
+  Raises:
+    RawDataError: there is none.
+  """
+  found = dataset(group, key)
+  if h5py.check_string_dtype(found.dtype) is None or len(found.shape) != 1:
+    raise base.RawDataError(
+      f"{group.file.filename}{group.name}: expected a list of texts as {key!r}, found "
+      f"{found.dtype} of shape {found.shape}."
+    )
+  if not len(found):
+    raise base.RawDataError(
+      f"{group.file.filename}{group.name}: expected a text as {key!r}, found none."
+    )
+  return str(found.asstr(errors="replace")[0])
 
 
 def pack_units(

@@ -53,7 +53,7 @@ def _open_member(
   shape, fortran_order, dtype = read(file)
   if (fortran_order and len(shape) > 1) or dtype.hasobject:
     raise base.RawDataError(f"{path}: array {key!r} is not a plain row-major array.")
-  if dtype.kind not in "biuf" or len(shape) > MAX_RANK or min(shape, default=0) < 0:
+  if dtype.kind not in "iuf" or len(shape) > MAX_RANK or min(shape, default=0) < 0:
     raise base.RawDataError(
       f"{path}: expected numbers of up to {MAX_RANK} directions as array {key!r}, "
       f"found {dtype} of shape {shape}."

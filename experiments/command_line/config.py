@@ -1,6 +1,7 @@
 """The configuration of a training run: what flags become, and what is stored."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 from absl import flags
 
 from data.records import datasets as datasets_lib
+from data.records import overlaps
+from data.records import shards
 from experiments.command_line import command
 from experiments.command_line import conversions as conversions_lib
 from jmp_hk import dataset_info
+from jmp_hk.pipeline import datasets
 from jmp_hk.runtime import processes
 from jmp_hk.training import config as train_config
 from jmp_hk.training import run_directory
@@ -107,6 +111,8 @@ def train(
   )
   preflight.check(config.trainer, [d for split in opened for d in split], workdir)
   if processes.is_first():
+    _check_disjoint(*opened)
+  if processes.is_first():
     store(config, workdir)
     command.save_flags(workdir, values)
   processes.wait_for_all("stored")
@@ -114,6 +120,21 @@ def train(
 
   training, validation, _ = opened
   trainer.Trainer(config.trainer, training, validation, workdir).run()
+
+
+def _check_disjoint(
+  training: Sequence[datasets.Dataset], *held_out: Sequence[datasets.Dataset]
+) -> None:
+  """Checks that structures that are held out are not trained on."""
+  sources = {dataset.name: dataset.source for dataset in training}
+  for dataset in (dataset for split in held_out for dataset in split):
+    pair = sources[dataset.name], dataset.source
+    if not all(isinstance(source, shards.Split) for source in pair):
+      continue
+    try:
+      overlaps.check(*pair)  # pyright: ignore[reportArgumentType]
+    except overlaps.OverlapError as error:
+      raise command.FlagError(str(error)) from error
 
 
 def _parts(config: RunConfig) -> Mapping[str, Any]:

@@ -102,7 +102,7 @@ def test(
     num_parameters=parameters.count(predictor.variables.params),
     origin=_origin(config.trainer.initial),
   )
-  serialization.save(result, workdir / FILE)
+  serialization.save(result, workdir / FILE, store_checksum=True)
   print(_describe(results, result, workdir))
   return result
 

@@ -22,6 +22,7 @@ from jmp_hk.interop import torch_names
 from jmp_hk.interop import weights as weights_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
+from jmp_hk.models import shapes as shapes_lib
 
 # Usual endings of the names of PyTorch files.
 SUFFIXES = (".pt", ".pth", ".ckpt")
@@ -91,7 +92,7 @@ def read(
   weights = weights_lib.find(file.root, ema)
   shapes = _shapes(weights)
   config = recognise.model_config(shapes, [info.name for info in infos])
-  expected = recognise.weight_shapes(recognise.abstract_variables(config))
+  expected = recognise.weight_shapes(shapes_lib.abstract_variables(config))
   constants = recognise.radial_constants(config)
   redundant = recognise.redundant_shapes(expected, constants)
   recognise.check(shapes, expected, redundant)

@@ -40,6 +40,25 @@ def make_schedule(
   return optax.join_schedules([warmup, cosine], [config.warmup_steps])
 
 
+def check_patterns(config: config_lib.OptimizerConfig, params: chex.ArrayTree) -> None:
+  """Checks the patterns of parameters in the settings.
+
+  Args:
+    config: the settings.
+    params: parameters or their shapes; only paths are read.
+
+  Raises:
+    PatternError: a pattern matches no parameter, or all parameters are frozen.
+  """
+  patterns = [pattern for pattern, _ in config.learning_rate_factors]
+  parameters.check_patterns([*patterns, *config.frozen], params)
+  if not any(jax.tree.leaves(trainable(config, params))):
+    raise parameters.PatternError(
+      f"The patterns {', '.join(config.frozen)} freeze all parameters: there would be "
+      "nothing to train. Narrow them down."
+    )
+
+
 def make_optimizer(
   config: config_lib.OptimizerConfig, params: chex.ArrayTree
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,13 +75,7 @@ def make_optimizer(
   Raises:
     PatternError: a pattern matches no parameter, or all parameters are frozen.
   """
-  patterns = [pattern for pattern, _ in config.learning_rate_factors]
-  parameters.check_patterns([*patterns, *config.frozen], params)
-  if not any(jax.tree.leaves(trainable(config, params))):
-    raise parameters.PatternError(
-      f"The patterns {', '.join(config.frozen)} freeze all parameters: there would be "
-      "nothing to train. Narrow them down."
-    )
+  check_patterns(config, params)
   trained = optax.chain(
     _make_clip(config),
     optax.scale_by_adam(config.b1, config.b2, config.eps),

@@ -21,10 +21,12 @@ from jmp_hk import dataset_info
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.models import shapes as shapes_lib
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.runtime import compilation
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import config as config_lib
+from jmp_hk.training import optimizer as optimizer_lib
 from jmp_hk.training import state as state_lib
 
 logger = logging.getLogger(__name__)
@@ -53,8 +55,10 @@ def check(
   Raises:
     PreflightError: labels are missing, classes are unknown, elements have no reference
       or no embedding, or nothing can be written; says all of it.
+    PatternError: a pattern matches no parameter, or all parameters are frozen.
   """
   check_directory(workdir)
+  _check_patterns(config)
   found = [
     problem
     for dataset in datasets
@@ -163,6 +167,16 @@ def check_memory(
   needed = compilation.memory_bytes(compiled, growth)
   if needed is not None and needed > limit:
     logger.warning("%s", memory_warning(needed, limit, device.device_kind))
+
+
+def _check_patterns(config: config_lib.TrainerConfig) -> None:
+  """Checks patterns of parameters that users gave, before anything is written."""
+  optimizer, backbone = config.train.optimizer, config.model.backbone
+  known = {pattern for pattern, _ in backbone.learning_rate_factors}
+  given = {pattern for pattern, _ in optimizer.learning_rate_factors}
+  if optimizer.frozen or given - known:  # Else it would only cost seconds of tracing.
+    params = shapes_lib.abstract_variables(config.model).params
+    optimizer_lib.check_patterns(optimizer, params)
 
 
 def memory_warning(needed: int, limit: int, kind: str) -> str:

@@ -170,7 +170,9 @@ def save_results(
     return {}
   last = {k: v for k, v in validations[-1].items() if k not in ("kind", "seconds")}
   serialization.save(
-    {"validation": last, "linear_fit": linear_fit}, directory / RESULTS_FILE
+    {"validation": last, "linear_fit": linear_fit},
+    directory / RESULTS_FILE,
+    store_checksum=True,
   )
   return last
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import io
 import lzma
+import math
 import pathlib
 import pickle
+import re
 import struct
 import sys
 import tarfile
@@ -53,8 +55,19 @@ def write_oc20(
     with lzma.open(folder / f"{number}.extxyz.xz", "wt") as file:
       file.write("".join(texts))
     with lzma.open(folder / f"{number}.txt.xz", "wt") as file:
-      file.writelines(f"random{number},frame{i},-1.5\n" for i in range(len(texts)))
+      for i, text in enumerate(texts):
+        file.write(f"random{number},frame{i},{_reference(text)}\n")
   return folder
+
+
+def _reference(frame: str) -> float:
+  """A reference energy near the energy of a frame, or -1.5 where it has none."""
+  match = re.search(r" energy=(\S+)", frame)
+  try:
+    energy = float(match[1]) if match else math.nan
+  except ValueError:
+    energy = math.nan
+  return round(energy - 2.5, 6) if math.isfinite(energy) else -1.5
 
 
 def oc20_folder(folder: pathlib.Path, files: int = 3, frames: int = 4) -> pathlib.Path:

@@ -27,6 +27,7 @@ from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import preparation
 from jmp_hk.interop import recognise
 from jmp_hk.interop import torch_file
+from jmp_hk.models import shapes as shapes_lib
 from tests.jmp_hk.interop import checkpoints
 from tests.jmp_hk.interop import torch_save
 from tests.jmp_hk.parity import golden_case
@@ -197,7 +198,7 @@ class RunnersTest(parameterized.TestCase):
     path = self.output / "large.pt"
     values = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
     config = golden_case.pretrain_config("base")
-    shapes = recognise.weight_shapes(recognise.abstract_variables(config))
+    shapes = recognise.weight_shapes(shapes_lib.abstract_variables(config))
     constants = recognise.radial_constants(config)
     state = {n: np.resize(values, shape).copy() for n, shape in shapes.items()}
     for name in recognise.redundant_shapes({}, constants):

@@ -2,10 +2,9 @@
 
 Run by `python -m pytest tests/faults`, not by `python -m pytest`. Every line is refused
 in two lines that end the output, without a traceback, without a word of a bug, and
-without a file more or less. A table of what happened is printed at the end.
+without a file more or less.
 """
 
-from collections import Counter
 import contextlib
 import importlib
 import io
@@ -24,15 +23,16 @@ import pytest
 from data.command_line import numbers
 from data.command_line import program as program_lib
 from experiments import import_torch
-from jmp_hk import text_table
 from tests.experiments import finetune_data
+from tests.faults import outcomes as outcomes_lib
 from tests.jmp_hk.interop import checkpoints
 from tests.jmp_hk.interop import torch_save
 
 pytestmark = pytest.mark.slow
 
-REFUSED, ACCEPTED, BUG = "refused with a sentence", "accepted", "traceback or bug"
-_TABLE: dict[str, Counter] = {}
+REFUSED = outcomes_lib.REFUSED
+ACCEPTED, BUG = "taken as if it were right", "traceback or bug"
+_FAULT = "wrong command line"
 # What a conversion that fails leaves, and goes on from.
 _PARTIAL = (".tfrecord", ".index", ".sources.json")
 
@@ -351,12 +351,7 @@ def _folder(tmp_path_factory):
   finetune_data.convert_all(folder)
   _make_files(folder)
   _make_ids(folder)
-  yield folder
-  outcomes = list(dict.fromkeys(o for row in _TABLE.values() for o in row))
-  rows = [["", *outcomes]]
-  rows += [[n, *(str(row[o]) for o in outcomes)] for n, row in _TABLE.items()]
-  rows.append(["all", *(str(sum(r[o] for r in _TABLE.values())) for o in outcomes)])
-  print(f"\n{text_table.align(rows)}")
+  return folder
 
 
 def _program(name: str) -> program_lib.Program:
@@ -391,27 +386,29 @@ def _execute(program: str, arguments: list[str]) -> tuple[str, str]:
   return (REFUSED if code == 1 and is_plain and is_sentence else BUG), text
 
 
-def _check(line: str, folder: pathlib.Path) -> None:
+def _check(line: str, folder: pathlib.Path, outcomes: outcomes_lib.Outcomes) -> None:
   program, *arguments = line.replace("D/", f"{folder}/").split()
   before = _files(folder)
   outcome, text = _execute(program, arguments)
-  _TABLE.setdefault(program, Counter())[outcome] += 1
+  after = _files(folder)
+  new = {p for p in after - before if not p.name.endswith(_PARTIAL)}
+  if new or before - after:
+    outcome = f"files that it left or deleted: {new or before - after}"
+  outcomes.add(_FAULT, program, outcome)
   assert outcome == REFUSED, f"{outcome}: {line}\n{text}"
-  new = {p for p in _files(folder) - before if not p.name.endswith(_PARTIAL)}
-  assert not new and not before - _files(folder), (line, new)
   for name in ("converted", "full", "new", "run"):  # Each line finds none of another.
     shutil.rmtree(folder / name, ignore_errors=True)
 
 
 @pytest.mark.parametrize("line", _LINES)
-def test_wrong_lines_are_refused_in_a_sentence(line, folder):
-  _check(line, folder)
+def test_wrong_lines_are_refused_in_a_sentence(line, folder, outcomes):
+  _check(line, folder, outcomes)
 
 
 @pytest.mark.parametrize(
   ("program", "text"), list(itertools.product(_PROGRAMS, _NO_NUMBERS))
 )
-def test_no_flag_takes_what_is_no_number(program, text, folder):
+def test_no_flag_takes_what_is_no_number(program, text, folder, outcomes):
   from absl import flags
 
   values = flags.FlagValues()
@@ -421,22 +418,22 @@ def test_no_flag_takes_what_is_no_number(program, text, folder):
   for name in names:
     if text == "-1e30" and numbers.allowed_of(values[name]).contains(-1e30):
       continue
-    _check(f"{program} --{name}={text}", folder)
+    _check(f"{program} --{name}={text}", folder, outcomes)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="The root user writes everywhere.")
-def test_folders_that_cannot_be_written_to(folder):
+def test_folders_that_cannot_be_written_to(folder, outcomes):
   locked = folder / "locked"
   locked.mkdir(mode=0o500)
-  _check(_CONVERT + "D/mine.extxyz --output=D/locked/new", folder)
-  _check(_PRETRAIN + "--workdir=D/locked/run", folder)
+  _check(_CONVERT + "D/mine.extxyz --output=D/locked/new", folder, outcomes)
+  _check(_PRETRAIN + "--workdir=D/locked/run", folder, outcomes)
 
 
-def test_full_disks(folder):
+def test_full_disks(folder, outcomes):
   """A limit on the size of files stands for a full disk."""
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
   try:
-    _check(_CONVERT + "D/mine.extxyz --output=D/full", folder)
+    _check(_CONVERT + "D/mine.extxyz --output=D/full", folder, outcomes)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)

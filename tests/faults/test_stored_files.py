@@ -4,7 +4,6 @@ Run by `python -m pytest tests/faults`, not by `python -m pytest`. Every damaged
 refused in a sentence, or read as if nothing had happened.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
@@ -17,22 +16,39 @@ import chex
 import numpy as np
 import pytest
 
+from data.conversion import base
+from data.conversion import registry
+from data.conversion import runner
+from data.records import schema
+from data.records import shards
+from data.records import source as source_lib
+from experiments.reports import result as result_lib
 from jmp_hk import dataset_info
 from jmp_hk import serialization
-from jmp_hk import text_table
 from jmp_hk.checkpoints import loading
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.models import parameters
 from jmp_hk.training import run_directory
+from tests.data import raw_files
+from tests.experiments import run_files
+from tests.faults import outcomes as outcomes_lib
 from tests.jmp_hk import test_dataset_info
 from tests.jmp_hk.checkpoints import runs
 from tests.jmp_hk.interop import checkpoints as torch_checkpoints
 from tests.jmp_hk.interop import torch_save
 from tests.jmp_hk.training import small
 
-REFUSED, EQUAL, OLDER = "refused", "read, equal", "went on from an older step"
-_TABLE: dict[tuple[str, str], Counter] = {}
+pytestmark = pytest.mark.slow
 
+REFUSED, EQUAL = outcomes_lib.REFUSED, outcomes_lib.EQUAL
+
+_REFUSALS = (
+  serialization.SerializationError,
+  run_directory.OtherRunError,
+  model_directory.CheckpointError,
+  base.PlanError,
+  shards.RecordFileError,
+)
 Damage = Callable[[pathlib.Path, np.random.Generator], None]
 
 
@@ -57,9 +73,9 @@ class Stored:
   Attributes:
     name: what it is called in the table.
     path: file or folder.
-    read: reads a copy of it and says what came of it: `EQUAL` or `OLDER`; it raises
-      where it refuses.
-    part: the part of the folder that is damaged.
+    read: reads a copy of it and says what came of it: `EQUAL`, or what is wrong; it
+      raises where it refuses.
+    part: the part of the folder that is damaged, a folder or a pattern of files.
     flips: number of flipped bits to try.
     truncations: number of truncations to try.
   """
@@ -75,14 +91,23 @@ class Stored:
     """Files that may be damaged in a copy."""
     if root.is_file():
       return [root]
-    found = (path for path in (root / self.part).rglob("*") if path.is_file())
-    return sorted(path for path in found if path.stat().st_size)
+    if "*" in self.part:
+      found = root.glob(self.part)
+    else:
+      found = (root / self.part).rglob("*")
+    return sorted(path for path in found if path.is_file() and path.stat().st_size)
 
 
 @pytest.fixture(name="stored", scope="module")
 def _stored(tmp_path_factory) -> dict[str, Stored]:
   """Everything that is read, by name."""
   root = tmp_path_factory.mktemp("stored")
+  entries = [*_of_runs(root), *_of_conversions(root)]
+  return {entry.name: entry for entry in entries}
+
+
+def _of_runs(root: pathlib.Path) -> list[Stored]:
+  """What runs store."""
   state = runs.fresh_state()
   runs.make(root / "run", state)
   step = f"{model_directory.CHECKPOINTS}/{{}}"
@@ -96,7 +121,8 @@ def _stored(tmp_path_factory) -> dict[str, Stored]:
   dataset_info.save(test_dataset_info.INFO, info)
   serialization.save(small.budget(), budget)
   run_directory.store_config({"trainer": small.MODEL}, config)
-  entries = [
+  result = _store_result(root / "result")
+  return [
     Stored(
       "checkpoint that is loaded", model, _loads(model), flips=250, truncations=80
     ),
@@ -128,8 +154,62 @@ def _stored(tmp_path_factory) -> dict[str, Stored]:
       ),
     ),
     Stored("config.json", config, _checks_config),
+    Stored(
+      "finetune_result.json",
+      root / "result" / result_lib.FILE,
+      lambda path: _is_equal(serialization.load(result_lib.Result, path), result),
+    ),
   ]
-  return {entry.name: entry for entry in entries}
+
+
+def _store_result(folder: pathlib.Path) -> result_lib.Result:
+  """Stores the result of a fine-tuning as its end does."""
+  run_files.write(folder, "qm9_mu", 0.01, [0.3, 0.2])
+  path = folder / result_lib.FILE
+  result = serialization.load(result_lib.Result, path)
+  serialization.save(result, path, store_checksum=True)
+  return result
+
+
+def _of_conversions(root: pathlib.Path) -> list[Stored]:
+  """What conversions store."""
+  raw = raw_files.oc20_folder(root / "raw", files=2, frames=5)
+  _convert(raw, root / "converted")
+  expected = _read_dataset(root / "converted")
+
+  def read(path: pathlib.Path) -> str:
+    return _is_equal(_read_dataset(path), expected)
+
+  def convert_again(path: pathlib.Path) -> str:
+    for name in (dataset_info.FILE_NAME, "train.sources.json"):
+      (path / name).unlink()
+    _convert(raw, path)
+    return read(path)
+
+  return [
+    Stored("TFRecord shards", root / "converted", read, "*.tfrecord", 150, 50),
+    Stored("indices of shards", root / "converted", read, "*.index", 100, 40),
+    Stored(
+      "notes of a conversion", root / "converted", convert_again, ".conversion/*.json"
+    ),
+  ]
+
+
+def _convert(raw: pathlib.Path, output: pathlib.Path) -> None:
+  runner.convert(registry.make("oc20", raw, "train"), output, progress=False)
+
+
+def _read_dataset(path: pathlib.Path) -> tuple[dataset_info.DatasetInfo, list[bytes]]:
+  """Constants and all structures of a converted dataset, as training reads them."""
+  info = dataset_info.load(path)
+  source = source_lib.ShardSource(
+    info.name,
+    "train",
+    tuple(shards.list_shards(path, "train")),
+    info.num_structures["train"],
+  )
+  structures = source.fetch(range(source.num_structures))
+  return info, [schema.encode(structure) for structure in structures]
 
 
 NAMES = [
@@ -140,52 +220,41 @@ NAMES = [
   "dataset_info.json",
   "budget.json",
   "config.json",
+  "finetune_result.json",
+  "TFRecord shards",
+  "indices of shards",
+  "notes of a conversion",
 ]
 
 
-@pytest.fixture(name="table", scope="module", autouse=True)
-def _print_table() -> Iterator[None]:
-  """Prints what happened."""
-  yield
-  columns = (REFUSED, EQUAL, OLDER)
-  rows = [("what is read", "damage", *columns)]
-  for (name, damage), outcomes in _TABLE.items():
-    rows.append((name, damage, *(str(outcomes[column]) for column in columns)))
-  print("\n" + text_table.align(rows, num_text=2))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_flipped_bits(stored, tmp_path, name):
+def test_flipped_bits(stored, tmp_path, outcomes, name):
   entry = stored[name]
-  _try(entry, "a flipped bit", flip, entry.flips, tmp_path)
+  _try(entry, "flipped bit", flip, entry.flips, tmp_path, outcomes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_truncations(stored, tmp_path, name):
+def test_truncations(stored, tmp_path, outcomes, name):
   entry = stored[name]
-  _try(entry, "a truncation", truncate, entry.truncations, tmp_path)
+  _try(entry, "truncation", truncate, entry.truncations, tmp_path, outcomes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES[:2])
-def test_lost_and_renamed_files(stored, tmp_path, name):
+def test_lost_and_renamed_files(stored, tmp_path, outcomes, name):
   entry = stored[name]
   whole = entry.path / entry.part
   for path in sorted(whole.rglob("*")):
     relative = path.relative_to(entry.path)
     with _copy(entry, tmp_path) as copy:
       (copy / relative).rename(copy / relative.with_name(f"{path.name}.old"))
-      _note(entry, "a renamed file or folder", copy, str(relative))
+      _note(entry, "renamed file or folder", copy, str(relative), outcomes)
     with _copy(entry, tmp_path) as copy:
       lost = copy / relative
       shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
-      _note(entry, "a lost file or folder", copy, str(relative))
+      _note(entry, "lost file or folder", copy, str(relative), outcomes)
 
 
-@pytest.mark.slow
-def test_files_of_another_checkpoint(stored, tmp_path):
+def test_files_of_another_checkpoint(stored, tmp_path, outcomes):
   entry = stored["checkpoint that a run continues"]
   whole = entry.path / entry.part
   for path in sorted(whole.rglob("*")):
@@ -197,11 +266,16 @@ def test_files_of_another_checkpoint(stored, tmp_path):
       for source, target in ((mine, tmp_path / "x"), (other, mine)):
         source.rename(target)
       (tmp_path / "x").rename(other)
-      _note(entry, "a file or folder of another step", copy, str(relative))
+      _note(entry, "file or folder of another step", copy, str(relative), outcomes)
 
 
 def _try(
-  entry: Stored, kind: str, damage: Damage, count: int, folder: pathlib.Path
+  entry: Stored,
+  kind: str,
+  damage: Damage,
+  count: int,
+  folder: pathlib.Path,
+  outcomes: outcomes_lib.Outcomes,
 ) -> None:
   """Damages copies, each at one random place."""
   rng = np.random.default_rng(len(kind))
@@ -213,7 +287,7 @@ def _try(
     path = files[rng.choice(len(files), p=weights)]
     with _copy(entry, folder) as copy:
       damage(copy / path.relative_to(entry.path) if copy.is_dir() else copy, rng)
-      _note(entry, kind, copy, path.name)
+      _note(entry, kind, copy, path.name, outcomes)
 
 
 @contextlib.contextmanager
@@ -228,16 +302,20 @@ def _copy(entry: Stored, folder: pathlib.Path) -> Iterator[pathlib.Path]:
   shutil.rmtree(place)
 
 
-def _note(entry: Stored, kind: str, copy: pathlib.Path, place: str) -> None:
+def _note(
+  entry: Stored,
+  kind: str,
+  copy: pathlib.Path,
+  place: str,
+  outcomes: outcomes_lib.Outcomes,
+) -> None:
   """Reads a damaged copy and notes what came of it."""
   try:
     outcome = entry.read(copy)
-  except (serialization.SerializationError, run_directory.OtherRunError) as error:
+  except _REFUSALS as error:
     outcome = _refusal(error)
-  except model_directory.CheckpointError as error:
-    outcome = _refusal(error)
-  _TABLE.setdefault((entry.name, kind), Counter())[outcome] += 1
-  assert outcome in (REFUSED, EQUAL, OLDER), (entry.name, kind, place, outcome)
+  outcomes.add(kind, entry.name, outcome)
+  assert outcome in (REFUSED, EQUAL), (entry.name, kind, place, outcome)
 
 
 def _refusal(error: Exception) -> str:
@@ -277,7 +355,7 @@ def _continues(workdir: pathlib.Path, state: Any) -> str:
   assert host == runs.host_at(step)
   damaged = workdir / "damaged_checkpoints" / str(runs.NEWEST)
   assert damaged.is_dir() == (step != runs.NEWEST)
-  return EQUAL if step == runs.NEWEST else OLDER
+  return EQUAL  # To the newest step, or to an older one, which is said.
 
 
 def _checks_config(directory: pathlib.Path) -> str:

@@ -21,6 +21,7 @@ from data.records import datasets as datasets_lib
 from data.records import index
 from data.records import schema
 from data.records import shards
+from jmp_hk import serialization
 from jmp_hk.models.gemnet_oc.graphs import builder as builder_lib
 from jmp_hk.targets import config as tasks_lib
 from tests.data import raw_files
@@ -283,7 +284,8 @@ def test_an_unfinished_conversion_of_an_earlier_version_goes_on(tmp_path):
   whole = _convert(source, tmp_path / "whole")
   output = tmp_path / "out"
   _convert(source, output)
-  # Earlier versions had no indices and knew nothing of the files of a shard.
+  # Earlier versions had no indices and no checksums, and knew nothing of the files of
+  # a shard.
   (output / "dataset_info.json").unlink()
   (output / ".conversion" / "train.done.json").unlink()
   (output / shards.shard_name("train", 1, 3)).unlink()
@@ -291,9 +293,26 @@ def test_an_unfinished_conversion_of_an_earlier_version_goes_on(tmp_path):
     path.unlink()
   for path in (output / ".conversion").glob("train-*.json"):
     stored = json.loads(path.read_text())
-    del stored["inputs"]
+    del stored["inputs"], stored["checksum"]
     path.write_text(json.dumps(stored))
   plan = output / ".conversion" / "train.plan.json"
   stored = json.loads(plan.read_text()) | {"content of the raw files": "1234"}
+  del stored["checksum"]
   plan.write_text(json.dumps(stored))
   assert _convert(source, output) == whole
+
+
+@pytest.mark.parametrize("name", ["train.plan.json", "train-00000-of-00002.json"])
+def test_changed_notes_of_a_conversion_are_noticed(tmp_path, name):
+  source = raw_files.oc20_folder(tmp_path / "raw", files=2)
+  output = tmp_path / "out"
+  _convert(source, output)
+  (output / "dataset_info.json").unlink()
+  (output / ".conversion" / "train.done.json").unlink()
+  path = output / ".conversion" / name
+  text = path.read_text()
+  assert '"shards": 2' in text or '"structures": 4' in text
+  text = text.replace('"shards": 2', '"shards": 3')
+  path.write_text(text.replace('"structures": 4', '"structures": 6'))
+  with pytest.raises(serialization.SerializationError, match=f"{name}.*checksum"):
+    _convert(source, output)

@@ -213,6 +213,28 @@ def test_frame_count_must_agree_with_the_txt_file(convert, tmp_path):
     convert("oc20", source, "train")
 
 
+def test_files_of_ids_that_were_swapped_are_noticed_by_their_energies(
+  convert, tmp_path
+):
+  frames = {
+    k: [raw_files.oc20_frame(10 * k + i, energy=energy + i) for i in range(3)]
+    for k, energy in enumerate((-181.5, -402.25))
+  }
+  source = raw_files.write_oc20(tmp_path / "raw", frames)
+  first, second = source / "0.txt.xz", source / "1.txt.xz"
+  contents = first.read_bytes(), second.read_bytes()
+  first.write_bytes(contents[1])
+  second.write_bytes(contents[0])
+  message = "0.extxyz.xz: expected energies .* 0.txt.xz, found a median of 223 eV"
+  with pytest.raises(base.RawDataError, match=message):
+    convert("oc20", source, "train")
+  # Copies of the release without references have zeros.
+  for path in (first, second):
+    with lzma.open(path, "wt") as file:
+      file.writelines(f"random1,frame{i},0.0\n" for i in range(3))
+  assert len(convert("oc20", source, "train")[0]["train"]) == 6
+
+
 def test_files_of_ids_that_lack_or_hold_something_else_are_refused(convert, tmp_path):
   lacking = raw_files.oc20_folder(tmp_path / "lacking", files=2)
   (lacking / "1.txt.xz").unlink()

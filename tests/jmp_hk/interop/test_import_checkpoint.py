@@ -21,6 +21,7 @@ from jmp_hk.interop import recognise
 from jmp_hk.interop import torch_file
 from jmp_hk.interop import torch_names
 from jmp_hk.interop import weights
+from jmp_hk.models import shapes as shapes_lib
 from jmp_hk.targets import config as tasks_lib
 from tests import schnet
 from tests import shared_files
@@ -216,7 +217,7 @@ class ImportTest(parameterized.TestCase):
   @parameterized.parameters("base", "large")
   def test_published_sizes_are_recognised(self, kind):
     config = golden_case.pretrain_config(kind)
-    shapes = recognise.weight_shapes(recognise.abstract_variables(config))
+    shapes = recognise.weight_shapes(shapes_lib.abstract_variables(config))
     self.assertEqual(recognise.backbone(shapes), config.backbone)
     self.assertEqual(recognise.num_tasks(shapes), 4)
 
