@@ -160,15 +160,26 @@ def force_coefficients(
 def make_tasks(
   values: flags.FlagValues, infos: Mapping[str, dataset_info.DatasetInfo]
 ) -> tuple[tasks_lib.TaskConfig, ...]:
-  """The pre-training task of each dataset, in the order of `infos`."""
+  """The pre-training task of each dataset, in the order of `infos`.
+
+  Datasets without forces, or without energies, are learned by what they have.
+
+  Raises:
+    FlagError: a dataset has neither, or --force_coefficients cannot be used.
+  """
   given = force_coefficients(values, list(infos))
   tasks = []
   for name, info in infos.items():
     published = info.force_coefficient
     own = info.average_atoms if published is None else published
-    tasks.append(
-      tasks_lib.pretraining_task(name, values.energy_coefficient, given.get(name, own))
-    )
+    missing = {label for facts in info.splits.values() for label in facts.missing}
+    try:
+      task = tasks_lib.pretraining_task(
+        name, values.energy_coefficient, given.get(name, own), info.units, missing
+      )
+    except ValueError as error:
+      raise command.FlagError(f"--datasets: {error}") from error
+    tasks.append(task)
   return tuple(tasks)
 
 

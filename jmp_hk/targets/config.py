@@ -174,16 +174,39 @@ class TaskConfig:
 
 
 def pretraining_task(
-  name: str, energy_coefficient: float = 1.0, force_coefficient: float = 1.0
+  name: str,
+  energy_coefficient: float = 1.0,
+  force_coefficient: float = 1.0,
+  labels: Collection[str] = ("energy", "forces"),
+  optional: Collection[str] = (),
 ) -> TaskConfig:
-  """Energy and direct forces of one dataset, as in JMP's pre-training (section 3)."""
-  return TaskConfig(
-    name=name,
-    targets=(
-      TargetConfig("energy", "energy", loss_coefficient=energy_coefficient),
-      TargetConfig("forces", "direct_forces", loss_coefficient=force_coefficient),
-    ),
+  """Energy and direct forces of one dataset, as in JMP's pre-training (section 3).
+
+  Args:
+    name: name of the dataset.
+    energy_coefficient: factor of the energy loss.
+    force_coefficient: factor of the force loss.
+    labels: labels of the dataset; of energy and forces, those that it lacks are neither
+      learned nor predicted.
+    optional: those of them that some structures may lack.
+
+  Raises:
+    ValueError: the dataset has neither energies nor forces.
+  """
+  targets = (
+    TargetConfig("energy", "energy", loss_coefficient=energy_coefficient),
+    TargetConfig("forces", "direct_forces", loss_coefficient=force_coefficient),
   )
+  learned = tuple(
+    dataclasses.replace(target, allow_missing=target.name in optional)
+    for target in targets
+    if target.name in labels
+  )
+  if not learned:
+    raise ValueError(
+      f"Dataset {name!r} has neither energies nor forces, which pre-training learns."
+    )
+  return TaskConfig(name=name, targets=learned)
 
 
 def check_tasks(tasks: tuple[TaskConfig, ...]) -> None:

@@ -199,3 +199,24 @@ def test_force_coefficients_come_from_the_datasets(datasets):
   assert tasks[0].targets[1].loss_coefficient == 15.0
   # Without a published one it is the average size.
   assert tasks[1].targets[1].loss_coefficient == pytest.approx(other.average_atoms)
+
+
+def test_datasets_are_learned_by_the_labels_they_have(datasets):
+  published = dataset_info.load(datasets["ani1x"])
+  without = lambda *labels: dataclasses.replace(
+    published, units={k: v for k, v in published.units.items() if k not in labels}
+  )
+  some = dataclasses.replace(
+    published, splits={"val": dataset_info.SplitFacts((1,), {"forces": 3})}
+  )
+  values = parse("--force_coefficients=")
+  infos = {"all": published, "energies": without("forces"), "some": some}
+  tasks = model_flags.make_tasks(values, infos)
+  assert [[t.name for t in task.targets] for task in tasks] == [
+    ["energy", "forces"],
+    ["energy"],
+    ["energy", "forces"],
+  ]
+  assert [task.targets[-1].allow_missing for task in tasks] == [False, False, True]
+  with pytest.raises(command.FlagError, match="'none' has neither energies nor"):
+    model_flags.make_tasks(values, {"none": without("energy", "forces")})

@@ -82,6 +82,14 @@ class TaskConfigTest(parameterized.TestCase):
     self.assertEqual([t.kind for t in task.targets], ["energy", "direct_forces"])
     self.assertEqual([t.loss_coefficient for t in task.targets], [2.0, 73.0])
 
+  def test_pretraining_learns_what_a_dataset_has(self):
+    task = tasks_lib.pretraining_task("qm9", labels={"energy": "eV", "gap": "eV"})
+    self.assertEqual([t.name for t in task.targets], ["energy"])
+    task = tasks_lib.pretraining_task("mine", optional=["forces"])
+    self.assertEqual([t.allow_missing for t in task.targets], [False, True])
+    with self.assertRaisesRegex(ValueError, "'gaps' has neither energies nor forces"):
+      tasks_lib.pretraining_task("gaps", labels=["gap"])
+
 
 if __name__ == "__main__":
   absltest.main()

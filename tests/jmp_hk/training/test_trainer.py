@@ -23,13 +23,19 @@ from jmp_hk.training import trainer as trainer_lib
 from jmp_hk.training import writers
 from tests.jmp_hk.training import toy_run
 
-_TASKS = tuple(tasks_lib.pretraining_task(name) for name in ("first", "second"))
+# The second dataset has no forces.
+_TASKS = (
+  tasks_lib.pretraining_task("first"),
+  tasks_lib.pretraining_task("second", labels=("energy",)),
+)
 _TIMING = ("seconds", "steps_per_second", "structures_per_second")
 
 
 def _dataset(name: str, split: str, count: int, seed: int) -> datasets_lib.Dataset:
   """Random molecules in memory."""
   structures = [toy_run.structure(seed + i, f"{name}:{i}") for i in range(count)]
+  if name == "second":
+    structures = [dataclasses.replace(s, forces=None) for s in structures]
   return datasets_lib.Dataset(
     name=name,
     split=split,
@@ -98,6 +104,7 @@ class TrainerTest(absltest.TestCase):
     chex.assert_trees_all_close(again, {name: metrics[name] for name in again})
     other = trainer.evaluate([_dataset("second", "val", 5, 400)])
     self.assertIn("second/energy_mae_mev", other)
+    self.assertFalse([name for name in other if "forces" in name])
     model = trainer.predictor()
     errors = []
     for index in range(5):
