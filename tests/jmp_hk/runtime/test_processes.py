@@ -31,6 +31,7 @@ def _start(workdir, steps, count, death="0:0:"):
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(_ROOT),
     "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
   }
   port = _free_port()
   workdir.mkdir(exist_ok=True)

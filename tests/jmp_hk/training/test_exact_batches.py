@@ -110,7 +110,7 @@ class EmptyMicrobatchTest(absltest.TestCase):
       "together": [pack(items)],
       "apart": [pack(items[:2]), pack(items[2:]), empty],
     }
-    variables = jax.jit(model_lib.build_model(config).init)(
+    variables = model_lib.build_model(config).init(
       jax.random.PRNGKey(0), parts["together"][0]
     )
     mesh = sharding.make_mesh(jax.devices()[:1])
