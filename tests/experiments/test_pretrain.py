@@ -37,6 +37,13 @@ _FLAGS = (
 )
 
 
+# Process 0 hands what it has compiled to the other one.
+_QUIET_AND_COMPILED_ONCE = {
+  "JAX_LOG_COMPILES": "0",
+  "JAX_SHARE_BINARY_BETWEEN_HOSTS": "1",
+}
+
+
 def _command(workdir: pathlib.Path, datasets, *arguments: str) -> list[str]:
   return [
     sys.executable,
@@ -187,7 +194,7 @@ def _start_two(workdir, datasets, logs) -> list[subprocess.Popen]:
         subprocess.Popen(
           _command(workdir, datasets, *flags),
           cwd=demo_data.ROOT,
-          env=_environment() | {"JAX_LOG_COMPILES": "0"},
+          env=_environment() | _QUIET_AND_COMPILED_ONCE,
           stdout=file,
           stderr=subprocess.STDOUT,
         )
