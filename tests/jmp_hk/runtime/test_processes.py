@@ -31,7 +31,6 @@ def _start(workdir, steps, count, death="0:0:"):
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": compiling.with_flag("--xla_force_host_platform_device_count=1"),
-    "JAX_SHARE_BINARY_BETWEEN_HOSTS": "1",  # Process 0 compiles for all.
     "PYTHONPATH": str(_ROOT),
     "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
