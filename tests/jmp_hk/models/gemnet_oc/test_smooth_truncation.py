@@ -299,7 +299,7 @@ def _events(path, start: float, end: float, settings=_SETTINGS) -> list[float]:
   found = [edges(place) for place in places]
   changes = np.flatnonzero([a != b for a, b in zip(found, found[1:], strict=False)])
   events = []
-  for i in changes[:: max(1, len(changes) // 12)]:
+  for i in changes[:: max(1, -(-len(changes) // 12))]:
     low, high = places[i], places[i + 1]
     before = found[i]
     while high - low > 1e-10:
