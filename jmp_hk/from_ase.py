@@ -1,7 +1,6 @@
 """ASE's `Atoms` as structures, with the conventions of a head's dataset."""
 
 import ase
-from ase import constraints
 from ase import data as ase_data
 import numpy as np
 
@@ -44,9 +43,12 @@ def from_atoms(
   if info.periodic_in_3d and pbc.any() and has_volume:
     pbc = np.ones(3, bool)
   fixed = np.zeros(len(atoms), bool)
-  for constraint in atoms.constraints:
-    if isinstance(constraint, constraints.FixAtoms):
-      fixed[constraint.index] = True
+  if atoms.constraints:
+    from ase import constraints  # Slow: it imports much of SciPy.
+
+    for constraint in atoms.constraints:
+      if isinstance(constraint, constraints.FixAtoms):
+        fixed[constraint.index] = True
   tags = atoms.get_tags()
   structure = structure_lib.Structure(
     positions=np.array(atoms.positions, np.float64),

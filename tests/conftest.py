@@ -22,6 +22,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+# They come first, so that the processes finish at about the same time.
+_LONGEST = (
+  "experiments/test_pretrain.py",
+  "jmp_hk/parity/test_conservative.py",
+  "jmp_hk/parity/test_forward.py",
+  "jmp_hk/parity/test_gradients.py",
+  "jmp_hk/runtime/test_processes.py",
+  "jmp_hk/training/test_loop.py",
+  "test_tutorials.py",
+  "experiments/test_finetune.py",
+  "benchmarks/test_smoke.py",
+  "jmp_hk/models/gemnet_oc/test_smooth_truncation.py",
+  "jmp_hk/models/gemnet_oc/test_remat.py",
+  "jmp_hk/models/gemnet_oc/test_padding.py",
+)
 jax.config.update("jax_compilation_cache_dir", str(_ROOT / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
@@ -31,3 +46,9 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 # changes is tested in processes of its own.
 jax.devices()
 configuration.configure(configuration.RuntimeConfig(freed_memory="default"))
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest modules first."""
+  rank = {_ROOT / "tests" / name: place for place, name in enumerate(_LONGEST)}
+  items.sort(key=lambda item: rank.get(item.path, len(rank)))

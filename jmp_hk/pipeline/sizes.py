@@ -84,6 +84,7 @@ def _measure(
 ) -> np.ndarray:
   """Rows of some structures; the processes are kept busy and no more is read ahead."""
   chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
+  num_workers = min(num_workers, len(chunks)) if len(chunks) > 1 else 0
   ahead = max(1, num_workers * _CHUNKS_AHEAD)
   found, waiting = [], []
   with contextlib.ExitStack() as stack:

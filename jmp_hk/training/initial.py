@@ -114,7 +114,7 @@ def draw(
     key: random key.
     example: a microbatch, for shapes.
   """
-  return jax.jit(model.init)(key, example)
+  return model.init(key, example)  # Compiled as a whole, it takes minutes.
 
 
 def fit_scales(

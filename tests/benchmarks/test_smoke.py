@@ -17,6 +17,8 @@ from benchmarks import input_pipeline
 from benchmarks import samples
 from benchmarks import structures
 from benchmarks import train_step
+from jmp_hk.models import backbone as backbone_lib
+from tests.jmp_hk.training import small
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _KEYS = {
@@ -31,6 +33,13 @@ _KEYS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _smallest_model(monkeypatch):
+  """A model of one block, which compiles in half the time of the tiny one."""
+  monkeypatch.setitem(backbone_lib._PRESETS, "smallest", small.BACKBONE)
+  monkeypatch.setitem(cases.MODELS, "smallest", "smallest")
+
+
 @pytest.mark.parametrize(
   "data, precision, microbatches",
   [
@@ -40,10 +49,12 @@ _KEYS = {
 )
 def test_train_step(data, precision, microbatches):
   result = train_step.run_case(
-    "tiny", data, precision, structures=2, rounds=1, microbatches=microbatches
+    "smallest", data, precision, structures=2, rounds=1, microbatches=microbatches
   )
   assert set(result) >= _KEYS
-  name = f"tiny/{data}/{precision}" + ("/2 microbatches" if microbatches == 2 else "")
+  name = f"smallest/{data}/{precision}" + (
+    "/2 microbatches" if microbatches == 2 else ""
+  )
   assert json.loads(json.dumps(result))["case"] == name
   if data == "molecules":
     assert result["structures"] == 2 and result["atoms"] == 30
@@ -70,7 +81,7 @@ def test_microbatches_share_the_structures_of_a_step():
 
 def test_inference(tmp_path, capsys):
   results = inference.run(
-    "tiny", "f32", [5, 9], steps=2, plot_path=str(tmp_path / "plot.png")
+    "smallest", "f32", [5, 9], steps=2, plot_path=str(tmp_path / "plot.png")
   )
   assert [r["atoms"] for r in results] == [5, 9]
   assert len(capsys.readouterr().out.splitlines()) == 3

@@ -42,12 +42,24 @@ def _open(config, directory):
   return batch_sources.open_datasets(trainer, datasets, (), directory, mesh)
 
 
+_traced: dict[str, tuple] = {}
+
+
 def _shapes(config, directory):
-  """Shapes of variables and predictions on an example batch."""
-  batch = objective.first_microbatch(_open(config, directory).padding().batch)
-  model = model_lib.build_model(config.trainer.model)
-  variables = jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
-  return variables, jax.eval_shape(model.apply, variables, None, batch)
+  """Shapes of variables and predictions on an example batch.
+
+  Models that differ in the names of their tasks alone are traced once.
+  """
+  tasks_of_model = config.trainer.model.tasks
+  unnamed = tuple(dataclasses.replace(task, name="task") for task in tasks_of_model)
+  key = repr(dataclasses.replace(config.trainer.model, tasks=unnamed))
+  if key not in _traced:
+    batch = objective.first_microbatch(_open(config, directory).padding().batch)
+    model = model_lib.build_model(config.trainer.model)
+    variables = jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)
+    predictions = jax.eval_shape(model.apply, variables, None, batch)
+    _traced[key] = variables, predictions
+  return _traced[key]
 
 
 def test_every_task_has_a_flag_file():
@@ -72,6 +84,7 @@ def test_flag_files_build_model_head_and_optimizer(path, data, tmp_path):
     "--model=tiny",
     "--model_override=num_blocks=1,atom_channels=8,"
     "edge_channels=10,bases.num_radial=6,bases.num_spherical=3",
+    "--num_workers=0",
   )
   config = _config(data, f"--task={path.stem}", *small)
   task = tasks.TASKS[path.stem]
@@ -103,7 +116,7 @@ def test_flag_files_build_model_head_and_optimizer(path, data, tmp_path):
   [("rmd17_aspirin", "gemnet_oc_large", 6), ("matbench_phonons", "gemnet_oc_small", 4)],
 )
 def test_published_sizes_and_rates(task, model, blocks, data, tmp_path):
-  config = _config(data, f"--task={task}", f"--model={model}")
+  config = _config(data, f"--task={task}", f"--model={model}", "--num_workers=0")
   backbone = config.trainer.model.backbone
   assert backbone.num_blocks == blocks
   variables, _ = _shapes(config, tmp_path)

@@ -20,6 +20,7 @@ from jmp_hk.checkpoints import model_directory
 from jmp_hk.training import plot
 from jmp_hk.training import writers
 from tests import compiling
+from tests import schnet  # noqa: F401  Loads the checkpoints of `_SMALL`.
 from tests.experiments import demo_data
 
 _TIMING = ("seconds", "steps_per_second", "structures_per_second")
@@ -37,14 +38,26 @@ _FLAGS = (
 )
 
 
+# A backbone of the tests, which is compiled in a few seconds.
+_SMALL = (
+  "--model=schnet_tiny",
+  "--model_override=num_blocks=1,atom_channels=8,num_radial=4",
+)
+_WITH_SCHNET = (
+  "import runpy, tests.schnet; "
+  "runpy.run_module('experiments.pretrain', run_name='__main__', alter_sys=True)"
+)
+
+
 def _command(workdir: pathlib.Path, datasets, *arguments: str) -> list[str]:
+  """The program with its flags; with those of `_SMALL`, the program that knows it."""
+  is_small = set(_SMALL) <= set(arguments)
   return [
     sys.executable,
-    "-m",
-    "experiments.pretrain",
+    *(("-c", _WITH_SCHNET) if is_small else ("-m", "experiments.pretrain")),
     f"--workdir={workdir}",
     demo_data.dataset_flag(datasets),
-    *_FLAGS,
+    *(flag for flag in _FLAGS if not (is_small and flag.startswith("--model"))),
     *arguments,
   ]
 
@@ -128,21 +141,52 @@ def test_every_step_function_is_compiled_once(whole):
     assert output.count(f"Compiling jit({name}) ") == 1, name
 
 
-def test_continued_it_goes_on_as_if_nothing_had_happened(whole, datasets, tmp_path):
-  workdir = tmp_path / "run"
+def _killed(whole, directory: pathlib.Path) -> pathlib.Path:
+  """A copy of the run, as if it had been killed before its checkpoint of step 12."""
+  workdir = directory / "run"
   shutil.copytree(whole[0], workdir)
   for path in (workdir / model_directory.CHECKPOINTS).iterdir():
-    if int(path.name) > 9:  # As if it had been killed before that of step 12.
+    if int(path.name) > 9:
       shutil.rmtree(path)
+  return workdir
+
+
+def test_continued_it_goes_on_as_if_nothing_had_happened(whole, datasets, tmp_path):
+  workdir = _killed(whole, tmp_path)
   _run(workdir, datasets)
   # Data order, dropout, weights and their average: every number is the same.
   assert _lines(workdir) == _lines(whole[0])
   chex.assert_trees_all_equal(_variables(workdir), _variables(whole[0]))
 
 
+def test_two_devices_equal_one(whole, datasets, tmp_path):
+  workdir = _killed(whole, tmp_path)
+  _continue_on_two_of_three_devices(workdir, datasets)
+  _assert_equal_runs(workdir, whole[0])
+
+
+def _continue_on_two_of_three_devices(workdir, datasets, *arguments: str) -> None:
+  """One process with three devices goes on.
+
+  It trains on as many as get a microbatch, and validates on all.
+  """
+  output = _run(workdir, datasets, *arguments, devices=3)
+  assert "2 of 3 devices are used" in output
+  assert " on 2 devices (cpu); validation uses 3." in output
+
+
+def _assert_equal_runs(ours: pathlib.Path, theirs: pathlib.Path) -> None:
+  """Checks that metrics and weights are equal to rounding."""
+  _assert_close(_lines(ours), _lines(theirs))
+  chex.assert_trees_all_close(
+    _variables(ours), _variables(theirs), rtol=1e-4, atol=1e-6
+  )
+
+
 def test_two_processes_of_which_one_is_killed_and_two_devices_equal_one(
-  whole, datasets, tmp_path
+  datasets, tmp_path
 ):
+  _run(tmp_path / "whole", datasets, *_SMALL)
   workdir, victim = tmp_path / "run", random.randrange(2)
   logs = [tmp_path / f"{index}.log" for index in range(2)]
   started = _start_two(workdir, datasets, logs)
@@ -161,15 +205,8 @@ def test_two_processes_of_which_one_is_killed_and_two_devices_equal_one(
   assert "because another process of this run has ended" in last, case
   for dump in ("Fatal Python error", "stack trace", "Traceback"):
     assert dump not in outputs[1 - victim], case
-  # One process with three devices goes on: it trains on as many as get a microbatch,
-  # and validates on all.
-  output = _run(workdir, datasets, devices=3)
-  assert "2 of 3 devices are used" in output
-  assert " on 2 devices (cpu); validation uses 3." in output
-  _assert_close(_lines(workdir), _lines(whole[0]))
-  chex.assert_trees_all_close(
-    _variables(workdir), _variables(whole[0]), rtol=1e-4, atol=1e-6
-  )
+  _continue_on_two_of_three_devices(workdir, datasets, *_SMALL)
+  _assert_equal_runs(workdir, tmp_path / "whole")
 
 
 def _start_two(workdir, datasets, logs) -> list[subprocess.Popen]:
@@ -187,7 +224,7 @@ def _start_two(workdir, datasets, logs) -> list[subprocess.Popen]:
     with path.open("w") as file:
       started.append(
         subprocess.Popen(
-          _command(workdir, datasets, *flags),
+          _command(workdir, datasets, *_SMALL, *flags),
           cwd=demo_data.ROOT,
           env=_environment() | {"JAX_LOG_COMPILES": "0"},
           stdout=file,

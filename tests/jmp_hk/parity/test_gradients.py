@@ -1,5 +1,6 @@
 """Losses, gradients, AdamW steps and scale fitting of the original are reproduced."""
 
+import functools
 import json
 import zlib
 
@@ -55,6 +56,26 @@ def _loss_function(kind):
   return config, loss
 
 
+@functools.cache
+def _gradient_program(kind):
+  """A jitted function of parameters, scales and a batch, in float64.
+
+  It gives the loss, its terms, the gradients before and after their division, and the
+  norm of the latter.
+  """
+  config, loss = _loss_function(kind)
+
+  @jax.jit
+  def run(params, scales, batch):
+    (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(
+      params, scales, batch
+    )
+    divided = config.backbone.process_gradients(gradients)
+    return value, terms, gradients, divided, optax.global_norm(divided)
+
+  return run
+
+
 def _torch_gradients(gradients, names):
   return torch_names.export_state_dict(
     jax.device_get(gradients), {}, [str(name) for name in names]
@@ -73,20 +94,11 @@ class GradientParityTest(parameterized.TestCase):
     if kind == "base" and padding == 1:
       self.skipTest("the padded run covers the large model")
     golden = golden_case.load(f"{kind}_loss")
-    config, loss = _loss_function(kind)
     with jax.enable_x64():
       batch = _loss_batch(golden, padding)
-      params, scales = golden_case.variables(kind)
-
-      @jax.jit
-      def run(params, scales, batch):
-        (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(
-          params, scales, batch
-        )
-        divided = config.backbone.process_gradients(gradients)
-        return value, terms, gradients, divided, optax.global_norm(divided)
-
-      value, terms, gradients, divided, norm = run(params, scales, batch)
+      value, terms, gradients, divided, norm = _gradient_program(kind)(
+        *golden_case.variables(kind), batch
+      )
       _assert_close(value, golden["loss"], 1e-9)
       for name, key in (("energy", "energy_loss"), ("forces", "force_loss")):
         _assert_close(terms[name][0] / terms[name][1], golden[key], 1e-9)
@@ -122,11 +134,11 @@ class GradientParityTest(parameterized.TestCase):
     # gradient (1e-15) moves a weight visibly, and this loss is steep. The first step
     # therefore takes the reference's own gradient, to which ours is equal to 1e-9.
     golden, start = golden_case.load("tiny_train5"), golden_case.load("tiny_loss")
-    config, loss = _loss_function("tiny")
+    backbone = golden_case.BACKBONES["tiny"]
     start_params, _ = golden_case.variables("tiny")
     optimizer = optimizer_lib.make_optimizer(_ADAMW, start_params)
     with jax.enable_x64():
-      batch = _loss_batch(start, 5)
+      batch = _loss_batch(start, 29)  # As above, where the same program is compiled.
       params, scales = golden_case.variables("tiny")
       state = optimizer.init(params)
       first = {
@@ -137,22 +149,15 @@ class GradientParityTest(parameterized.TestCase):
       first, _ = torch_names.import_state_dict(first)
 
       @jax.jit
-      def step(params, state, batch, reference, use_reference):
-        (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(
-          params, scales, batch
-        )
-        gradients = jax.tree.map(
-          lambda ours, theirs: jnp.where(use_reference, theirs, ours),
-          gradients,
-          reference,
-        )
-        gradients = config.backbone.process_gradients(gradients)
+      def update(params, state, gradients):
+        gradients = backbone.process_gradients(gradients)
         norm = optax.global_norm(gradients)
         updates, state = optimizer.update(gradients, state, params, lr_multiplier=1.0)
-        return optax.apply_updates(params, updates), state, value, norm
+        return optax.apply_updates(params, updates), state, norm
 
       for i in range(5):
-        params, state, value, norm = step(params, state, batch, first, i == 0)
+        value, _, ours, _, _ = _gradient_program("tiny")(params, scales, batch)
+        params, state, norm = update(params, state, ours if i else first)
         _assert_close(value, golden["loss"][i], 1e-9, f"loss {i}")
         _assert_close(norm, golden["grad_norm_before_clip"][i], 1e-9, f"norm {i}")
       tensors = _torch_gradients(params, golden["param/names"])

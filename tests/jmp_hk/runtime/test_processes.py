@@ -14,9 +14,11 @@ import pytest
 
 from jmp_hk.checkpoints import checkpointer
 from jmp_hk.runtime import processes
+from tests import compiling
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
 _PROGRAM = "tests.jmp_hk.runtime.toy_processes"
+_STEPS = 12
 
 
 def _free_port() -> int:
@@ -26,11 +28,12 @@ def _free_port() -> int:
 
 
 def _start(workdir, steps, count, death="0:0:"):
-  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-  environment |= {
+  environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": compiling.with_flag("--xla_force_host_platform_device_count=1"),
     "PYTHONPATH": str(_ROOT),
     "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
   }
   port = _free_port()
   workdir.mkdir(exist_ok=True)
@@ -118,18 +121,26 @@ def _assert_equal(left, right):
   chex.assert_trees_all_close(left, right, rtol=2e-6, atol=1e-7)
 
 
-def test_two_processes_equal_one(tmp_path):
-  one = _start(tmp_path / "one", 8, 1)
-  two = _start(tmp_path / "two", 8, 2)
-  outputs = _finish(one + two)
-  assert [p.returncode for p in one + two] == [0, 0, 0], outputs
+@pytest.fixture(name="whole", scope="module")
+def _whole(tmp_path_factory):
+  """The directory of an uninterrupted run of one process."""
+  workdir = tmp_path_factory.mktemp("whole")
+  started = _start(workdir, _STEPS, 1)
+  outputs = _finish(started)
+  assert started[0].returncode == 0, outputs
+  return workdir
+
+
+def test_two_processes_equal_one(whole, tmp_path):
+  two = _start(tmp_path / "two", _STEPS, 2)
+  outputs = _finish(two)
+  assert [p.returncode for p in two] == [0, 0], outputs
   # The same weights, in both processes.
   for index in range(2):
-    _assert_equal(_params(tmp_path / "one"), _params(tmp_path / "two", index))
+    _assert_equal(_params(whole), _params(tmp_path / "two", index))
   # One line of metrics a step: the second process writes none.
-  assert len(_losses(tmp_path / "two")) == 8
-  one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
-  chex.assert_trees_all_close(one, two, rtol=1e-6)
+  assert len(_losses(tmp_path / "two")) == _STEPS
+  chex.assert_trees_all_close(_losses(whole), _losses(tmp_path / "two"), rtol=1e-6)
 
 
 @pytest.mark.parametrize("death", ["5:1:exit", "5:0:exit", "5:1:raise"])
@@ -197,19 +208,19 @@ def test_without_process_0_the_others_end_even_where_they_exchange_nothing():
   assert outputs[1].startswith("All are here.")
 
 
-def test_two_processes_continue_as_one(tmp_path):
+def test_two_processes_continue_as_one(whole, tmp_path):
   # One of them gets SIGTERM, and both stop at the same step; killed after a checkpoint
   # at step 6, continued by a single process.
-  stopped = _start(tmp_path / "run", 12, 2, "6:1:terminate")
+  stopped = _start(tmp_path / "run", _STEPS, 2, "6:1:terminate")
   outputs = _finish(stopped)
   assert [p.returncode for p in stopped] == [143, 143], outputs
   [step] = checkpointer.complete_steps(tmp_path / "run" / "checkpoints")[-1:]
   assert 0 < step <= 6 and len(_losses(tmp_path / "run")) == step
-  _finish(_start(tmp_path / "run", 12, 2, "9:1:exit"))
-  one, whole = _start(tmp_path / "run", 12, 1), _start(tmp_path / "whole", 12, 1)
-  outputs = _finish(one + whole)
-  assert [p.returncode for p in one + whole] == [0, 0], outputs
-  _assert_equal(_params(tmp_path / "run"), _params(tmp_path / "whole"))
+  _finish(_start(tmp_path / "run", _STEPS, 2, "9:1:exit"))
+  one = _start(tmp_path / "run", _STEPS, 1)
+  outputs = _finish(one)
+  assert one[0].returncode == 0, outputs
+  _assert_equal(_params(tmp_path / "run"), _params(whole))
 
 
 def test_own_errors_are_not_mistaken():

@@ -188,6 +188,7 @@ def _start(workdir: pathlib.Path, num_steps: int) -> subprocess.Popen:
     | {
       "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": str(_ROOT / ".jax_cache"),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     },
     stderr=subprocess.PIPE,
     text=True,

@@ -42,23 +42,23 @@ def _gradients(kind: str, precision: str):
     model, small_model.make_batch([small_model.molecule()], dtype=dtype), dtype=dtype
   )
 
-  def loss(params, positions, cell, batch):
+  def loss(params, positions, cell, scales, batch):
     batch = batch.replace(positions=positions, cell=cell)
-    predictions = model.apply(variables._replace(params=params), None, batch)
+    predictions = model.apply(model_lib.Variables(params, scales), None, batch)
     # No masks: padding must not contribute by itself.
     total = sum((1e-3 * value**2).sum() for value in predictions.values())
     return total, predictions
 
   @jax.jit
-  def run(batch):
+  def run(variables, batch):
     gradients, predictions = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(
-      variables.params, batch.positions, batch.cell, batch
+      variables.params, batch.positions, batch.cell, variables.scales, batch
     )
     return Results(predictions, *gradients)
 
   def call(batch):
     with jax.enable_x64(dtype == np.float64):
-      return jax.device_get(run(batch))
+      return jax.device_get(run(variables, batch))
 
   return call, dtype
 

@@ -370,8 +370,9 @@ def _events(path, start: float, end: float, settings=_SETTINGS) -> list[float]:
 
   places = np.linspace(start, end, 60)
   found = [edges(place) for place in places]
+  changes = np.flatnonzero([a != b for a, b in zip(found, found[1:], strict=False)])
   events = []
-  for i in np.flatnonzero([a != b for a, b in zip(found, found[1:], strict=False)]):
+  for i in changes[:: max(1, -(-len(changes) // 12))]:
     low, high = places[i], places[i + 1]
     before = found[i]
     while high - low > 1e-10:
@@ -381,7 +382,7 @@ def _events(path, start: float, end: float, settings=_SETTINGS) -> list[float]:
       else:
         high = middle
     events.append(high)
-  return events[:: max(1, len(events) // 12)]
+  return events
 
 
 if __name__ == "__main__":
