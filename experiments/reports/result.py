@@ -20,6 +20,7 @@ from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import reports
 from jmp_hk.models import parameters
 from jmp_hk.runtime import console
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.training import config as train_config
 from jmp_hk.training import run_directory
 from jmp_hk.training import sharding
@@ -100,7 +101,7 @@ def test(
   predictor = predictor_lib.load(
     workdir,
     precision=model.precision,
-    num_devices=sharding.share_of_process(config.trainer.train.num_devices),
+    num_devices=devices_lib.share_of_process(config.trainer.train.num_devices),
   )
   with console.progress("structure", "Test") as update:
     results = comparison.predict_and_compare(

@@ -13,7 +13,7 @@ import numpy as np
 
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import spreading
-from jmp_hk.training import sharding
+from jmp_hk.runtime import devices as devices_lib
 from tests import compiling
 from tests.jmp_hk.inference import predictors
 from tests.jmp_hk.models.gemnet_oc import small_model
@@ -109,16 +109,16 @@ class SpreadingTest(parameterized.TestCase):
   def test_more_devices_than_there_are_is_an_error(self):
     base = predictors.direct()
     with self.assertRaisesRegex(
-      sharding.DevicesError, "fewer than num_devices=99: lower it"
+      devices_lib.DevicesError, "fewer than num_devices=99: lower it"
     ):
       predictor_lib.Predictor(base.config, base.infos, base.variables, num_devices=99)
 
   def test_a_default_device_of_jax_is_the_only_one(self):
     device = jax.local_devices()[-1]
     with jax.default_device(device):
-      self.assertEqual(sharding.local_devices(), [device])
-    self.assertEqual(sharding.local_devices(), jax.local_devices())
-    self.assertEqual(sharding.local_devices(1), jax.local_devices()[:1])
+      self.assertEqual(devices_lib.local_devices(), [device])
+    self.assertEqual(devices_lib.local_devices(), jax.local_devices())
+    self.assertEqual(devices_lib.local_devices(1), jax.local_devices()[:1])
 
 
 if __name__ == "__main__":
