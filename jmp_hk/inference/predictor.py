@@ -23,7 +23,7 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
 from jmp_hk.models import precision as precision_lib
 from jmp_hk.runtime import configuration
-from jmp_hk.training import sharding
+from jmp_hk.runtime import devices as devices_lib
 
 BATCH_EDGES = 4096  # Main edges of a batch; more does not pay on a CPU.
 
@@ -94,7 +94,7 @@ class Predictor:
     self.num_devices = num_devices
     self.num_workers = num_workers
     if num_devices:
-      sharding.local_devices(num_devices)
+      devices_lib.local_devices(num_devices)
     self._heads: dict[str, single_head.SingleHead] = {}
     self._programs: single_head.Programs = {}
 
@@ -300,7 +300,7 @@ class Predictor:
       self.batch_edges,
       embed,
       on_progress,
-      sharding.local_devices(self.num_devices),
+      devices_lib.local_devices(self.num_devices),
       self.num_workers,
     )
 
