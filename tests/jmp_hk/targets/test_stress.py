@@ -224,7 +224,7 @@ class LossTest(absltest.TestCase):
       direction = jax.tree.map(lambda x: rng.normal(size=x.shape), variables.params)
       move = lambda h: jax.tree.map(lambda x, d: x + h * d, variables.params, direction)
       evaluate = jax.jit(lambda params: loss(params)[0])
-      slope = (evaluate(move(1e-5)) - evaluate(move(-1e-5))) / 2e-5
+      slope = (evaluate(move(1e-7)) - evaluate(move(-1e-7))) / 2e-7
       products = jax.tree.map(lambda g, d: (g * d).sum(), gradient, direction)
       expected = float(sum(jax.tree.leaves(products)))
       self.assertAlmostEqual(float(slope) / expected, 1, places=6)
