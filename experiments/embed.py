@@ -202,12 +202,12 @@ def _read_converted(
 
 def _errors() -> tuple[type[Exception], ...]:
   from jmp_hk.checkpoints import model_directory
-  from jmp_hk.training import sharding
+  from jmp_hk.runtime import devices as devices_lib
 
   return (
     structure_lib.InvalidStructureError,
     model_directory.CheckpointError,
-    sharding.DevicesError,
+    devices_lib.DevicesError,
   )
 
 

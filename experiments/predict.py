@@ -210,13 +210,13 @@ def _errors() -> tuple[type[Exception], ...]:
   from jmp_hk import reference_energies
   from jmp_hk.checkpoints import model_directory
   from jmp_hk.inference import preparation
-  from jmp_hk.training import sharding
+  from jmp_hk.runtime import devices as devices_lib
 
   return (
     preparation.InvalidStructuresError,
     reference_energies.ReferencesError,
     model_directory.CheckpointError,
-    sharding.DevicesError,
+    devices_lib.DevicesError,
   )
 
 

@@ -38,6 +38,7 @@ def load(
   references: Mapping[str, str | os.PathLike[str]] | None = None,
   precision: str = "float32",
   num_devices: int = 0,
+  num_workers: int = 0,
 ) -> predictor_lib.Predictor:
   """Loads a trained model from a directory or a PyTorch file.
 
@@ -69,6 +70,8 @@ def load(
     num_devices: how many of this machine's devices share the batches of `predict` and
       `embed`; zero takes all that jax has. Few structures take fewer of them. Results
       and their order do not depend on it, but for rounding. A calculator has one.
+    num_workers: processes that build graphs where `predict` or `embed` gets more than
+      a thousand structures; zero builds them in this one, which one GPU outruns.
 
   Returns:
     The model, which keeps the programs that it compiles. A committee predicts means,
@@ -92,6 +95,7 @@ def load(
     references=references,
     precision=precision,
     num_devices=num_devices,
+    num_workers=num_workers,
   )
 
 

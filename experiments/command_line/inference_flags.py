@@ -83,6 +83,14 @@ def _define_devices(values: flags.FlagValues) -> None:
     lower_bound=0,
     flag_values=values,
   )
+  flags.DEFINE_integer(
+    "num_workers",
+    0,
+    "Number of processes that build graphs and batches where there are more than a "
+    "thousand structures; 0 makes them in this one, which a GPU outruns.",
+    lower_bound=0,
+    flag_values=values,
+  )
 
 
 def start(values: flags.FlagValues) -> None:
@@ -182,6 +190,7 @@ def load_predictor(
       precision=values.precision,
       batch_edges=values.batch_edges,
       num_devices=values.num_devices,
+      num_workers=values.num_workers,
     )
     for path in checkpoints(values)
   ]

@@ -74,8 +74,8 @@ def expected_errors() -> tuple[type[Exception], ...]:
   """Wrong flags and bad data, which give one line without a traceback."""
   from jmp_hk.checkpoints import model_directory  # Slow to import.
   from jmp_hk.checkpoints import pretrained
+  from jmp_hk.runtime import devices as devices_lib
   from jmp_hk.training import preflight
-  from jmp_hk.training import sharding
   from jmp_hk.training import step_log
 
   return (
@@ -87,7 +87,7 @@ def expected_errors() -> tuple[type[Exception], ...]:
     model_directory.CheckpointError,
     pretrained.PretrainedError,
     preflight.PreflightError,
-    sharding.DevicesError,
+    devices_lib.DevicesError,
     serialization.SerializationError,
     *conversions.ERRORS,
   )

@@ -23,6 +23,7 @@ from jmp_hk.inference import reports
 from jmp_hk.models import parameters
 from jmp_hk.pipeline import datasets as pipeline_datasets
 from jmp_hk.runtime import console
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.training import config as train_config
 from jmp_hk.training import run_directory
 from jmp_hk.training import sharding
@@ -161,7 +162,7 @@ def _load(
   return committee.load(
     paths,
     precision=config.trainer.model.precision,
-    num_devices=sharding.share_of_process(config.trainer.train.num_devices),
+    num_devices=devices_lib.share_of_process(config.trainer.train.num_devices),
   )
 
 

@@ -1,26 +1,24 @@
 """Runs a compiled function over structures of any sizes, in few static shapes."""
 
+import collections
 from collections.abc import Callable
 from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
+import math
 from typing import Any
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
-from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import buckets
 from jmp_hk.graphs import budget as budget_lib
-from jmp_hk.graphs import builder as builder_lib
-from jmp_hk.graphs import config as graph_config
-from jmp_hk.graphs import packing
 from jmp_hk.graphs import pool as pool_lib
+from jmp_hk.inference import preparer as preparer_lib
 
-_KEPT_BYTES = 1 << 29  # Graphs are built a second time rather than kept beyond this.
 _POOL = 64  # Structures that a batch is chosen from.
 
 Outputs = Mapping[str, Any]
@@ -29,65 +27,12 @@ Apply = Callable[[Sequence[batch_lib.Batch]], Sequence[Outputs]]
 OnProgress = Callable[[int, int], None]  # Structures done, of how many.
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-  """A structure with its sizes, and its graphs unless they took too much memory."""
-
-  structure: structure_lib.Structure
-  sizes: budget_lib.Budget
-  graphs: builder_lib.StructureGraphs | None
-
-
-class Preparer:
-  """Builds graphs once to learn their sizes, and keeps them while memory allows."""
-
-  def __init__(
-    self, builder: builder_lib.GraphBuilder, config: graph_config.GraphConfig
-  ) -> None:
-    """Starts with nothing kept.
-
-    Args:
-      builder: the backbone's builder of graphs.
-      config: graph settings of the structures' dataset.
-    """
-    self._builder = builder
-    self._config = config
-    self._left = _KEPT_BYTES
-
-  def __call__(self, structure: structure_lib.Structure) -> Prepared:
-    """Raises `InvalidStructureError` where no graphs can be built."""
-    graphs = self._builder.build(structure, self._config)
-    self._left -= _num_bytes(graphs)
-    sizes = self._builder.sizes(graphs)
-    return Prepared(structure, sizes, graphs if self._left > 0 else None)
-
-  def make_buckets(
-    self,
-    items: Sequence[Prepared],
-    batch_edges: int,
-    known: Sequence[budget_lib.Budget],
-  ) -> list[buckets.Bucket]:
-    """Budgets for structures, see `buckets.make_buckets`."""
-    sizes = [item.sizes for item in items]
-    return buckets.make_buckets(sizes, self._builder, self._config, batch_edges, known)
-
-  def pack(
-    self, items: Sequence[Prepared], budget: budget_lib.Budget, dtype: npt.DTypeLike
-  ) -> batch_lib.Batch:
-    """Packs structures; builds graphs again that were not kept."""
-    graphs = [
-      item.graphs or self._builder.build(item.structure, self._config) for item in items
-    ]
-    packed = [packing.PackItem(entry) for entry in graphs]
-    return packing.pack(packed, self._builder, budget, dtype)
-
-
 def run(
-  items: Sequence[Prepared],
+  items: Sequence[preparer_lib.Prepared],
   apply: Apply,
   per_atom: Collection[str],
   size_buckets: Sequence[buckets.Bucket],
-  preparer: Preparer,
+  preparer: preparer_lib.Preparer,
   dtype: npt.DTypeLike,
   on_progress: OnProgress | None = None,
   count_together: Callable[[int, budget_lib.Budget], int] = lambda *_: 1,
@@ -131,13 +76,10 @@ def run(
   for bucket in size_buckets:
     batches = _choose_batches(items, bucket)
     count = count_together(len(batches), bucket.budget)
-    for start in range(0, len(batches), count):
-      together = batches[start : start + count]
-      packed = [
-        preparer.pack([items[index] for index in chosen], bucket.budget, dtype)
-        for chosen in together
-      ]
-      outputs = apply(packed + [packed[-1]] * (count - len(packed)))
+    for together, packed in _packed(
+      items, batches, count, preparer, bucket.budget, dtype
+    ):
+      outputs = apply(packed + packed[-1:] * (count - len(packed)))
       if waiting is not None:
         finish(*waiting)
       waiting = together, outputs[: len(together)]
@@ -147,7 +89,7 @@ def run(
 
 
 def _choose_batches(
-  items: Sequence[Prepared], bucket: buckets.Bucket
+  items: Sequence[preparer_lib.Prepared], bucket: buckets.Bucket
 ) -> list[list[int]]:
   """Indices of the structures of each batch of a bucket, in packing order."""
   batches = []
@@ -162,14 +104,28 @@ def _choose_batches(
   return batches
 
 
-def _num_bytes(graphs: builder_lib.StructureGraphs) -> int:
-  """Memory that the arrays of a structure's graphs take."""
-  total = 0
-  waiting: list[object] = [graphs]
-  while waiting:
-    value = waiting.pop()
-    if isinstance(value, np.ndarray):
-      total += value.nbytes
-    elif dataclasses.is_dataclass(value):
-      waiting += [getattr(value, field.name) for field in dataclasses.fields(value)]
-  return total
+def _packed(
+  items: Sequence[preparer_lib.Prepared],
+  batches: Sequence[list[int]],
+  count: int,
+  preparer: preparer_lib.Preparer,
+  budget: budget_lib.Budget,
+  dtype: npt.DTypeLike,
+) -> Iterator[tuple[list[list[int]], list[batch_lib.Batch]]]:
+  """Yields batches, `count` of them at a time; some are ordered before."""
+  ahead = math.ceil(preparer.num_ahead / count)
+  ordered: collections.deque[
+    tuple[list[list[int]], list[Callable[[], batch_lib.Batch]]]
+  ] = collections.deque()
+  for start in range(0, len(batches), count):
+    together = list(batches[start : start + count])
+    orders = [
+      preparer.pack([items[index] for index in chosen], budget, dtype)
+      for chosen in together
+    ]
+    ordered.append((together, orders))
+    if len(ordered) > ahead:
+      together, orders = ordered.popleft()
+      yield together, [wait() for wait in orders]
+  for together, orders in ordered:
+    yield together, [wait() for wait in orders]

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 
+import ase
 import jax
 import numpy as np
 
@@ -11,6 +13,7 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import batching
 from jmp_hk.inference import preparation
+from jmp_hk.inference import preparer as preparer_lib
 from jmp_hk.inference import single_head
 from jmp_hk.inference import spreading
 
@@ -28,6 +31,8 @@ class Execution:
     embed: whether to compute embeddings instead of predictions.
     on_progress: called after each batch, or None.
     devices: devices that share the batches; none stands for the default one of jax.
+    num_workers: processes that build graphs and batches where there are many
+      structures; 0 makes them in this one.
     records_at_once: how many records have their graphs in memory together.
   """
 
@@ -37,6 +42,7 @@ class Execution:
   embed: bool = False
   on_progress: batching.OnProgress | None = None
   devices: Sequence[jax.Device] = ()
+  num_workers: int = 0
   records_at_once: int = 2048
 
   def run_atoms(
@@ -54,10 +60,13 @@ class Execution:
     Raises:
       InvalidStructuresError: structures cannot be predicted and are not to be skipped.
     """
-    preparer = batching.Preparer(self.head.builder, self.graph)
-    items = preparation.prepare(structures, self.head.info, preparer, policy)
-    valid = [item for item in items if item is not None]
-    outputs = iter(self._run(valid, preparer, self.on_progress))
+    if isinstance(structures, ase.Atoms):  # It would be iterated over by its atoms.
+      structures = [structures]
+    structures = list(structures)
+    with self._open_preparer(len(structures)) as preparer:
+      items = preparation.prepare(structures, self.head.info, preparer, policy)
+      valid = [item for item in items if item is not None]
+      outputs = iter(self._run(valid, preparer, self.on_progress))
     results = [
       None if item is None else (item.structure, next(outputs)) for item in items
     ]
@@ -84,18 +93,27 @@ class Execution:
       if self.on_progress is not None:
         self.on_progress(len(results) + done, len(records))
 
-    for start in range(0, len(records), self.records_at_once):
-      preparer = batching.Preparer(self.head.builder, self.graph)
-      items = [preparer(x) for x in records[start : start + self.records_at_once]]
-      outputs = self._run(items, preparer, report)
-      results += [(x.structure, y) for x, y in zip(items, outputs, strict=True)]
+    with self._open_preparer(len(records)) as preparer:
+      # Workers keep no graphs.
+      at_once = len(records) if preparer.num_ahead else self.records_at_once
+      for start in range(0, len(records), at_once):
+        part = records[start : start + at_once]
+        outputs = self._run(_valid(preparer.prepare(part)), preparer, report)
+        results += zip(part, outputs, strict=True)
     preparation.only_finite(results)
     return results
 
+  def _open_preparer(
+    self, num_structures: int
+  ) -> contextlib.AbstractContextManager[preparer_lib.Preparer]:
+    return preparer_lib.open_preparer(
+      self.head.builder, self.graph, num_structures, self.num_workers
+    )
+
   def _run(
     self,
-    items: Sequence[batching.Prepared],
-    preparer: batching.Preparer,
+    items: Sequence[preparer_lib.Prepared],
+    preparer: preparer_lib.Preparer,
     on_progress: batching.OnProgress | None,
   ) -> list[dict[str, np.ndarray]]:
     """Outputs for prepared structures."""
@@ -113,3 +131,15 @@ class Execution:
         number, max(1, len(self.devices)), head.compiled_for(name, budget)
       ),
     )
+
+
+def _valid(
+  items: Iterable[preparer_lib.Prepared | structure_lib.InvalidStructureError],
+) -> list[preparer_lib.Prepared]:
+  """All items; raises the first error among them."""
+  found = []
+  for item in items:
+    if isinstance(item, structure_lib.InvalidStructureError):
+      raise item
+    found.append(item)
+  return found

@@ -23,7 +23,7 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
 from jmp_hk.models import precision as precision_lib
 from jmp_hk.runtime import configuration
-from jmp_hk.training import sharding
+from jmp_hk.runtime import devices as devices_lib
 
 BATCH_EDGES = 4096  # Main edges of a batch; more does not pay on a CPU.
 
@@ -52,6 +52,7 @@ class Predictor:
     precision: what it computes in, see `jmp_hk.load`.
     batch_edges: about how many main edges a batch has.
     num_devices: how many devices of this process are used; zero uses all.
+    num_workers: processes that build the graphs of many structures.
   """
 
   def __init__(
@@ -64,6 +65,7 @@ class Predictor:
     precision: str = "float32",
     batch_edges: int = BATCH_EDGES,
     num_devices: int = 0,
+    num_workers: int = 0,
   ) -> None:
     """Takes a model that is in memory; `load` reads one from disk.
 
@@ -75,6 +77,7 @@ class Predictor:
       precision: what is computed in, see `jmp_hk.load`.
       batch_edges: about how many main edges a batch has.
       num_devices: how many devices of this process are used, see `jmp_hk.load`.
+      num_workers: processes that build the graphs of many structures, likewise.
 
     Raises:
       DevicesError: there are fewer devices.
@@ -89,8 +92,9 @@ class Predictor:
     self.precision = precision
     self.batch_edges = batch_edges
     self.num_devices = num_devices
+    self.num_workers = num_workers
     if num_devices:
-      sharding.local_devices(num_devices)
+      devices_lib.local_devices(num_devices)
     self._heads: dict[str, single_head.SingleHead] = {}
     self._programs: single_head.Programs = {}
 
@@ -296,7 +300,8 @@ class Predictor:
       self.batch_edges,
       embed,
       on_progress,
-      sharding.local_devices(self.num_devices),
+      devices_lib.local_devices(self.num_devices),
+      self.num_workers,
     )
 
 
@@ -310,6 +315,7 @@ def load(
   precision: str = "float32",
   batch_edges: int = BATCH_EDGES,
   num_devices: int = 0,
+  num_workers: int = 0,
 ) -> Predictor:
   """Loads a model.
 
@@ -324,6 +330,7 @@ def load(
     precision: see `Predictor`.
     batch_edges: see `Predictor`.
     num_devices: see `jmp_hk.load`.
+    num_workers: see `jmp_hk.load`.
 
   Returns:
     The model.
@@ -353,6 +360,7 @@ def load(
     precision=precision,
     batch_edges=batch_edges,
     num_devices=num_devices,
+    num_workers=num_workers,
   )
 
 

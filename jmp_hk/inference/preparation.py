@@ -13,7 +13,7 @@ from jmp_hk import dataset_info
 from jmp_hk import from_ase
 from jmp_hk import problems as problems_lib
 from jmp_hk import structure as structure_lib
-from jmp_hk.inference import batching
+from jmp_hk.inference import preparer as preparer_lib
 
 # What users give; a single structure counts as a list of one.
 Structures = ase.Atoms | Iterable[ase.Atoms]
@@ -68,17 +68,17 @@ class InvalidPolicy:
 
 
 def prepare(
-  structures: Structures,
+  structures: Sequence[ase.Atoms],
   info: dataset_info.DatasetInfo,
-  preparer: batching.Preparer,
+  preparer: preparer_lib.Preparer,
   policy: InvalidPolicy = InvalidPolicy(),
-) -> list[batching.Prepared | None]:
+) -> list[preparer_lib.Prepared | None]:
   """Checks all structures and builds their graphs.
 
   Args:
-    structures: any number of structures; a single one counts as a list of one.
+    structures: any number of structures.
     info: constants of the dataset of the head that is to predict them.
-    preparer: builds their graphs.
+    preparer: measures their graphs.
     policy: what happens to those that cannot be predicted.
 
   Returns:
@@ -88,10 +88,8 @@ def prepare(
     InvalidStructuresError: some cannot be predicted; the message sums them up.
     TypeError: something is no `ase.Atoms`.
   """
-  items: list[batching.Prepared | None] = []
+  converted: dict[int, structure_lib.Structure] = {}
   problems: dict[int, str] = {}
-  if isinstance(structures, ase.Atoms):  # It would be iterated over by its atoms.
-    structures = [structures]
   for index, atoms in enumerate(structures):
     if not isinstance(atoms, ase.Atoms):
       raise TypeError(
@@ -99,11 +97,17 @@ def prepare(
       )
     name = from_ase.name_of(atoms, index)
     try:
-      items.append(preparer(from_ase.from_atoms(atoms, info, name)))
+      converted[index] = from_ase.from_atoms(atoms, info, name)
     except structure_lib.InvalidStructureError as error:
-      items.append(None)
       problems[index] = str(error)
-  policy.apply(problems)
+  items: list[preparer_lib.Prepared | None] = [None] * len(structures)
+  found = preparer.prepare(list(converted.values()))
+  for index, item in zip(converted, found, strict=True):
+    if isinstance(item, preparer_lib.Prepared):
+      items[index] = item
+    else:
+      problems[index] = str(item)
+  policy.apply(dict(sorted(problems.items())))
   return items
 
 

@@ -177,17 +177,19 @@ class SingleHead:
       What the function returns for each batch.
     """
     function = self._predict if name == "predict" else self._embed
+    is_spread = len(batches) > 1
+    key = self._key(name, len(batches), batches[0].budget)
     with self._precision():
-      if len(batches) == 1:
-        jitted, arguments = jax.jit(function), (self._variables, batches[0])
-      else:
-        jitted = spreading.on_each_device(function, devices)
+      arguments: tuple[Any, ...] = self._variables, batches[0]
+      if is_spread:
         arguments = self._copies.on(devices), spreading.put(batches, devices)
-      key = self._key(name, len(batches), batches[0].budget)
       if key not in self._programs:
+        jitted = jax.jit(function)
+        if is_spread:
+          jitted = spreading.on_each_device(function, devices)
         self._programs[key] = compilation.compile_for(jitted, *arguments)
       outputs = self._programs[key](*arguments)
-    return [outputs] if len(batches) == 1 else spreading.split(outputs, devices)
+    return spreading.split(outputs, devices) if is_spread else [outputs]
 
   def _key(
     self, name: Function, num_devices: int, budget: budget_lib.Budget

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 import contextlib
 import ctypes
 import importlib
+import itertools
 import os
 import signal
 import sys
 import threading
 import traceback
+from typing import Any
 from typing import NoReturn
 
 from jmp_hk.runtime import configuration
@@ -25,6 +27,9 @@ _NATIVE_LOG = "TF_CPP_MIN_LOG_LEVEL"
 _NO_NATIVE_LOG = 4  # Above all levels of jax's own messages.
 _ENDING_SECONDS = 10
 
+_POLL_SECONDS = 5.0
+
+_num_waits = itertools.count()  # Equal in all processes, which wait at the same places.
 _ending = threading.Lock()  # Held by the thread that ends the process.
 _kept: list[object] = []  # What C code points to.
 
@@ -219,13 +224,34 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-  """Waits until every process has come to this place.
+  """Waits until every process has come to this place, however long that takes.
+
+  An exchange between devices would give up after half a minute (gloo) or some minutes
+  (NCCL), and conversions and tests, which one process does for all, take longer.
 
   Args:
-    name: name of the place, unique in a run.
+    name: name of the place.
   """
   import jax
-  from jax.experimental import multihost_utils
 
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
+  if jax.process_count() == 1:
+    return
+  client = importlib.import_module("jax._src.distributed").global_state.client
+  place = f"jmp_hk/{next(_num_waits)}/{name}"
+  client.key_value_set(f"{place}/{jax.process_index()}", "here")
+  if is_first():
+    for index in range(jax.process_count()):
+      _wait_for_key(client, f"{place}/{index}")
+    client.key_value_set(f"{place}/all", "here")
+  _wait_for_key(client, f"{place}/all")
+
+
+def _wait_for_key(client: Any, key: str) -> None:
+  """Waits until the coordinator has a key; signals are seen meanwhile."""
+  while True:
+    try:
+      client.blocking_key_value_get(key, round(1000 * _POLL_SECONDS))
+      return
+    except RuntimeError as error:
+      if "DEADLINE_EXCEEDED" not in str(error):
+        raise

@@ -24,8 +24,8 @@ from typing import Any
 
 from jmp_hk import serialization
 from jmp_hk import strict_json
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.training import config as config_lib
-from jmp_hk.training import sharding
 from jmp_hk.training import writers
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def complete(
   if train.num_microbatches:
     return config
   stored = _stored_config(directory).get("trainer", {}).get("train", {})
-  count = stored.get("num_microbatches") or sharding.Machine.present(
+  count = stored.get("num_microbatches") or devices_lib.Machine.present(
     train.num_devices
   ).follow(train.batch_size)
   count = min(count, train.batch_size)  # A stored batch of another size is refused.

@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from jmp_hk.pipeline import batches as batches_lib
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.runtime import prefetch
 
 logger = logging.getLogger(__name__)
@@ -21,129 +22,6 @@ TreeT = TypeVar("TreeT")  # A pytree of arrays.
 
 AXIS = "data"
 _AHEAD = 2  # Batches that wait on the devices.
-
-
-class DevicesError(ValueError):
-  """A step cannot be shared out over the devices; the message says what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-  """The devices that a run may use.
-
-  Attributes:
-    num_processes: processes of the run.
-    devices_each: devices of each process.
-  """
-
-  num_processes: int
-  devices_each: int
-
-  @classmethod
-  def present(cls, num_devices: int = 0) -> "Machine":
-    """What there is: as many devices of every process.
-
-    Args:
-      num_devices: devices to use over all processes; zero uses all.
-
-    Raises:
-      DevicesError: there are fewer devices, or more processes.
-    """
-    count = jax.process_count()
-    each = min(len(jax.local_devices(process_index=i)) for i in range(count))
-    _check_enough(count * each, num_devices)
-    if 0 < num_devices < count:
-      raise DevicesError(
-        f"Each of the {count} processes uses at least one device, but num_devices is "
-        f"{num_devices}: start fewer processes."
-      )
-    return cls(count, num_devices // count if num_devices else each)
-
-  def follow(self, batch_size: int) -> int:
-    """Number of microbatches of a step: one for each device, none without structures.
-
-    Args:
-      batch_size: structures of a step.
-
-    Raises:
-      DevicesError: there are more processes than structures.
-    """
-    if batch_size < self.num_processes:
-      raise DevicesError(
-        f"A batch of {batch_size} cannot be shared by {self.num_processes} processes: "
-        "start fewer processes, or raise batch_size."
-      )
-    return self.num_processes * min(self.devices_each, batch_size // self.num_processes)
-
-  def used_each(self, num_microbatches: int) -> int:
-    """Devices of a process that are used: the most that get equally much to do.
-
-    Args:
-      num_microbatches: microbatches of a step.
-
-    Raises:
-      DevicesError: the processes cannot have the same number of them.
-    """
-    if num_microbatches % self.num_processes:
-      possible = [
-        n for n in range(1, num_microbatches + 1) if num_microbatches % n == 0
-      ]
-      raise DevicesError(
-        f"The {num_microbatches} microbatches of a step cannot be shared evenly by "
-        f"{self.num_processes} processes: start {_alternatives(possible)} processes. "
-        "A run keeps the number of its microbatches; a new one gets it from "
-        "num_microbatches, or from its devices."
-      )
-    share = num_microbatches // self.num_processes
-    return max(n for n in range(1, self.devices_each + 1) if share % n == 0)
-
-  def make_mesh(self, each: int) -> jax.sharding.Mesh:
-    """A mesh over as many devices of each process."""
-    return make_mesh(
-      [
-        device
-        for process in range(self.num_processes)
-        for device in jax.local_devices(process_index=process)[:each]
-      ]
-    )
-
-
-def local_devices(num_devices: int = 0) -> list[jax.Device]:
-  """Devices of this process that computations of its own may use.
-
-  Args:
-    num_devices: how many; zero takes all, and where jax has been told of a default
-      device (`jax.default_device`) that one alone.
-
-  Raises:
-    DevicesError: there are fewer.
-  """
-  found = jax.local_devices()
-  _check_enough(len(found), num_devices)
-  chosen = jax.config.jax_default_device
-  if not num_devices and isinstance(chosen, jax.Device):
-    return [chosen]
-  return found[: num_devices or None]
-
-
-def share_of_process(num_devices: int) -> int:
-  """How many of a run's devices a process has; zero stands for all of them."""
-  return num_devices // jax.process_count()
-
-
-def _check_enough(count: int, num_devices: int) -> None:
-  """Checks that as many devices are there as are wanted."""
-  if num_devices > count:
-    raise DevicesError(
-      f"There are {count} devices, fewer than num_devices={num_devices}: lower it, or "
-      "leave it out to use all."
-    )
-
-
-def _alternatives(numbers: Sequence[int]) -> str:
-  """Numbers as a list of choices."""
-  *others, last = map(str, numbers)
-  return f"{', '.join(others)} or {last}" if others else last
 
 
 def open_mesh(
@@ -159,18 +37,18 @@ def open_mesh(
   Raises:
     DevicesError: that is impossible.
   """
-  machine = Machine.present(num_devices)
+  machine = devices_lib.Machine.present(num_devices)
   each = machine.used_each(num_microbatches)
   if each < machine.devices_each:
     logger.info(
       "%d of %d devices are used: a step has %d structures in %d microbatches, as many "
-      "for each device. Validations use all.",
+      "for each device.",
       machine.num_processes * each,
       machine.num_processes * machine.devices_each,
       batch_size,
       num_microbatches,
     )
-  return machine.make_mesh(each)
+  return make_mesh(machine.devices(each))
 
 
 def open_evaluation_mesh(num_devices: int = 0) -> jax.sharding.Mesh:
@@ -182,13 +60,13 @@ def open_evaluation_mesh(num_devices: int = 0) -> jax.sharding.Mesh:
   Raises:
     DevicesError: that is impossible.
   """
-  machine = Machine.present(num_devices)
-  return machine.make_mesh(machine.devices_each)
+  machine = devices_lib.Machine.present(num_devices)
+  return make_mesh(machine.devices(machine.devices_each))
 
 
 def count_devices(num_microbatches: int, num_devices: int = 0) -> int:
   """Number of devices of `open_mesh`, over all processes; arguments likewise."""
-  machine = Machine.present(num_devices)
+  machine = devices_lib.Machine.present(num_devices)
   return machine.num_processes * machine.used_each(num_microbatches)
 
 
@@ -223,7 +101,7 @@ def local_microbatches(
   """
   each, rest = divmod(num_microbatches, mesh.size)
   if rest:
-    raise DevicesError(
+    raise devices_lib.DevicesError(
       f"{num_microbatches} microbatches cannot be shared evenly by {mesh.size} "
       "devices; `open_mesh` chooses devices that can."
     )

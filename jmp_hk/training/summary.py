@@ -36,14 +36,14 @@ def tell_start(config: config_lib.TrainerConfig, program: program_lib.Program) -
     config.model.backbone.describe(),
     f"{parameters.count(program.shapes.params):,}",
   )
-  devices = program.mesh.size
-  kind = program.mesh.devices.flat[0].device_kind
+  devices, all_devices = program.mesh.size, program.evaluation_mesh.size
   logger.info(
-    "%s, on %d device%s (%s).",
+    "%s, on %d device%s (%s)%s.",
     _batches(config, program.budgets),
     devices,
     "s" * (devices > 1),
-    kind,
+    program.mesh.devices.flat[0].device_kind,
+    f"; validation uses {all_devices}" if all_devices > devices else "",
   )
   logger.debug("Sizes of a microbatch: %s.", program.budgets)
 

@@ -20,6 +20,7 @@ from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.runtime import configuration
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.runtime import interruption
 from jmp_hk.runtime import processes
 from jmp_hk.training import batch_sources
@@ -240,7 +241,7 @@ class Trainer:
       jax.device_get(variables),
       origin=self._origin,
       precision=self.config.model.precision,
-      num_devices=sharding.share_of_process(self.config.train.num_devices),
+      num_devices=devices_lib.share_of_process(self.config.train.num_devices),
     )
 
   def _check_outputs(self) -> None:

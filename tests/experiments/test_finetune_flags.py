@@ -11,6 +11,7 @@ from experiments.command_line import command
 from experiments.command_line import finetune_flags
 from experiments.command_line import tasks
 from jmp_hk.models import model as model_lib
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import batch_sources
 from jmp_hk.training import config as train_config
@@ -91,7 +92,7 @@ def test_flag_files_build_model_head_and_optimizer(path, data, tmp_path):
   assert not config.trainer.loss.structure_wise
   # However many devices there are, some of them share out the published batch.
   for count in (1, 2, 4, 8):
-    machine = sharding.Machine(num_processes=1, devices_each=count)
+    machine = devices_lib.Machine(num_processes=1, devices_each=count)
     num_microbatches = machine.follow(train.batch_size)
     assert num_microbatches == min(count, train.batch_size)
     assert machine.used_each(num_microbatches) == num_microbatches

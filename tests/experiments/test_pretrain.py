@@ -161,9 +161,11 @@ def test_two_processes_of_which_one_is_killed_and_two_devices_equal_one(
   assert "because another process of this run has ended" in last, case
   for dump in ("Fatal Python error", "stack trace", "Traceback"):
     assert dump not in outputs[1 - victim], case
-  # One process with three devices goes on, on as many as get a microbatch.
+  # One process with three devices goes on: it trains on as many as get a microbatch,
+  # and validates on all.
   output = _run(workdir, datasets, devices=3)
-  assert "2 of 3 devices are used" in output and " on 2 devices" in output
+  assert "2 of 3 devices are used" in output
+  assert " on 2 devices (cpu); validation uses 3." in output
   _assert_close(_lines(workdir), _lines(whole[0]))
   chex.assert_trees_all_close(
     _variables(workdir), _variables(whole[0]), rtol=1e-4, atol=1e-6

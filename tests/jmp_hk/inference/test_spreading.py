@@ -13,24 +13,25 @@ import numpy as np
 
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import spreading
-from jmp_hk.training import sharding
+from jmp_hk.models import model as model_lib
+from jmp_hk.runtime import devices as devices_lib
 from tests import compiling
 from tests.jmp_hk.inference import predictors
 from tests.jmp_hk.models.gemnet_oc import small_model
 
-# Predictions, embeddings and programs with one, two and all three devices.
+# Predictions and programs with one and with all three devices.
 _SCRIPT = """
 import json
 import jax
 jax.config.update("jax_disable_most_optimizations", True)
 from tests.jmp_hk.inference import test_spreading
-print(json.dumps([test_spreading.run(count) for count in (1, 2, 0)]))
+print(json.dumps([test_spreading.run(count) for count in (1, 0)]))
 """
 
 
 def run(num_devices: int) -> dict[str, object]:
   """What a model predicts, and how; numbers as JSON."""
-  base = predictors.make_predictor(small_model.direct_config(), precision="float32")
+  base = predictors.direct()
   model = predictor_lib.Predictor(
     base.config, base.infos, base.variables, num_devices=num_devices, batch_edges=60
   )
@@ -92,33 +93,35 @@ class SpreadingTest(parameterized.TestCase):
       [sys.executable, "-c", _SCRIPT], env=environment, capture_output=True, text=True
     )
     self.assertEqual(output.returncode, 0, output.stderr)
-    one, two, three = json.loads(output.stdout.splitlines()[-1])
+    one, three = json.loads(output.stdout.splitlines()[-1])
     self.assertEqual(set(one["devices"]), {1})
-    self.assertIn(2, two["devices"])
     self.assertIn(3, three["devices"])
-    for many in (two, three):
-      np.testing.assert_allclose(many["energies"], one["energies"], rtol=2e-6)
-      for ours, theirs in zip(many["forces"], one["forces"], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
-      # A single structure takes a program that is there.
-      self.assertEqual(many["compiled_for_one"], 0)
-      self.assertAlmostEqual(many["alone"], one["energies"][3], places=5)
-      self.assertLess(len(many["progress"]), len(one["progress"]))
-      self.assertEqual(many["progress"][-1], 15)
+    np.testing.assert_allclose(three["energies"], one["energies"], rtol=2e-6)
+    for ours, theirs in zip(three["forces"], one["forces"], strict=True):
+      scale = max(np.abs(theirs).max(), 1.0)
+      np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * scale)
+    # A single structure takes a program that is there.
+    self.assertEqual(three["compiled_for_one"], 0)
+    np.testing.assert_allclose(three["alone"], one["energies"][3], rtol=2e-6)
+    self.assertLess(len(three["progress"]), len(one["progress"]))
+    self.assertEqual(three["progress"][-1], 15)
 
   def test_more_devices_than_there_are_is_an_error(self):
-    base = predictors.direct()
-    with self.assertRaisesRegex(
-      sharding.DevicesError, "fewer than num_devices=99: lower it"
-    ):
-      predictor_lib.Predictor(base.config, base.infos, base.variables, num_devices=99)
+    for count, message in ((99, "fewer than num_devices=99: lower it"), (-1, "negat")):
+      with self.assertRaisesRegex(devices_lib.DevicesError, message):
+        predictor_lib.Predictor(
+          small_model.direct_config(),
+          {},
+          model_lib.Variables({}, {}),
+          num_devices=count,
+        )
 
   def test_a_default_device_of_jax_is_the_only_one(self):
     device = jax.local_devices()[-1]
     with jax.default_device(device):
-      self.assertEqual(sharding.local_devices(), [device])
-    self.assertEqual(sharding.local_devices(), jax.local_devices())
-    self.assertEqual(sharding.local_devices(1), jax.local_devices()[:1])
+      self.assertEqual(devices_lib.local_devices(), [device])
+    self.assertEqual(devices_lib.local_devices(), jax.local_devices())
+    self.assertEqual(devices_lib.local_devices(1), jax.local_devices()[:1])
 
 
 if __name__ == "__main__":

@@ -164,11 +164,14 @@ config = configuration.RuntimeConfig(
 )
 configuration.configure(config)
 processes.connect(config)
+processes._POLL_SECONDS = 0.3
 with processes.ends_together():
-  processes.wait_for_all("begin")
   if me == 0:
-    os._exit(9)
-  time.sleep(100)
+    time.sleep(2)
+  processes.wait_for_all("begin")
+  print("All are here.", flush=True)
+  time.sleep(1 if me == 0 else 100)
+  os._exit(9)
 """
 
 
@@ -190,6 +193,8 @@ def test_without_process_0_the_others_end_even_where_they_exchange_nothing():
   assert "another process of this run has ended" in outputs[1].splitlines()[-1]
   for dump in ("Fatal Python error", "stack trace", "most recent call"):
     assert dump not in outputs[1]
+  # It had waited for the other one, longer than a request to the coordinator may take.
+  assert outputs[1].startswith("All are here.")
 
 
 def test_two_processes_continue_as_one(tmp_path):

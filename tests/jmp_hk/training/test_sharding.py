@@ -1,77 +1,35 @@
-"""How the structures of a step are shared out over processes and devices."""
+"""How batches and weights lie on the devices."""
 
 from absl.testing import absltest
-from absl.testing import parameterized
+import chex
 import jax
+import numpy as np
 
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.training import sharding
 
 
-class MachineTest(parameterized.TestCase):
-  @parameterized.parameters(
-    # Processes, devices of each, structures of a step; microbatches.
-    (1, 1, 1, 1),
-    (1, 1, 48, 1),
-    (1, 8, 48, 8),
-    (1, 8, 5, 5),
-    (1, 8, 1, 1),
-    (4, 1, 5, 4),
-    (2, 4, 5, 4),
-    (2, 4, 7, 6),
-    (64, 8, 512, 512),
-  )
-  def test_every_device_gets_a_microbatch_while_there_are_structures(
-    self, num_processes, devices_each, batch_size, num_microbatches
-  ):
-    machine = sharding.Machine(num_processes, devices_each)
-    self.assertEqual(machine.follow(batch_size), num_microbatches)
-    # None of the chosen devices is without one.
-    used = num_processes * machine.used_each(num_microbatches)
-    self.assertEqual(used, num_microbatches)
-
-  @parameterized.parameters(
-    # Processes, devices of each, microbatches; devices that each process uses.
-    (1, 8, 8, 8),
-    (1, 3, 8, 2),
-    (1, 8, 1, 1),
-    (1, 8, 12, 6),
-    (1, 1, 7, 1),
-    (1, 2, 7, 1),
-    (2, 2, 8, 2),
-    (2, 3, 8, 2),
-    (4, 2, 4, 1),
-  )
-  def test_a_stored_number_of_microbatches_is_shared_evenly(
-    self, num_processes, devices_each, num_microbatches, used_each
-  ):
-    machine = sharding.Machine(num_processes, devices_each)
-    self.assertEqual(machine.used_each(num_microbatches), used_each)
-
-  def test_what_cannot_be_shared_says_what_to_do(self):
-    with self.assertRaisesRegex(
-      sharding.DevicesError,
-      "The 6 microbatches .* evenly by 4 processes: start 1, 2, 3 or 6 processes",
-    ):
-      sharding.Machine(4, 1).used_each(6)
-    with self.assertRaisesRegex(sharding.DevicesError, "start 1 processes"):
-      sharding.Machine(2, 1).used_each(1)
-    with self.assertRaisesRegex(
-      sharding.DevicesError, "A batch of 3 cannot be shared by 4 processes"
-    ):
-      sharding.Machine(4, 2).follow(3)
-
-  def test_no_more_devices_than_there_are(self):
-    count = jax.device_count()
-    self.assertEqual(sharding.Machine.present(), sharding.Machine(1, count))
-    self.assertEqual(sharding.Machine.present(1), sharding.Machine(1, 1))
-    with self.assertRaisesRegex(
-      sharding.DevicesError, f"There are {count} devices, fewer than num_devices=99"
-    ):
-      sharding.Machine.present(99)
-
+class ShardingTest(absltest.TestCase):
   def test_microbatches_of_a_process_follow_its_devices(self):
     mesh = sharding.make_mesh(jax.devices()[:1])
     self.assertEqual(sharding.local_microbatches(mesh, 3), (0, 1, 2))
+
+  def test_microbatches_that_devices_cannot_share_are_refused(self):
+    mesh = jax.sharding.AbstractMesh((2,), (sharding.AXIS,))
+    with self.assertRaisesRegex(devices_lib.DevicesError, "3 microbatches"):
+      sharding.local_microbatches(mesh, 3)
+
+  def test_evaluations_have_all_devices_that_a_run_may_use(self):
+    mesh = sharding.open_evaluation_mesh()
+    self.assertEqual(list(mesh.devices.flat), jax.devices())
+    self.assertEqual(sharding.open_evaluation_mesh(1).size, 1)
+
+  def test_copies_on_another_mesh_are_equal(self):
+    tree = {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3)}
+    one, other = sharding.make_mesh(jax.devices()[:1]), sharding.make_mesh()
+    copied = sharding.copy_replicated(sharding.put_replicated(tree, one), other)
+    chex.assert_trees_all_equal(jax.device_get(copied), tree)
+    self.assertEqual(copied["w"].sharding, sharding.replicated(other))
 
 
 if __name__ == "__main__":
