@@ -14,6 +14,7 @@ import numpy as np
 
 from jmp_hk import ase_files
 from jmp_hk import ase_labels
+from jmp_hk import ase_stress
 from jmp_hk import dataset_info
 from jmp_hk import from_ase
 from jmp_hk import problems as problems_lib
@@ -159,7 +160,7 @@ def _find(atoms: ase.Atoms, target: tasks_lib.TargetConfig, key: str) -> Any:
   if target.spec.label_name != "stress":
     return ase_labels.find(atoms, key)
   try:
-    return ase_labels.find_stress(atoms, key)
+    return ase_stress.find(atoms, key)
   except ValueError as error:
     raise spec_lib.LabelError(str(error)) from error
 

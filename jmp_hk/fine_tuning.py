@@ -66,11 +66,11 @@ def fine_tune(
   """Trains a model on labelled structures.
 
   Labels are looked for in `atoms.info`, `atoms.arrays`, the results of the attached
-  calculator and what ASE databases keep, in eV, Å and eV/Å. Called again with the same
-  arguments and directory, it continues where it was stopped, or returns what it has
-  trained. With a larger `num_steps` it goes on, and the learning rate follows the
-  schedule of the new number from there on. Ctrl-C saves a checkpoint before it raises
-  `KeyboardInterrupt`.
+  calculator and what ASE databases keep, in eV, Å, eV/Å and (of stress, with ASE's
+  sign) eV/Å³. Called again with the same arguments and directory, it continues where it
+  was stopped, or returns what it has trained. With a larger `num_steps` it goes on, and
+  the learning rate follows the schedule of the new number from there on. Ctrl-C saves a
+  checkpoint before it raises `KeyboardInterrupt`.
 
   Args:
     model: model that is trained further: from `jmp_hk.load`, or what that takes. The
@@ -78,7 +78,8 @@ def fine_tune(
     structures: structures to train on: `ase.Atoms`; or a file that ASE reads, a folder
       of such files, or a CSV table of an identifier and values beside its structures.
     targets: kind of each label by its name, e.g. {"energy": "energy", "forces":
-      "conservative_forces"} or {"gap": "scalar"}; or complete declarations.
+      "conservative_forces", "stress": "conservative_stress"} or {"gap": "scalar"}; or
+      complete declarations.
     workdir: directory of the run.
     validation: structures to validate on, likewise; or the part of `structures` that is
       drawn for it; zero validates on nothing. The weights that are best in validation

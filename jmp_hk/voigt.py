@@ -4,15 +4,20 @@ The sign is ASE's, that of dE/dε / V: positive where the structure wants to shr
 virial of an extxyz file is -V times that stress.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
 
 from ase import units
-import jax
 import numpy as np
 import numpy.typing as npt
 
-ArrayT = TypeVar("ArrayT", np.ndarray, jax.Array)
+if TYPE_CHECKING:  # Processes that convert data do without it.
+  import jax
+
+ArrayT = TypeVar("ArrayT", np.ndarray, "jax.Array")
 
 NUM_COMPONENTS = 6
 # Row and column of each component.

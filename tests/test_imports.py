@@ -30,6 +30,7 @@ _ORDER = (
     "strict_json",
     "statistics",
     "structure",
+    "voigt",
     "text_table",
     "zip_entries",
   ),
@@ -37,6 +38,7 @@ _ORDER = (
   (
     "ase_files",
     "ase_labels",
+    "ase_stress",
     "ase_tables",
     "dataset_info",
     "dataset_summary",

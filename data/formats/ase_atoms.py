@@ -9,6 +9,7 @@ import numpy as np
 
 from data.conversion import base
 from jmp_hk import ase_labels
+from jmp_hk import ase_stress
 from jmp_hk import dataset_summary
 from jmp_hk import ranges
 from jmp_hk import structure as structure_lib
@@ -217,7 +218,7 @@ def _stress(atoms: ase.Atoms, options: AseOptions, may_lack: bool) -> np.ndarray
   key = options.stress_key
   if key == NONE:
     return None
-  stress = ase_labels.find_stress(
+  stress = ase_stress.find(
     atoms, key, stress_unit(options.stress_unit), energy_unit(options.energy_unit)
   )
   if stress is None and not may_lack:

@@ -180,6 +180,7 @@ class Committee(predictor_lib.Predictor):
       precision=first.precision,
       batch_edges=first.batch_edges,
       num_devices=first.num_devices,
+      num_workers=first.num_workers,
     )
     self.members = tuple(members)
 

@@ -73,9 +73,10 @@ def with_energy(
   energy = dataclasses.replace(energy, head_bias=False)
   others = [target for target in targets if target.name != "energy"]
   if "forces" not in given:
-    others.append(
-      config_lib.TargetConfig("forces", "conservative_forces", loss_coefficient=0.0)
+    forces = config_lib.TargetConfig(
+      "forces", "conservative_forces", loss_coefficient=0.0
     )
+    others = [forces, *others]
   return (energy, *others)
 
 

@@ -212,8 +212,11 @@ def _crystals():
 @pytest.mark.parametrize("suffix", ["extxyz", "traj", "db"])
 def test_stress_is_kept_where_there_is_one(convert, tmp_path, suffix):
   path, frames = tmp_path / f"mine.{suffix}", _crystals()
-  for atoms in frames:
-    ase.io.write(path, atoms, append=True)
+  if suffix == "db":
+    for atoms in frames:
+      ase.io.write(path, atoms, append=True)
+  else:
+    ase.io.write(path, frames)
   found, info = convert("ase", path, "train")
   assert info.units["stress"] == "eV/Å³"
   assert info.splits["train"].missing == {"stress": 2}
@@ -223,11 +226,12 @@ def test_stress_is_kept_where_there_is_one(convert, tmp_path, suffix):
     chex.assert_trees_all_close(structure.stress, expected, rtol=1e-6, atol=1e-9)
   assert [s.stress is None for s in structures] == [False, False, True, True]
   # It need not be read, and then nothing is said about it.
-  found, info = convert("ase", path, "val", stress_key="none")
-  assert "stress" not in info.units and found["val"][0].stress is None
+  given = {"stress_key": "none", "split_fractions": "1"}
+  info, found = converted.convert("ase", path, tmp_path / "without", **given)
+  assert "stress" not in info.units and found["train"][0].stress is None
 
 
-def test_virials_and_other_units_of_stress(convert, tmp_path):
+def test_virials_and_other_units_of_stress(tmp_path):
   path, frames = tmp_path / "mine.extxyz", _crystals()[:2]
   expected = [atoms.calc.results.pop("stress") for atoms in frames]
   for atoms, stress in zip(frames, expected, strict=True):
@@ -236,9 +240,10 @@ def test_virials_and_other_units_of_stress(convert, tmp_path):
     atoms.info["kbar"] *= voigt.GPA
   ase.io.write(path, frames)
   options = {"stress_key": "kbar", "stress_unit": "kbar"}
-  for split, given in (("train", {}), ("val", options)):
-    found, _ = convert("ase", path, split, **given)
-    for structure, stress in zip(found[split], expected, strict=True):
+  for name, given in (("virial", {}), ("kbar", options)):
+    given = {**given, "split_fractions": "1"}
+    _, found = converted.convert("ase", path, tmp_path / name, **given)
+    for structure, stress in zip(found["train"], expected, strict=True):
       chex.assert_trees_all_close(structure.stress, stress, rtol=1e-5, atol=1e-8)
 
 

@@ -57,12 +57,13 @@ def test_labels_that_a_structure_lacks_are_not_numbers(tmp_path):
     dataclasses.replace(
       s,
       energy=None if i < 2 else s.energy,
+      stress=None if i < 4 else np.arange(6.0) + i,
       targets={} if i < 3 else s.targets | {"charges": charges(s)},
     )
     for i, s in enumerate(molecules)
   ]
   folder = corpus.write(tmp_path / "mine", "mine", molecules, 6.0, shards=2)
-  missing = {"energy": 2, "gap": 3, "kind": 3, "charges": 3}
+  missing = {"energy": 2, "stress": 4, "gap": 3, "kind": 3, "charges": 3}
   info = dataclasses.replace(
     dataset_info.load(folder),
     splits={"train": dataset_info.SplitFacts((1, 6, 8), missing)},
@@ -73,6 +74,7 @@ def test_labels_that_a_structure_lacks_are_not_numbers(tmp_path):
     element = found[structure.record_id]
     for key, name in (
       ("energy", "energy"),
+      ("stress", "stress"),
       ("target/gap", "gap"),
       ("atom_target/charges", "charges"),
     ):
