@@ -12,9 +12,6 @@ import os
 import pathlib
 
 import ase
-import ase.db
-import ase.io
-from ase.io import formats as ase_formats
 
 from jmp_hk import ase_tables
 from jmp_hk import problems
@@ -183,7 +180,9 @@ def _read(path: pathlib.Path) -> Iterator[ase.Atoms]:
   except GeneratorExit:
     raise
   except Exception as error:  # ASE's readers raise nearly anything.
-    unknown = isinstance(error, ase_formats.UnknownFileTypeError)
+    from ase.io import formats
+
+    unknown = isinstance(error, formats.UnknownFileTypeError)
     raise FileError(
       f"{path}: ASE fails after {count} frames: {type(error).__name__}: {error}"
       + ("; name the files to read by a pattern, e.g. *.cif." if unknown else ".")
@@ -192,6 +191,10 @@ def _read(path: pathlib.Path) -> Iterator[ase.Atoms]:
 
 def _open(path: pathlib.Path) -> Iterator[ase.Atoms]:
   """Structures as ASE gives them, those of a database with its key-value pairs."""
+  # They import much of SciPy, for which programs that read no such file need not wait.
+  import ase.db
+  import ase.io
+
   if path.suffix.lower() not in _DATABASES:
     yield from ase.io.iread(path, ":", do_not_split_by_at_sign=True)
     return

@@ -52,11 +52,7 @@ _ORDER = (
   ("ase_datasets", "ase_structures", "fine_tuning"),
   ("",),  # jmp_hk/__init__.py
 )
-_BUILDING = (
-  "jmp_hk.graphs.",
-  "jmp_hk.models.gemnet_oc.graphs.",
-  "jmp_hk.pipeline.graph_workers",
-)
+_BUILDING = ("jmp_hk.graphs.", "jmp_hk.models.gemnet_oc.graphs.")
 _LIGHT = {"numpy", "vesin"}
 _PACKING = ("batch", "layout", "packing")  # Make jraph graphs of arrays.
 
@@ -158,12 +154,16 @@ class ImportsTest(parameterized.TestCase):
     )
     subprocess.run([sys.executable, "-c", program], cwd=source_imports.ROOT, check=True)
 
-  def test_building_graphs_needs_numpy_and_vesin_only(self):
-    # Worker processes load these; packing, which makes jraph graphs, may need more.
+  @parameterized.named_parameters(
+    ("building", _BUILDING, _LIGHT),
+    ("measuring", ("jmp_hk.pipeline.sizes",), {*_LIGHT, "tqdm"}),
+  )
+  def test_workers_load_little_for(self, prefixes, light):
+    # Packing, which makes jraph graphs, may need more.
     building = [
       name
       for name in source_imports.modules()
-      if name.startswith(_BUILDING) and name.rpartition(".")[2] not in _PACKING
+      if name.startswith(prefixes) and name.rpartition(".")[2] not in _PACKING
     ]
     self.assertNotEmpty(building)
     loaded = set().union(*map(_loaded_with, building))
@@ -174,7 +174,7 @@ class ImportsTest(parameterized.TestCase):
         if entry.importer in loaded
         and entry.when is When.LOADED
         and entry.is_third_party
-        and entry.target not in _LIGHT
+        and entry.target not in light
       ]
     )
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import pathlib
 import re
 from typing import Any
@@ -156,7 +157,7 @@ class Converter(abc.ABC):
   name: ClassVar[str]
   options_type: ClassVar[type[Options]] = Options
 
-  @property
+  @functools.cached_property
   def root(self) -> pathlib.Path:
     """The folder that `Unit.files` are relative to."""
     return self.source if self.source.is_dir() else self.source.parent

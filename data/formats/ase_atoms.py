@@ -3,7 +3,6 @@
 import dataclasses
 
 import ase
-from ase import constraints as ase_constraints
 from ase import units as ase_units
 import numpy as np
 
@@ -144,10 +143,7 @@ def to_structure(
     value = _label(atoms, keys.get(name, name), name in optional)
     if value is not None:
       labels[name] = _shaped(value, len(atoms), target)
-  fixed = np.zeros(len(atoms), bool)
-  for constraint in atoms.constraints:
-    if isinstance(constraint, ase_constraints.FixAtoms):
-      fixed[constraint.index] = True
+  fixed = _fixed(atoms)
   return structure_lib.Structure(
     positions=atoms.positions,
     atomic_numbers=structure_lib.as_int32(atoms.numbers),
@@ -249,6 +245,19 @@ def parse_keys(text: str) -> dict[str, str]:
       raise base.PlanError(f"--target_keys={text} does not read NAME=KEY,….")
     keys[name] = key
   return keys
+
+
+def _fixed(atoms: ase.Atoms) -> np.ndarray:
+  """[n] whether an atom is held in place."""
+  fixed = np.zeros(len(atoms), bool)
+  if atoms.constraints:
+    # Importing it takes half a second, which every conversion would wait for.
+    from ase import constraints as ase_constraints
+
+    for constraint in atoms.constraints:
+      if isinstance(constraint, ase_constraints.FixAtoms):
+        fixed[constraint.index] = True
+  return fixed
 
 
 def _tags(atoms: ase.Atoms, key: str, fixed: np.ndarray) -> np.ndarray:

@@ -31,6 +31,9 @@ _MOST_OPEN = 128  # Shards that a process keeps open.
 _MOST_OFFSETS = 4_000_000  # Places of records that a process remembers, 8 bytes each.
 _THREADS = 16  # They wait for the file system while many indices are opened.
 
+# Fields and largest sizes of tables, by key.
+_Largest = Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]
+
 
 @dataclasses.dataclass(frozen=True)
 class ShardSource(shards_lib.Split):
@@ -135,6 +138,29 @@ class ShardSource(shards_lib.Split):
     kept = self._layout.kept.get(number)
     return kept if kept is not None else index_lib.open_index(self.shards[number])[0]
 
+  def _offsets(self, number: int) -> np.ndarray:
+    """Where the records of a shard begin."""
+    try:
+      if number not in self._layout.kept:
+        return index_lib.load_offsets(self.shards[number])
+    except index_lib.IndexFileError:
+      pass  # It is made again.
+    return self._index(number).offsets
+
+  def _rows(self, number: int, key: str) -> np.ndarray:
+    """What the graphs of the structures of a shard need.
+
+    Raises:
+      RecordFileError: the index is damaged.
+    """
+    try:
+      return index_lib.load_rows(self.shards[number], key)
+    except index_lib.IndexFileError as error:
+      raise shards_lib.RecordFileError(
+        f"{error}. Run the same python -m data.convert once more, which measures the "
+        "graphs of this shard again; or delete the file."
+      ) from error
+
   @functools.cached_property
   def _files(self) -> "_OpenShards":
     return _OpenShards(self)
@@ -171,7 +197,7 @@ class _Layout:
 
   starts: np.ndarray
   checksum: str
-  largest: dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
+  largest: _Largest
   kept: dict[int, index_lib.Index]
   measured: dict[str, size_tables.SizesTable]
 
@@ -179,18 +205,18 @@ class _Layout:
 def _look_at(source: shards_lib.Split) -> _Layout:
   """Opens the indices of all shards once, many at a time."""
   counts, kept = [], {}
-  largest: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] | None = None
+  largest: _Largest | None = None
   digest = hashlib.sha256()
   with (
     concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
     console.progress("shard", f"Index of {source.name}") as update,
   ):
-    opened = pool.map(index_lib.open_index, source.shards)
-    for i, (index, is_stored) in enumerate(opened):
-      counts.append(index.num_records)
-      digest.update(f"{index.num_records} {index.checksum}\n".encode())
-      largest = _merge_largest(largest, index)
-      if not is_stored:
+    opened = pool.map(index_lib.open_summary, source.shards)
+    for i, (summary, index) in enumerate(opened):
+      counts.append(summary.num_records)
+      digest.update(f"{summary.num_records} {summary.checksum}\n".encode())
+      largest = _merge_largest(largest, summary.largest)
+      if index is not None:
         kept[i] = index
       update(i + 1, len(source.shards))
   return _Layout(
@@ -202,12 +228,8 @@ def _look_at(source: shards_lib.Split) -> _Layout:
   )
 
 
-def _merge_largest(
-  before: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] | None,
-  index: index_lib.Index,
-) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+def _merge_largest(before: _Largest | None, own: _Largest) -> _Largest:
   """Fields and largest sizes of the tables that earlier shards and this one have."""
-  own = {key: (sizes.fields, sizes.largest) for key, sizes in index.sizes.items()}
   if before is None:
     return own
   return {
@@ -255,11 +277,11 @@ class _OpenShards:
     return file
 
   def _offsets_of(self, number: int) -> np.ndarray:
-    """Where the records of a shard begin, a copy, which needs no open file."""
+    """Where the records of a shard begin."""
     if number in self._offsets:
       self._offsets.move_to_end(number)
       return self._offsets[number]
-    found = np.array(self._source._index(number).offsets)
+    found = self._source._offsets(number)
     self._num_offsets += len(found)
     while self._offsets and self._num_offsets > _MOST_OFFSETS:
       self._num_offsets -= len(self._offsets.popitem(last=False)[1])
@@ -298,6 +320,6 @@ class _ShardSizes(size_tables.SizesTable):
     bounds = np.searchsorted(numbers[order], np.arange(len(starts)))
     for number in np.unique(numbers).tolist():
       chosen = order[bounds[number] : bounds[number + 1]]
-      rows = self._source._index(number).sizes[self._key].rows
+      rows = self._source._rows(number, self._key)
       found[chosen] = rows[wanted[chosen] - starts[number]]
     return found

@@ -83,7 +83,7 @@ class GraphBuilder(abc.ABC):
     self,
     structure: structure_lib.Structure,
     config: graph_config.GraphConfig,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     budget: budget_lib.Budget,
   ) -> StructureGraphs:
     """Builds graphs with edge dropout that fit into an empty batch.
@@ -98,6 +98,8 @@ class GraphBuilder(abc.ABC):
       rng: likewise.
       budget: static sizes of the batch.
     """
+    if rng is None or not self.edge_dropout:
+      return self.build(structure, config)
     graphs = self.build(structure, config, rng)
     if budget_lib.fits(self.sizes(graphs), budget):
       return graphs

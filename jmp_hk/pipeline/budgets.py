@@ -7,19 +7,15 @@ import math
 
 import numpy as np
 
-from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import budget_search
 from jmp_hk.graphs import builder as builder_lib
-from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import size_tables
 from jmp_hk.pipeline import datasets as datasets_lib
-from jmp_hk.pipeline import graph_workers
 from jmp_hk.pipeline import sizes as sizes_lib
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 8
 _TYPICAL = 1024  # Rows of a table of sizes that are tried out in batches.
 
 
@@ -64,7 +60,7 @@ def choose(
     builder: the backbone's builder of graphs.
     config: wanted structures, headroom, and sizes to use as they are.
     sample: how much to look at.
-    num_workers: processes that build graphs.
+    num_workers: processes that measure what nobody has measured.
 
   Returns:
     The budget.
@@ -95,24 +91,19 @@ def _look_at(
   table = dataset.source.measured(builder, dataset.info.graph)
   if table is None and dataset.num_structures <= sample.measure_below:
     table = sizes_lib.measure(dataset, builder, num_workers)
-  workers = graph_workers.GraphWorkers(num_workers)
-  try:
-    if table is not None:
-      typical = _typical(dataset, table, sample, workers, builder)
-      most = [table.largest()]
-    else:
-      typical, most = _sample(dataset, sample, workers, builder)
-      logger.warning(
-        "The sizes of the graphs of %s (%s structures) were not measured: the budget "
-        "follows from a sample of %d, and a structure that exceeds it would end the "
-        "run. The same python -m data.convert once more measures all structures for "
-        "the default backbone, and jmp_hk.pipeline.sizes.measure for any other.",
-        dataset.name,
-        f"{dataset.num_structures:,}",
-        len(typical) + len(most),
-      )
-  finally:
-    workers.close()
+  if table is not None:
+    typical, most = _typical(dataset, table, sample, builder), [table.largest()]
+  else:
+    typical, most = _sample(dataset, sample, builder)
+    logger.warning(
+      "The sizes of the graphs of %s (%s structures) were not measured: the budget "
+      "follows from a sample of %d, and a structure that exceeds it would end the "
+      "run. The same python -m data.convert once more measures all structures for "
+      "the default backbone, and jmp_hk.pipeline.sizes.measure for any other.",
+      dataset.name,
+      f"{dataset.num_structures:,}",
+      len(typical) + len(most),
+    )
   biggest = max(most, key=lambda entry: entry.num_atoms)
   if _most_atoms(dataset) > biggest.num_atoms:  # In another split, for example.
     most.append(builder.extrapolate(biggest, _most_atoms(dataset), dataset.info.graph))
@@ -143,7 +134,6 @@ def _typical(
   dataset: datasets_lib.Dataset,
   table: size_tables.SizesTable,
   config: SampleConfig,
-  workers: graph_workers.GraphWorkers,
   builder: builder_lib.GraphBuilder,
 ) -> list[budget_lib.Budget]:
   """Sizes of structures from all over a dataset whose sizes were measured."""
@@ -152,17 +142,15 @@ def _typical(
     # What edge dropout leaves on average, seen on a few structures.
     some = datasets_lib.spread_over(len(table), config.build)
     structures = dataset.source.fetch(some)
-    dropped = _measure(structures, dataset.info.graph, workers, builder, seed=0)
-    left = np.sum([entry.as_array() for entry in dropped], axis=0)
+    left = sizes_lib.rows(structures, builder, dataset.info.graph, seed=0)
     full = table.rows(some).sum(axis=0)
-    rows = np.rint(rows * (left / np.maximum(full, 1))).astype(np.int64)
+    rows = np.rint(rows * (left.sum(axis=0) / np.maximum(full, 1))).astype(np.int64)
   return [table.kind(*entry) for entry in rows.tolist()]
 
 
 def _sample(
   dataset: datasets_lib.Dataset,
   config: SampleConfig,
-  workers: graph_workers.GraphWorkers,
   builder: builder_lib.GraphBuilder,
 ) -> tuple[list[budget_lib.Budget], list[budget_lib.Budget]]:
   """Sizes of typical structures and of the largest ones of a sample."""
@@ -172,28 +160,13 @@ def _sample(
     structures[i] for i in datasets_lib.spread_over(len(structures), config.build)
   ]
   by_size = sorted(structures, key=lambda structure: structure.num_atoms)
-  largest = by_size[-config.largest :]
-  graph = dataset.info.graph
-  return (
-    _measure(typical, graph, workers, builder, seed=0),
-    _measure(largest, graph, workers, builder, seed=None),
+  graph, kind = dataset.info.graph, builder.budget_type
+  rows = (
+    sizes_lib.rows(typical, builder, graph, seed=0),
+    sizes_lib.rows(by_size[-config.largest :], builder, graph),
   )
-
-
-def _measure(
-  structures: Sequence[structure_lib.Structure],
-  config: graph_config.GraphConfig,
-  workers: graph_workers.GraphWorkers,
-  builder: builder_lib.GraphBuilder,
-  seed: int | None,
-) -> list[budget_lib.Budget]:
-  """Builds the graphs of structures and returns their sizes."""
-  jobs = [
-    graph_workers.GraphJob(structure, config, builder, seed, draw)
-    for draw, structure in enumerate(structures)
-  ]
-  results = [workers.submit(jobs[i : i + _CHUNK]) for i in range(0, len(jobs), _CHUNK)]
-  return [builder.sizes(graphs) for result in results for graphs in result()]
+  typical, largest = ([kind(*row) for row in table.tolist()] for table in rows)
+  return typical, largest
 
 
 def _most_atoms(dataset: datasets_lib.Dataset) -> int:

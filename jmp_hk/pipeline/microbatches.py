@@ -15,7 +15,7 @@ from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import packing
 from jmp_hk.pipeline import datasets as datasets_lib
-from jmp_hk.pipeline import graph_workers
+from jmp_hk.pipeline import random_streams
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import labels
 
@@ -178,6 +178,7 @@ class Preparation:
       InvalidStructureError: graphs of a structure cannot be built.
       LabelError: a structure lacks a label.
     """
+    builder = self.spec.builder
     structures: list[Any] = [None] * len(draws)
     for index in sorted({draw.dataset for draw in draws}):
       places = [i for i, draw in enumerate(draws) if draw.dataset == index]
@@ -190,14 +191,12 @@ class Preparation:
       if self.with_labels:
         task = self.spec.tasks[dataset.task]
         targets = labels.normalise_labels(structure, dataset.info, task)
-      graphs = graph_workers.build(
+      graphs = builder.build_fitting(
         structure,
         dataset.info.graph,
-        self.spec.builder,
-        self.seed,
-        draw.number,
+        random_streams.edge_dropout(self.seed, draw.number),
         self.spec.budget,
       )
-      sizes = self.spec.builder.sizes(graphs)
+      sizes = builder.sizes(graphs)
       item = packing.PackItem(graphs, dataset.task, targets)
       yield Item(draw.number, item, sizes)

@@ -22,6 +22,16 @@ def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
   return np.random.Generator(np.random.Philox(key=key, counter=counters))
 
 
+def edge_dropout(seed: int | None, draw: int) -> np.random.Generator | None:
+  """Decides which edges of a structure are left out, whoever builds its graphs.
+
+  Args:
+    seed: seed of the run; None leaves all edges in.
+    draw: number of the structure in the stream.
+  """
+  return None if seed is None else generator(seed, DROPOUT, draw)
+
+
 def stream_seed(seed: int, name: str) -> int:
   """Seed of one dataset's order: datasets are shuffled independently of each other."""
   return (seed ^ (zlib.crc32(name.encode("utf-8")) << 32)) % 2**64

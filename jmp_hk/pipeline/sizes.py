@@ -12,6 +12,7 @@ from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import size_tables
 from jmp_hk.pipeline import datasets as datasets_lib
+from jmp_hk.pipeline import random_streams
 from jmp_hk.runtime import console
 from jmp_hk.runtime import workers as workers_lib
 
@@ -31,7 +32,7 @@ def measure(
   builder: builder_lib.GraphBuilder,
   num_workers: int = 0,
 ) -> size_tables.SizesTable:
-  """What the graphs of all structures need, built once where nobody measured it.
+  """What the graphs of all structures need, measured once where nobody did.
 
   What was measured is kept: beside the shards of a converted dataset where its folder
   can be written, else as long as its source lives.
@@ -39,7 +40,7 @@ def measure(
   Args:
     dataset: the split.
     builder: the backbone's builder of graphs; its edge dropout does not count.
-    num_workers: processes that build graphs; 0 builds in this process.
+    num_workers: processes that measure; 0 measures in this process.
 
   Returns:
     The table.
@@ -52,7 +53,7 @@ def measure(
   if table is not None:
     return table
   logger.info(
-    "The graphs of %s (%s, %s structures) are built once to measure their sizes.",
+    "The graphs of %s (%s, %s structures) are measured once.",
     dataset.name,
     dataset.split,
     f"{source.num_structures:,}",
@@ -67,9 +68,24 @@ def rows(
   structures: Sequence[structure_lib.Structure],
   builder: builder_lib.GraphBuilder,
   graph: graph_config.GraphConfig,
+  seed: int | None = None,
 ) -> np.ndarray:
-  """What the graphs of some structures need, [k, fields] int32."""
-  found = [size_tables.row(structure, builder, graph) for structure in structures]
+  """What the graphs of some structures need, [k, fields] int32.
+
+  Args:
+    structures: the structures.
+    builder: the backbone's builder of graphs.
+    graph: graph settings of the dataset.
+    seed: seed of the edge dropout of the builder, as if they were the first draws of a
+      run; None leaves all edges in.
+  """
+  found = []
+  for draw, structure in enumerate(structures):
+    if seed is None or not builder.edge_dropout:
+      found.append(size_tables.row(structure, builder, graph))
+      continue
+    rng = random_streams.edge_dropout(seed, draw)
+    found.append(builder.sizes(builder.build(structure, graph, rng)).as_array())
   return np.array(found, np.int32).reshape(
     -1, len(budget_lib.names(builder.budget_type))
   )

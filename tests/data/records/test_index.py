@@ -128,6 +128,33 @@ def test_the_index_of_another_shard_is_made_anew(tmp_path):
   assert found.checksum == fresh and not found.sizes
 
 
+def _damage(path: pathlib.Path, position: int) -> None:
+  content = bytearray(path.read_bytes())
+  content[position] ^= 1
+  path.write_bytes(content)
+
+
+def test_parts_of_an_index_are_read_and_checked_by_themselves(tmp_path):
+  shard = _write(tmp_path, _molecules(9))
+  whole = index.load(shard)
+  assert index.load_summary(shard) == index.summarize(whole)
+  chex.assert_trees_all_equal(index.load_offsets(shard), whole.offsets)
+  chex.assert_trees_all_equal(
+    index.load_rows(shard, "a key"), whole.sizes["a key"].rows
+  )
+  with pytest.raises(index.IndexFileError, match="damaged"):
+    index.load_rows(shard, "another key")
+  _damage(index.path_of(shard), -1)  # In the last row of sizes.
+  chex.assert_trees_all_equal(index.load_offsets(shard), whole.offsets)
+  with pytest.raises(index.IndexFileError, match="checksum is wrong"):
+    index.load_rows(shard, "a key")
+  rows = 9 * len(_FIELDS) * 4
+  _damage(index.path_of(shard), -rows - 9 * 4 - 1)  # In the size of the shard.
+  assert index.load_summary(shard) == index.summarize(whole)
+  with pytest.raises(index.IndexFileError, match="checksum is wrong"):
+    index.load_offsets(shard)
+
+
 class SourceTest(parameterized.TestCase):
   @pytest.fixture(autouse=True)
   def _data(self, tmp_path, datasets, corpus_directory):
@@ -231,6 +258,26 @@ class SourceTest(parameterized.TestCase):
     other = dataclasses.replace(graph, cutoff=3.0)
     self.assertIsNone(self._copy().measured(builder, other))
     self.assertIsNone(self._copy().measured(gemnet_graphs.UNION, graph))
+
+  def test_damaged_parts_of_an_index_are_made_anew_or_said(self):
+    source, graph = self._copy(), self.dataset.info.graph
+    builder = gemnet_graphs.BUILDER
+    rows = np.zeros((45, 11), np.int32)
+    source.remember(builder, graph, size_tables.ArraySizes(builder.budget_type, rows))
+    for shard in source.shards:
+      _damage(index.path_of(shard), -1)
+    again = self._copy()
+    self.assertEqual(again.fetch([44])[0].record_id, self.everything[44].record_id)
+    with self.assertRaisesRegex(
+      shards.RecordFileError, "train-00000-of-00005.index is damaged.*data.convert"
+    ):
+      _ = again.measured(builder, graph).values
+    for shard in source.shards:
+      _damage(index.path_of(shard), -9 * 11 * 4 - 9 * 4 - 1)
+    self.assertEqual(
+      self._copy().fetch([44])[0].record_id, self.everything[44].record_id
+    )
+    self.assertEqual(index.load(source.shards[-1]).num_records, 9)
 
   def test_a_folder_that_cannot_be_written_is_read_all_the_same(self):
     source = self._copy()

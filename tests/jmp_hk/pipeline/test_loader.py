@@ -25,6 +25,7 @@ from jmp_hk.pipeline import config as config_lib
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.pipeline import evaluation_stream
 from jmp_hk.pipeline import loader as loader_lib
+from jmp_hk.pipeline import sizes
 from jmp_hk.pipeline import slots as slots_lib
 from jmp_hk.pipeline import training_stream
 from jmp_hk.runtime import shared_memory
@@ -253,6 +254,29 @@ def test_each_process_reads_its_own_records_only(datasets):
       if entry.info.epoch >= 1:
         break
     assert len(source.fetched) < 1.3 * 1200 / 4
+
+
+def _bytes_read():
+  """Bytes that this process has asked the system for, whatever held them."""
+  lines = pathlib.Path("/proc/self/io").read_text().splitlines()
+  return int(dict(line.split(": ") for line in lines)["rchar"])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="needs Linux")
+def test_each_process_reads_hardly_more_bytes_than_its_records_have(tmp_path):
+  count = 1200
+  whole = [corpus.molecule(0, i) for i in range(count)]
+  folder = corpus.write(tmp_path / "molecules", "molecules", whole, 8.0)
+  # Indices have tables of sizes, which are longer than the records' places.
+  sizes.measure(corpus.open_all(tmp_path, ["molecules"])[0], corpus.SPEC.builder)
+  stored = sum(shard.stat().st_size for shard in folder.glob("*.tfrecord"))
+  for process in range(4):
+    before = _bytes_read()
+    opened = corpus.open_all(tmp_path, ["molecules"])
+    for entry in _stream(opened, local_microbatches=[process]):
+      if entry.info.epoch >= 1:
+        break
+    assert 0.95 * stored / 4 < _bytes_read() - before < 1.3 * stored / 4
 
 
 _KILLED = textwrap.dedent("""

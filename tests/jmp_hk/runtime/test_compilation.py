@@ -64,8 +64,10 @@ def test_it_is_compiled_for_as_many_shapes_as_it_may_be_and_once_for_each():
   state, total, seen = jnp.zeros(2), 0.0, set()
   for length in (4, 2, 4, 4, 8, 2, 8):
     batch = {"x": jnp.ones(length)}
-    assert few.is_compiled_for(state, batch) == (length in seen)
-    state, total = few(state, batch), total + length
+    announced = []
+    state = few(state, batch, before_compiling=lambda: announced.append(few))
+    assert bool(announced) == (length not in seen)
+    total += length
     seen.add(length)
     chex.assert_trees_all_equal(state, jnp.full(2, total))
   assert few.num_compilations == 3
