@@ -66,6 +66,8 @@ class Qmof(base.Converter):
     )
 
   def units(self) -> list[base.Unit]:
+    if len(self.files) == 1:
+      json_stream.verify(self.files[0], STRUCTURES)
     count = sum(1 for _ in self._items(LABELS, "item.qmof_id"))
     files = tuple(map(self.relative, self.files))
     return splits.units(splits.eighty_ten_ten(count), files, _UNIT_SIZE, "qmof")
