@@ -334,6 +334,25 @@ def _entries(atoms: ase.Atoms) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def numbers(value: Any) -> np.ndarray:
+  """A label as float64; nothing that is no real number is cast.
+
+  Args:
+    value: a number or an array; None in a list stands for NaN.
+
+  Raises:
+    ValueError: it is text or complex, or a list of something else.
+  """
+  array = np.asarray(value)  # A ValueError for ragged lists.
+  if array.dtype == object:
+    is_known = all(isinstance(x, (int, float, type(None))) for x in array.flat)
+  else:
+    is_known = array.dtype.kind in "biuf"
+  if not is_known:
+    raise ValueError(f"{value!r} is no number")
+  return array.astype(np.float64)
+
+
 def _is_numerical(value: Any) -> bool:
   try:
     return np.asarray(value).dtype.kind in "biuf"

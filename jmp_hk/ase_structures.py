@@ -183,7 +183,7 @@ def _label(
   spec = target.spec
   shape = (len(atoms), *spec.shape) if spec.per_atom else spec.label_shape
   try:
-    value = np.asarray(value, np.float64)
+    value = ase_labels.numbers(value)
   except (TypeError, ValueError) as error:
     raise spec_lib.LabelError(
       f"expected numbers as the label {key!r}, found {value!r}"

@@ -105,8 +105,8 @@ def _span_problem(
     return (
       f"expected at most {MAX_CANDIDATES} atoms and images within reach of a cutoff of "
       f"{reach:g} Å, found {candidates:.3g}: {count} atoms in a cell with "
-      f"{', '.join(f'{height:.3g}' for height in heights)} Å between its faces"
-      "; is the unit of the cell Å?"
+      f"{', '.join(f'{height:.3g}' for height in heights)} Å between its faces "
+      "(is the unit of the cell Å?)"
     )
   return ""
 

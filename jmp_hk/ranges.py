@@ -12,6 +12,8 @@ from typing import Any
 from typing import ClassVar
 from typing import Protocol
 
+_MOST_IN_FULL = 1e12
+
 
 class RangeError(ValueError):
   """A setting has a number that it cannot have; the message says which it can."""
@@ -55,7 +57,7 @@ class Range:
   def limits(self) -> str:
     """The bounds in words, as "at least 0 and below 1"; "" without any."""
     if self.least is not None and self.most is not None:
-      return f"from {self.least:g} to {self.most:g}"
+      return f"from {_text(self.least)} to {_text(self.most)}"
     bounds = (
       ("at least", self.least),
       ("above", self.above),
@@ -63,13 +65,22 @@ class Range:
       ("below", self.below),
     )
     return " and ".join(
-      f"{word} {bound:g}" for word, bound in bounds if bound is not None
+      f"{word} {_text(bound)}" for word, bound in bounds if bound is not None
     )
 
   def __str__(self) -> str:
     """What such a number is, as "a whole number, at least 1"."""
     kind = "a whole number" if self.is_whole else "a number"
     return ", ".join(filter(None, [kind, self.limits]))
+
+
+def _text(bound: float) -> str:
+  """A bound in full where it is a whole number that can be read."""
+  return (
+    str(int(bound))
+    if abs(bound) < _MOST_IN_FULL and bound == int(bound)
+    else (f"{bound:g}")
+  )
 
 
 class Ranged(Protocol):

@@ -304,8 +304,16 @@ def _numbers(text: str) -> Iterator[tuple[str, str]]:
   if match and match["unit"] in ("k", "K", "M"):
     factor = 1e6 if match["unit"] == "M" else 1e3
     yield "Write the number in full", f"{float(match['number']) * factor:.15g}"
-  elif match:
+  elif match and not _is_number(text):  # 1e6 has no unit.
     yield "Write the number without its unit", match["number"]
+
+
+def _is_number(text: str) -> bool:
+  try:
+    float(text)
+  except ValueError:
+    return False
+  return True
 
 
 def _whole(text: str) -> str:

@@ -148,6 +148,7 @@ class Matbench(base.Converter):
     )
 
   def units(self) -> list[base.Unit]:
+    json_stream.verify(self.path)
     columns = json_stream.first(self.path, "columns")
     expected = ["structure", TASKS[self.task].column]
     if columns != expected:

@@ -5,8 +5,8 @@ be unpacked, or as files, also decompressed ones (`N.extxyz` and `N.txt`). An ar
 folder such as `s2ef_train_2M` is one split, which `--split` can give another name; a
 folder of such archives or folders is several. Energies are the raw total energies
 (RPBE, eV), as the published model was trained on; the reference energies of the txt
-files only tell whether they belong to the frames. Forces are those of VASP, also on fixed atoms. Each pair becomes
-one shard.
+files only tell whether they belong to the frames. Forces are those of VASP, also on
+fixed atoms. Each pair becomes one shard.
 """
 
 from collections.abc import Collection

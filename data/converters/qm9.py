@@ -125,6 +125,7 @@ def members(archive: pathlib.Path) -> Iterator[tuple[int, bytes]]:
           yield number, file.read()
         # Or the members pile up.
         tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
+      expansion.drain(content)
   except (tarfile.TarError, *expansion.UNREADABLE) as error:
     raise base.RawDataError(
       f"{archive} cannot be read after molecule {number}: {error}. It may be "

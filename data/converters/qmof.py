@@ -12,8 +12,6 @@ import itertools
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from data.conversion import base
 from data.conversion import splits
 from data.formats import archives
@@ -68,6 +66,8 @@ class Qmof(base.Converter):
     )
 
   def units(self) -> list[base.Unit]:
+    if len(self.files) == 1:
+      json_stream.verify(self.files[0], STRUCTURES)
     count = sum(1 for _ in self._items(LABELS, "item.qmof_id"))
     files = tuple(map(self.relative, self.files))
     return splits.units(splits.eighty_ten_ten(count), files, _UNIT_SIZE, "qmof")
@@ -97,7 +97,7 @@ def _item(label: dict[str, Any], entry: dict[str, Any], record_id: str) -> base.
     gap = label["outputs"]["pbe"]["bandgap"]
     if gap is None:
       return base.Invalid(record_id, "expected a band gap, found none")
-    targets = {"bandgap": crystal_json.number(gap, "bandgap")}
+    targets = {"bandgap": crystal_json.number(gap, "outputs.pbe.bandgap")}
     return crystal_json.parse(entry["structure"], record_id, targets)
   except crystal_json.CrystalError as error:
     return base.Invalid(record_id, str(error))

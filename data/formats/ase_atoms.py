@@ -199,7 +199,7 @@ def _label(atoms: ase.Atoms, key: str, may_lack: bool) -> np.ndarray | None:
   if value is None:
     return None
   try:
-    array = np.asarray(value, np.float64)
+    array = ase_labels.numbers(value)
   except (TypeError, ValueError) as error:
     raise ValueError(f"expected numbers as {key!r}, found {value!r}") from error
   return None if may_lack and np.isnan(array).all() else array

@@ -61,7 +61,7 @@ def parse(
 
 
 def numbers(value: Any, name: str) -> np.ndarray:
-  """Numbers of JSON as an array of float64.
+  """Numbers of JSON as an array of float64; null, which stands for NaN, becomes NaN.
 
   Args:
     value: a number or nested lists of them.
@@ -72,6 +72,9 @@ def numbers(value: Any, name: str) -> np.ndarray:
   """
   try:
     array = np.array(value)
+    kinds = {type(item) for item in array.flat} if array.dtype == object else set()
+    if kinds and kinds <= {int, float, type(None)}:
+      array = array.astype(np.float64)
   except (ValueError, TypeError, OverflowError) as error:
     raise CrystalError(f"expected numbers as {name}: {error}") from error
   if array.dtype.kind not in "iuf":

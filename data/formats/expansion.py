@@ -52,6 +52,16 @@ def open_stream(file: IO[bytes], name: str) -> io.BufferedReader:
   return compressed
 
 
+def drain(stream: IO[bytes]) -> None:
+  """Reads a stream to its end, where compressed files have their checksum.
+
+  Raises:
+    EOFError, OSError, …: it is damaged, see `UNREADABLE`.
+  """
+  while stream.read(_BUFFER_BYTES):
+    pass
+
+
 class _Counted(io.RawIOBase):
   """A file that counts the bytes that were read from it."""
 

@@ -130,6 +130,28 @@ def items(path: pathlib.Path, prefix: str, member: str = "") -> Iterator[Any]:
     ) from error
 
 
+def verify(path: pathlib.Path, member: str = "") -> None:
+  """Reads a compressed file to its end once, so that its checksum is compared.
+
+  Args:
+    path: a file; nothing is read of one that is not compressed.
+    member: name of the file inside the zip file `path`.
+
+  Raises:
+    RawDataError: it is damaged.
+  """
+  if not member and path.suffix != ".gz":
+    return
+  try:
+    with _open(path, member) as file:
+      expansion.drain(file)
+  except _UNREADABLE as error:
+    raise base.RawDataError(
+      f"{path / member} is damaged: {str(error).strip() or type(error).__name__}. "
+      "Download it again."
+    ) from error
+
+
 @contextlib.contextmanager
 def _open(path: pathlib.Path, member: str) -> Iterator[IO[bytes]]:
   if member:

@@ -13,6 +13,7 @@ import numpy as np
 
 from data.conversion import base
 from data.formats import archives
+from data.formats import expansion
 from jmp_hk import zip_entries
 
 _CHUNK_BYTES = 4 << 20
@@ -58,8 +59,8 @@ def _open_member(
       f"{path}: expected numbers of up to {MAX_RANK} directions as array {key!r}, "
       f"found {dtype} of shape {shape}."
     )
-  held = archive.getinfo(name).file_size
-  if math.prod(shape) * dtype.itemsize > held:
+  held = archive.getinfo(name).file_size - file.tell()
+  if math.prod(shape) * dtype.itemsize != held:
     raise base.RawDataError(
       f"{path}: array {key!r} is truncated or damaged: expected "
       f"{math.prod(shape) * dtype.itemsize} bytes for shape {shape}, found {held}."
@@ -68,16 +69,17 @@ def _open_member(
 
 
 def shapes(path: pathlib.Path, keys: Sequence[str]) -> dict[str, tuple[int, ...]]:
-  """Shapes of arrays, from their headers alone.
+  """Shapes of arrays, which are read once to compare their checksums.
 
   Raises:
-    RawDataError: the file is unreadable or lacks an array.
+    RawDataError: the file is unreadable or damaged, or lacks an array.
   """
   found = {}
   with _errors(path), zipfile.ZipFile(path) as archive:
     for key in keys:
       file, found[key], _ = _open_member(archive, key, path)
-      file.close()
+      with file:
+        expansion.drain(file)
   return found
 
 

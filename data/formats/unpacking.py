@@ -175,6 +175,7 @@ def _entries(file: IO[bytes], name: str) -> Iterator[_Entry]:
         open_entry = lambda member=member: tar.extractfile(member)
         yield _Entry(member.name, member.size, special, open_entry)  # pyright: ignore[reportArgumentType]
       tar.members = []  # pyright: ignore[reportAttributeAccessIssue] # Or they pile up.
+  expansion.drain(content)
 
 
 def _write(

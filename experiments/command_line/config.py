@@ -111,7 +111,7 @@ def train(
   )
   preflight.check(config.trainer, [d for split in opened for d in split], workdir)
   if processes.is_first():
-    _check_disjoint(*opened)
+    check_disjoint(*opened)
   if processes.is_first():
     store(config, workdir)
     command.save_flags(workdir, values)
@@ -122,10 +122,18 @@ def train(
   trainer.Trainer(config.trainer, training, validation, workdir).run()
 
 
-def _check_disjoint(
+def check_disjoint(
   training: Sequence[datasets.Dataset], *held_out: Sequence[datasets.Dataset]
 ) -> None:
-  """Checks that structures that are held out are not trained on."""
+  """Checks that structures that are held out are not trained on.
+
+  Args:
+    training: training splits, one of each dataset.
+    *held_out: splits to validate or to test on, of the same datasets.
+
+  Raises:
+    FlagError: a record is in two splits.
+  """
   sources = {dataset.name: dataset.source for dataset in training}
   for dataset in (dataset for split in held_out for dataset in split):
     pair = sources[dataset.name], dataset.source

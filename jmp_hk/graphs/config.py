@@ -39,6 +39,13 @@ class Truncation(enum.Enum):
     return cls.SMOOTH if is_conservative else cls.PUBLISHED
 
 
+# Bounds of what a search takes: it looks through all space within the cutoff. The
+# largest cutoff of the published datasets is 19 Å.
+MAX_CUTOFF = 100.0
+MAX_NEIGHBORS = 10_000
+_NUM_NEIGHBORS = ranges.Range(least=1, most=MAX_NEIGHBORS, is_whole=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class GraphConfig:
   """Which neighbors of an atom its graphs hold.
@@ -54,8 +61,8 @@ class GraphConfig:
   """
 
   RANGES: ClassVar[Mapping[str, ranges.Range]] = {
-    "cutoff": ranges.POSITIVE,
-    "max_neighbors": ranges.POSITIVE_COUNT,
+    "cutoff": ranges.Range(above=0, most=MAX_CUTOFF),
+    "max_neighbors": _NUM_NEIGHBORS,
   }
 
   cutoff: float = 12.0
@@ -67,7 +74,7 @@ class GraphConfig:
     ranges.check(self)
     for size, limit in self.max_neighbors_by_size:
       ranges.check_value("max_neighbors_by_size", size, ranges.COUNT)
-      ranges.check_value("max_neighbors_by_size", limit, ranges.POSITIVE_COUNT)
+      ranges.check_value("max_neighbors_by_size", limit, _NUM_NEIGHBORS)
 
   def max_neighbors_of(self, num_atoms: int) -> int:
     """Largest number of neighbors of an atom in a structure of this size."""

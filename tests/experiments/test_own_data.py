@@ -1,5 +1,6 @@
 """--train_data: files as they are, converted behind the scenes."""
 
+import dataclasses
 import shutil
 
 import ase.build
@@ -9,8 +10,10 @@ import ase.io
 import numpy as np
 import pytest
 
+from data.records import datasets as datasets_lib
 from experiments import finetune
 from experiments.command_line import command
+from experiments.command_line import config as config_lib
 from jmp_hk import dataset_info
 from jmp_hk.graphs import config as graph_config
 from tests.experiments import finetune_data
@@ -94,7 +97,7 @@ def test_graphs_of_new_models_suit_their_forces(raw, tmp_path, forces, flag, exp
 
 def test_files_for_each_split_share_their_keys(raw, tmp_path):
   mace = f"{raw}/mace.extxyz"
-  _, info = _prepare(
+  config, info = _prepare(
     tmp_path,
     _ENERGY,
     f"--train_data={mace}",
@@ -103,6 +106,16 @@ def test_files_for_each_split_share_their_keys(raw, tmp_path):
     "--name=mine",
   )
   assert dict(info.num_structures) == {"train": 20, "val": 20, "test": 20}
+  # It is no validation, and the run does not start.
+  tasks = config.trainer.model.tasks
+  opened = [
+    datasets_lib.open_datasets(
+      [dataclasses.replace(config.datasets[0], split=s)], tasks
+    )
+    for s in ("train", "val")
+  ]
+  with pytest.raises(command.FlagError, match="20 records .* 'train' and in 'val'"):
+    config_lib.check_disjoint(*opened)
   assert info.name == "mine"
   for split in info.provenance["splits"].values():
     assert split["options"]["energy_key"] == "REF_energy"

@@ -154,9 +154,22 @@ class Harness:
     )
 
   def attempts(
-    self, count: int, is_cut: bool, rng: np.random.Generator
+    self,
+    count: int,
+    is_cut: bool,
+    rng: np.random.Generator,
+    *,
+    in_children: bool = True,
   ) -> Iterator[str]:
-    """Damages copies, each at one random place, and yields what came of it."""
+    """Damages copies, each at one random place, and yields what came of it.
+
+    Args:
+      count: number of copies.
+      is_cut: whether they are truncated; else one bit is flipped.
+      rng: draws the places.
+      in_children: whether each is converted in a copy of this process, in which no
+        other threads may be running.
+    """
     sizes = np.array([(self._raw / name).stat().st_size for name in self._files], float)
     chances = 0.5 / len(sizes) + 0.5 * sizes / sizes.sum()
     for _ in range(count):
@@ -165,7 +178,12 @@ class Harness:
         raw = pathlib.Path(folder) / "raw"
         shutil.copytree(self._raw, raw)
         place = damage(raw / name, is_cut, rng)
-        outcome = self._in_child(raw, pathlib.Path(folder) / "out", is_cut)
+        output = pathlib.Path(folder) / "out"
+        if in_children:
+          outcome = self._in_child(raw, output, is_cut)
+        else:
+          code, text = judge(self._source, raw, output, self._whole, is_cut)
+          outcome = _OUTCOMES.get(code, text)
       if outcome not in _OUTCOMES.values():
         self.failures.append(f"{self._source.name}: {name}, {place}: {outcome}")
       yield outcome

@@ -145,6 +145,9 @@ _LINES = (
       "--test_split=tset",
       "--validation_splits=vla",
       "--frozen=(",
+      "--model=tiny --frozen=.",
+      "--model=tiny --frozen=blocks --frozen=nothing",
+      "--model=tiny --learning_rate_factors=nothing=0.5",
       "--plateau_factor=0",
       "--plateau_factor=2",
       "--early_stopping_patience=-1",
@@ -173,7 +176,9 @@ _LINES = (
       "D/mine.extxyz --val_fraction=0.6 --test_fraction=0.6",
       "D/mine.extxyz --test_fraction=nan",
       "D/mine.extxyz --cutoff=-6",
+      "D/mine.extxyz --cutoff=1e6",
       "D/mine.extxyz --max_neighbors=-1",
+      "D/mine.extxyz --max_neighbors=1000000",
       "D/mine.extxyz --energy_unit=kcal",
       "D/mine.extxyz --energy_key=nothing",
       "D/mine.extxyz --split_seed=-1",
@@ -202,6 +207,8 @@ _LINES = (
       "D/mine.extxyz --cutoff=0",
       "D/mine.extxyz --cutoff=-6",
       "D/mine.extxyz --cutoff=inf",
+      "D/mine.extxyz --cutoff=1e6",
+      "D/mine.extxyz --max_neighbors=1000000",
       "D/mine.extxyz --max_neighbors=0",
       "D/mine.extxyz --max_neighbors=-3",
       "D/mine.extxyz --max_neighbors=2.5",
@@ -239,6 +246,7 @@ _LINES = (
   ),
   "data.convert --dataset=oc20 --output=D/new --split=train --input=D/without_ids",
   "data.convert --dataset=oc20 --output=D/new --split=train --input=D/other_ids",
+  "data.convert --dataset=oc20 --output=D/new --split=train --input=D/swapped_ids",
   # Prediction.
   *(
     _PREDICT + flag
@@ -339,6 +347,12 @@ def _make_ids(folder: pathlib.Path) -> None:
   (lacking / "1.txt.xz").unlink()
   other = raw_files.oc20_folder(folder / "other_ids")
   (other / "0.txt.xz").write_bytes((other / "0.extxyz.xz").read_bytes())
+  energies = (-181.5, -402.25)
+  frames = {k: [raw_files.oc20_frame(k, energy=e)] for k, e in enumerate(energies)}
+  swapped = raw_files.write_oc20(folder / "swapped_ids", frames)
+  (swapped / "0.txt.xz").rename(swapped / "2.txt.xz")
+  (swapped / "1.txt.xz").rename(swapped / "0.txt.xz")
+  (swapped / "2.txt.xz").rename(swapped / "1.txt.xz")
 
 
 @pytest.fixture(name="folder", scope="module")

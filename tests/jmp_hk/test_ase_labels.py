@@ -118,6 +118,23 @@ class ChooseKeysTest(parameterized.TestCase):
     self.assertFalse(ase_labels.can_choose(survey, "energy"))
 
 
+class NumbersTest(absltest.TestCase):
+  def test_numbers_become_float64(self):
+    for given, expected in (
+      (True, 1.0),
+      (np.float32(0.5), 0.5),
+      ([1, None], [1, None]),
+    ):
+      expected = np.array(expected, np.float64)
+      np.testing.assert_array_equal(ase_labels.numbers(given), expected)
+      self.assertEqual(ase_labels.numbers(given).dtype, np.float64)
+
+  def test_nothing_else_is_cast(self):
+    for given in ("1.5", ["1"], 1j, np.array([1j]), [1, "2"], [[1], [1, 2]], {"a": 1}):
+      with self.assertRaises(ValueError):
+        ase_labels.numbers(given)
+
+
 class FindTest(absltest.TestCase):
   def test_places(self):
     atoms = _atoms(("gap",), ("shift",), _BOTH)

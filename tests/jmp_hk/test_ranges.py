@@ -34,6 +34,7 @@ class RangesTest(parameterized.TestCase):
     (ranges.FRACTION, (0, 1, 0.5), (1.01, -0.1)),
     (ranges.COUNT, (0, 5, np.int32(5)), (-1, 1.0, 0.5)),
     (ranges.POSITIVE_COUNT, (1,), (0, 2.0)),
+    (ranges.Range(above=0, most=100), (1e-3, 100), (0, 100.5, 1e6)),
     (ranges.Range(above=0, is_finite=False), (math.inf,), (0, -math.inf)),
   )
   def test_what_is_taken(self, allowed, taken, refused):

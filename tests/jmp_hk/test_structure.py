@@ -22,6 +22,17 @@ def _crystal(**changes) -> structure_lib.Structure:
   return dataclasses.replace(periodic, **changes)
 
 
+def test_only_whole_numbers_become_int32():
+  for given in (np.array([8.0, 1.0], "f4"), np.array([8, 1], "u1"), [8, 1]):
+    found = structure_lib.as_int32(given)
+    assert found.dtype == np.int32 and found.tolist() == [8, 1]
+  for given in ([1.5], [2.0**40], [2**32 + 6], [np.nan], [1j], ["8"], [True]):
+    found = structure_lib.as_int32(given)
+    assert found.dtype == np.asarray(given).dtype, given
+    molecule = structure_lib.molecule(np.zeros((1, 3)), np.asarray(given), "x")
+    assert "expected" in (structure_lib.find_problem(molecule) or ""), given
+
+
 def test_molecules_are_adsorbates_without_cell():
   molecule = structure_lib.molecule(np.eye(2, 3), [1, 1], "h2", energy=-31.0)
   assert molecule.num_atoms == 2 and molecule.energy == -31.0

@@ -222,6 +222,39 @@ def test_malformed_crystal_names_its_row(tmp_path, change, message):
     converted.convert("matbench", path, tmp_path / "out")
 
 
+@pytest.mark.parametrize("value", ["0.5", True, [0.5], [None], {"a": 1}, 10**400])
+def test_labels_that_are_no_numbers_are_not_cast(value):
+  item = matbench._item([_crystal(0), value], "mp_gap", "0")
+  assert isinstance(item, base.Invalid) and " as mp_gap" in item.reason
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "message"),
+  [
+    (("sites", 0, "xyz", 1), "0.25", "numbers as xyz"),
+    (("sites", 0, "xyz", 1), [0.25], "numbers as xyz"),
+    (("lattice", "matrix", 0, 0), "3", "numbers as lattice.matrix"),
+    (("lattice", "pbc"), ["yes", "no", ""], "true and false in lattice.pbc"),
+    (("sites",), "Na", "not a pymatgen Structure"),
+    (("sites", 0), 3, "not a pymatgen Structure"),
+  ],
+)
+def test_parts_of_crystals_that_are_something_else(path, value, message):
+  crystal = node = _crystal(0)
+  for key in path[:-1]:
+    node = node[key]
+  node[path[-1]] = value
+  item = matbench._item([crystal, 0.5], "mp_gap", "0")
+  assert isinstance(item, base.Invalid) and message in item.reason
+
+
+@pytest.mark.parametrize("index", ["rows", None, [0] * 20, ["0"] * 20, [[0]] * 20])
+def test_an_index_of_something_else(tmp_path, index):
+  path = _write(tmp_path, "mp_gap", _raw("mp_gap", [0.5] * 20, index or {}))
+  with pytest.raises(base.RawDataError, match="distinct whole numbers as 'index'"):
+    converted.plan("matbench", path)
+
+
 def test_wrong_column_is_an_error(tmp_path):
   path = _write(tmp_path, "", _raw("jdft2d", [1.0] * 20), "matbench_phonons.json.gz")
   with pytest.raises(base.RawDataError, match="'last phdos peak'.*'exfoliation_en'"):

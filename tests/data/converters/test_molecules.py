@@ -155,6 +155,22 @@ def test_truncated_file_and_mismatched_lengths(convert, tmp_path):
     convert("transition1x", path)
 
 
+def test_datasets_of_another_kind_are_named(convert, tmp_path):
+  path = raw_files.write_ani1x(tmp_path / "a.h5", raw_files.ani1x_groups(2, 3))
+  for key, value in (
+    ("atomic_numbers", 3),
+    ("wb97x_dz.energy", -40.0),
+    ("wb97x_dz.energy", np.array([b"a"] * 3)),
+  ):
+    content = path.read_bytes()
+    with h5py.File(path, "a") as file:
+      del file["C1H3"][key]
+      file["C1H3"][key] = value
+    with pytest.raises(base.RawDataError, match=f"1 directions as '{key}', found"):
+      convert("ani1x", path)
+    path.write_bytes(content)
+
+
 def test_units_cut_large_groups():
   units = hdf5.pack_units("train", "f", [("a", 5), ("b", 3), ("c", 9)], size=6)
   assert [u.payload for u in units] == [

@@ -1,5 +1,6 @@
 """SPICE: units, sign of the forces, subsets, published split."""
 
+import re
 import shutil
 
 import chex
@@ -137,6 +138,33 @@ def test_mismatched_arrays(release):
     file["b/atomic_numbers"] = np.array([1, 1, 9], np.int16)
   with pytest.raises(base.RawDataError, match=r"/b: expected 'conf.* \(25, 3, 3\)"):
     converted.plan("spice", release, subset="dipeptides")
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("subset", np.arange(3), "a list of texts as 'subset', found int64"),
+    ("subset", np.zeros(0, "S3"), "a text as 'subset', found none"),
+    ("atomic_numbers", 3, "numbers in 1 directions as 'atomic_numbers'"),
+    ("conformations", 3.0, "numbers in 3 directions as 'conformations'"),
+    ("dft_total_energy", np.zeros(25, complex), "found complex128"),
+    ("formation_energy", np.array([b"x"] * 25), "'formation_energy', found |S1"),
+  ],
+)
+def test_datasets_of_another_kind_are_named(release, key, value, message):
+  with h5py.File(release, "a") as file:
+    del file["b"][key]
+    file["b"][key] = value
+  with pytest.raises(base.RawDataError, match=re.escape(message)):
+    converted.plan("spice", release, subset="dipeptides")
+
+
+def test_fractional_atomic_numbers_are_not_rounded(release, tmp_path):
+  with h5py.File(release, "a") as file:
+    del file["b/atomic_numbers"]
+    file["b/atomic_numbers"] = np.array([1.5, 9.0])
+  with pytest.raises(ValueError, match="whole numbers as atomic_numbers, found float"):
+    converted.convert("spice", release, tmp_path / "out", subset="dipeptides")
 
 
 def test_truncated_file(release):

@@ -14,10 +14,13 @@ import numpy as np
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import statistics
+from jmp_hk.models import parameters
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.targets import config as tasks_lib
+from jmp_hk.training import config as train_config
 from jmp_hk.training import preflight
 from tests.jmp_hk.targets import examples
+from tests.jmp_hk.training import small
 from tests.jmp_hk.training import toy_run
 
 _ENERGY = tasks_lib.TargetConfig("energy", "energy")
@@ -152,6 +155,21 @@ class OutputsTest(absltest.TestCase):
     preflight.check_directory(self.directory / "new" / "run")
     self.assertTrue((self.directory / "new" / "run").is_dir())
     self.assertEqual(os.listdir(self.directory / "new" / "run"), [])
+
+  def test_patterns_of_parameters_are_checked_before_anything_is_written(self):
+    for changes, message in (
+      ({"frozen": (".",)}, "nothing to train"),
+      ({"frozen": ("nowhere",)}, "'nowhere' matches no parameter"),
+      ({"learning_rate_factors": (("nowhere", 0.5),)}, "matches no parameter"),
+    ):
+      optimizer = train_config.OptimizerConfig(**changes)
+      config = train_config.TrainerConfig(
+        small.MODEL, train_config.TrainConfig(1, 2, optimizer=optimizer)
+      )
+      with tempfile.TemporaryDirectory() as folder:
+        with self.assertRaisesRegex(parameters.PatternError, message):
+          preflight.check(config, (), pathlib.Path(folder))
+        self.assertEqual(os.listdir(folder), [])
 
   def test_a_file_in_its_place_is_named(self):
     (self.directory / "run").write_text("")
