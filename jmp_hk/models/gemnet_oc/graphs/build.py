@@ -173,7 +173,7 @@ def build_graphs(
     a2a = _drop(a2a, home, edge_dropout, rng, config.truncation)
   chosen = _SELECTIONS[config.truncation](a2a, limits, home, config, options)
   a2a, near, codes, bound = chosen.a2a, chosen.near, chosen.codes, chosen.bound
-  wanted = _joins_tagged(near, structure.tags, options.qint_tags)
+  wanted = joins_tagged(near, structure.tags, options.qint_tags)
   wanted &= chosen.in_qint
   wanted = wanted.nonzero()[0]
   qint, qint_codes = near.take(wanted), codes.take(wanted)
@@ -331,7 +331,7 @@ def _drop(
   if truncation is not Truncation.SMOOTH or not len(edges):
     return edges.take(rng.random(len(edges)) >= probability)
   codes, bound = nearest.offset_codes(edges, home)
-  forward = _is_forward(edges, codes, bound)
+  forward = is_forward(edges, codes, bound)
   low = np.minimum(edges.senders, edges.receivers)
   high = np.maximum(edges.senders, edges.receivers)
   pair = (high * len(home) + low) * (2 * bound + 1) + np.where(forward, codes, -codes)
@@ -339,7 +339,7 @@ def _drop(
   return edges.take(rng.random(number.max() + 1).take(number) >= probability)
 
 
-def _is_forward(edges: neighbors.EdgeSet, codes: np.ndarray, bound: int) -> np.ndarray:
+def is_forward(edges: neighbors.EdgeSet, codes: np.ndarray, bound: int) -> np.ndarray:
   """[e] whether an edge is the forward one of itself and its reverse.
 
   That one has s < t or, between images of one atom, a negative first non-zero offset
@@ -365,7 +365,7 @@ def _check(structure: structure_lib.Structure) -> None:
     )
 
 
-def _joins_tagged(
+def joins_tagged(
   edges: neighbors.EdgeSet, tags: np.ndarray, wanted: tuple[int, ...]
 ) -> np.ndarray:
   """[e] whether at least one end of an edge has one of the wanted tags."""
@@ -385,14 +385,14 @@ def _symmetrize(
     codes: [e] their `offset_codes`.
     bound: largest absolute value of sums and differences of codes.
     num_atoms: number of atoms of the structure.
-    rule: "published" keeps the forward edges and their reverses, see `_is_forward`;
+    rule: "published" keeps the forward edges and their reverses, see `is_forward`;
       "union" keeps an edge if either direction is there.
 
   Returns:
     Edges sorted by receiver, their codes, and the index of each one's reverse.
   """
   senders, receivers, offsets = near.senders, near.receivers, near.offsets
-  forward = _is_forward(near, codes, bound)
+  forward = is_forward(near, codes, bound)
   if rule == "published":
     keep = forward.nonzero()[0]
   else:
