@@ -27,10 +27,13 @@ from data.conversion import estimates
 from data.conversion import registry
 from data.conversion import runner
 from data.records import shards
+from data.records import source as source_lib
 from jmp_hk import dataset_info
 from jmp_hk import dataset_summary
 from jmp_hk import ranges
 from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import cuts
+from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.runtime import workers
 
 _TASK_FLAGS = ("num_tasks", "task_id")
@@ -280,6 +283,8 @@ def run(config: Config, command: str = "") -> None:
     return
   counts = ", ".join(f"{n} {split}" for split, n in info.num_structures.items())
   print(f"{config.output}: {info.name}, structures: {counts}")
+  if hasattr(converter.options, "truncation"):  # Others have published settings.
+    _advise(config, info)
   for split, facts in info.provenance["splits"].items():
     if facts["num_skipped_invalid"]:
       print(
@@ -288,6 +293,19 @@ def run(config: Config, command: str = "") -> None:
       )
     for reason, count in facts["filtered"].items():
       print(f"{split}: {count} records were left out as published: {reason}")
+
+
+def _advise(config: Config, info: dataset_info.DatasetInfo) -> None:
+  """Prints how often the number of neighbors cuts neighborhoods, if it does."""
+  split, count = next(iter(info.num_structures.items()))
+  files = shards.list_shards(pathlib.Path(config.output), split)
+  source = source_lib.ShardSource(info.name, split, tuple(files), count)
+  sample = datasets_lib.evenly(source, count, cuts.SAMPLE)
+  if advice := cuts.advice(cuts.measure(sample, info.graph), info.graph):
+    print(
+      f"{advice} Fine-tuning chooses it by itself for conservative models that start "
+      "from scratch; --truncation says it."
+    )
 
 
 def _run(values: flags.FlagValues) -> None:

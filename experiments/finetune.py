@@ -96,7 +96,7 @@ def check_flags(
   command.require(values, *PROGRAM.required)
   workdir = pathlib.Path(finetune_flags.directory(values, "workdir"))
   task = tasks_lib.TaskConfig("data", finetune_flags.targets(values))
-  data = finetune_flags.read_data(values, workdir, _checkpoint_graph(values))
+  data = finetune_flags.read_data(values, workdir, _graph(values, task))
   if not data.conversions:
     split = datasets_lib.DatasetConfig("data", data.directory)
     task = make_task(values, data_flags.load_info(split, "--data"))
@@ -122,7 +122,9 @@ def make_config(
     values, info, ("train_split", "validation_splits", "test_split")
   )
   task = make_task(values, info)
-  dataset = dataclasses.replace(split, name=task.name)
+  dataset = dataclasses.replace(
+    split, name=task.name, truncation=_truncation(values, task, info.graph)
+  )
   backbone = make_backbone(values, task)
   try:
     (opened,) = datasets_lib.open_datasets((dataset,), (task,))
@@ -185,12 +187,49 @@ def make_backbone(
   return finetune_flags.backbone(values, trained, edges=task.needs_edges)
 
 
-def _checkpoint_graph(values: flags.FlagValues) -> graph_config.GraphConfig:
-  """Graph settings of the heads of --checkpoint where they agree, else the default."""
-  if not values.checkpoint or not values.train_data:
+def _graph(
+  values: flags.FlagValues, task: tasks_lib.TaskConfig
+) -> graph_config.GraphConfig:
+  """Graph settings of --train_data where flags give none.
+
+  Those of the heads of --checkpoint where they agree, else the defaults.
+  """
+  if not values.checkpoint:
+    truncation = graph_config.Truncation.of_new_model(
+      is_conservative=task.is_conservative
+    )
+    return graph_config.GraphConfig(truncation=truncation)
+  if not values.train_data:
     return graph_config.GraphConfig()
   graphs = {info.graph for info in _read_checkpoint(values)[1].values()}
   return graphs.pop() if len(graphs) == 1 else graph_config.GraphConfig()
+
+
+def _truncation(
+  values: flags.FlagValues,
+  task: tasks_lib.TaskConfig,
+  converted: graph_config.GraphConfig,
+) -> graph_config.Truncation | None:
+  """The truncation in place of that of the converted data, None to keep it.
+
+  Without --truncation, data that were converted with another than the published one
+  keep it. So do models that start from a checkpoint, and tasks of the paper; other
+  models get what suits their forces.
+  """
+  kept = converted.truncation
+  if values.truncation:
+    chosen = graph_config.Truncation(values.truncation)
+  elif kept is not graph_config.Truncation.PUBLISHED:
+    chosen = kept
+  elif values.checkpoint:
+    infos = _read_checkpoint(values)[1].values()
+    found = {info.graph.truncation for info in infos}
+    chosen = found.pop() if len(found) == 1 else kept
+  elif values.task:
+    chosen = kept
+  else:
+    chosen = graph_config.Truncation.of_new_model(is_conservative=task.is_conservative)
+  return None if chosen is kept else chosen
 
 
 def _read_checkpoint(

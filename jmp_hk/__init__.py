@@ -293,8 +293,9 @@ def fine_tune(
     learning_rate: peak of the learning rate.
     seed: seed of all random draws: validation structures, new heads, order of the data.
     head_name: name of the new model's head.
-    graph: cutoff and number of neighbors; None takes those of the model's heads where
-      they agree, else 12 Å and 30 neighbors.
+    graph: cutoff, number of neighbors and truncation; None takes those of the model's
+      heads where they agree, else 12 Å and 30 neighbors, truncated smoothly where
+      conservative forces are trained from scratch.
     precision: see `load`; "float64" is for predictions alone.
     frozen: regular expressions of parameters that are not trained.
     heads: "reuse" takes over the heads of targets that the model has been trained on

@@ -88,7 +88,8 @@ def fine_tune(
     seed: seed of everything random: drawn validation structures, heads, data order.
     head_name: name of the head in the new model.
     graph: cutoff, number of neighbors and truncation; by default those of the model's
-      heads where they agree, else 12 Å, 30 neighbors and "published".
+      heads where they agree, else 12 Å and 30 neighbors. Then the truncation is
+      "published", but "smooth" for conservative forces that are trained from scratch.
     precision: "float32", "tensorfloat32" or "bfloat16", see `jmp_hk.load`.
     frozen: regular expressions of parameters that are not trained, see
       `training.config.OptimizerConfig`.
@@ -122,7 +123,7 @@ def fine_tune(
   start = _open_model(model, train_config.Heads(heads))
   task = tasks_lib.TaskConfig(head_name, declare.declare(targets))
   data = ase_datasets.make_datasets(
-    structures, validation, task, graph or start.graph, seed, keys
+    structures, validation, task, graph or _graph(start, task), seed, keys
   )
   workdir = pathlib.Path(workdir)
   config = run_directory.complete(_trainer_config(start, data, settings), workdir)
@@ -158,12 +159,22 @@ class _Start:
   Attributes:
     backbone: configuration of the backbone.
     initial: its weights; None draws them.
-    graph: graph settings that suit it.
+    graph: graph settings of the weights.
   """
 
   backbone: backbone_lib.BackboneConfig
   initial: initial_lib.InitialModel | None = None
   graph: graph_config.GraphConfig = graph_config.GraphConfig()
+
+
+def _graph(start: _Start, task: tasks_lib.TaskConfig) -> graph_config.GraphConfig:
+  """Graph settings where none are given."""
+  if start.initial is not None:
+    return start.graph
+  truncation = graph_config.Truncation.of_new_model(
+    is_conservative=task.is_conservative
+  )
+  return dataclasses.replace(start.graph, truncation=truncation)
 
 
 def _open_model(model: Model, heads: train_config.Heads) -> _Start:

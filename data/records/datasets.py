@@ -8,6 +8,7 @@ import pathlib
 from data.records import shards as shards_lib
 from data.records import source as source_lib
 from jmp_hk import dataset_info
+from jmp_hk.graphs import config as graph_config
 from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import labels
@@ -26,12 +27,14 @@ class DatasetConfig:
     weight: relative probability of a draw from it. Either all datasets of a mixture
       have one, or none, and then sizes and temperature decide.
     split: name of the split to read.
+    truncation: how graphs end, in place of what was chosen in the conversion.
   """
 
   name: str
   directory: str
   weight: float | None = None
   split: str = "train"
+  truncation: graph_config.Truncation | None = None
 
 
 def parse_datasets(
@@ -110,6 +113,9 @@ def _open(
     )
   task = names.index(config.name)
   info = dataset_info.load(config.directory)
+  if config.truncation is not None:
+    graph = dataclasses.replace(info.graph, truncation=config.truncation)
+    info = dataclasses.replace(info, graph=graph)
   shards = shards_lib.list_shards(pathlib.Path(config.directory), config.split)
   num_structures = info.num_structures.get(config.split, 0)
   if not num_structures:

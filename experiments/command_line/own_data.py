@@ -109,12 +109,13 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     "truncation",
     None,
     [kind.value for kind in graph_config.Truncation],
-    "How these graphs end at the cutoff and at the number of neighbors. published "
+    "How graphs end at the cutoff and at the number of neighbors. published "
     "takes the nearest neighbors, as the published models were trained; energies jump "
     "where one neighbor passes another. shells takes equally distant neighbors "
     "together, so crystals keep their symmetry. smooth lets every edge vanish "
-    "smoothly, for molecular dynamics and relaxations. By default that of the heads, "
-    "else published.",
+    "smoothly, for molecular dynamics and relaxations. By default that of the heads "
+    "of --checkpoint; from scratch smooth for a --target of conservative_forces, else "
+    "published. With --data it takes the place of what the data say.",
     flag_values=values,
   )
 

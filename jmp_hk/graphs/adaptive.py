@@ -3,23 +3,27 @@
 A cap on the number of neighbors makes energies jump when one neighbor passes another.
 Here each atom has its own cutoff r instead, the root of
 
-    Σ_j g(d_j / r) + N (r / R)^8 = N
+    Σ_j g(d_j / r) + M (r / R)^8 = M
 
-with the distances d_j of its neighbors, the number N that is wanted and the largest
-cutoff R. The switch g is one up to `PLATEAU` and falls to zero at one with three
-vanishing derivatives at both ends. The left side rises strictly with r, so there is
-one root, 0 < r <= R, and it is a three times differentiable function of the positions.
-Where neighbors are few, r is nearly R; where they are many, the weights g of the
-neighbors inside r add up to nearly N. At a uniform density 1.5 N atoms lie inside r.
+with the distances d_j of its neighbors and the largest cutoff R. The switch g is one up
+to `PLATEAU` and falls to zero at one with three vanishing derivatives at both ends. The
+left side rises strictly with r, so there is one root, 0 < r <= R, and it is a three
+times differentiable function of the positions. Where neighbors are few, r is nearly R;
+where they are many, the weights g of those inside r add up to nearly M. At a uniform
+density they weigh `MEAN_WEIGHT` each, so for N neighbors M is that times N.
+
+The adaptive cutoffs of the PET models in metatrain serve the same purpose.
 """
 
 from collections.abc import Sequence
+import math
 
 import numpy as np
 
 from jmp_hk.graphs import neighbors
 
 PLATEAU = 0.75  # Part of a cutoff within which the weight of a neighbor is one.
+MEAN_WEIGHT = 2 / 3  # Of the neighbors inside a cutoff: the mean of g over a ball.
 BACKGROUND_POWER = 8
 _MAX_ITERATIONS = 200
 
@@ -36,9 +40,14 @@ def switch_slope(x: np.ndarray) -> np.ndarray:
   return -140 / (1 - PLATEAU) * (u * (1 - u)) ** 3
 
 
+def total_weight(limit: int) -> float:
+  """The sum M of weights with which about `limit` neighbors lie inside a cutoff."""
+  return MEAN_WEIGHT * limit
+
+
 def background(limit: int, cutoff: float) -> float:
-  """The factor of r^8 in the equation: N / R^8."""
-  return limit / cutoff**BACKGROUND_POWER
+  """The factor of r^8 in the equation: M / R^8."""
+  return total_weight(limit) / cutoff**BACKGROUND_POWER
 
 
 def adaptive_cutoffs(
@@ -49,19 +58,14 @@ def adaptive_cutoffs(
   Args:
     edges: all edges within the largest cutoff, with distances, sorted by receiver.
     num_atoms: number of atoms of the structure.
-    limits: wanted numbers N, not negative.
+    limits: wanted numbers of neighbors N, not negative.
     cutoff: the largest cutoff R in Å, positive.
 
   Returns:
     [num_atoms, limits] cutoffs in Å to float64's precision; zero for a limit of zero,
     which leaves no neighbors.
   """
-  starts = neighbors.row_starts(edges.receivers, num_atoms)
-  degree = starts[1:] - starts[:-1]
-  width = int(degree.max(initial=0))
-  table = np.full((num_atoms, width), np.inf)
-  table[np.arange(width) < degree[:, None]] = edges.distances
-  table.sort(axis=1)
+  table = neighbors.distance_table(edges, num_atoms)
   cutoffs = np.zeros((num_atoms, len(limits)))
   for column, limit in enumerate(limits):
     if limit:
@@ -72,25 +76,27 @@ def adaptive_cutoffs(
 def _solve(distances: np.ndarray, limit: int, cutoff: float) -> np.ndarray:
   """The root for every row of ascending distances that inf fills up, [rows]."""
   high = np.full(len(distances), cutoff)
-  if distances.shape[1] >= limit:  # Where N neighbors weigh one, the sum is too large.
-    high = np.minimum(high, distances[:, limit - 1] / PLATEAU)
+  total = total_weight(limit)
+  enough = math.ceil(total)  # Where so many weigh one, the sum is too large.
+  if distances.shape[1] >= enough:
+    high = np.minimum(high, distances[:, enough - 1] / PLATEAU)
   low = np.zeros_like(high)
   distances = distances[
     :, : int((distances < high[:, None]).sum(axis=1).max(initial=0))
   ]
   factor = background(limit, cutoff)
-  r = _guess(distances, limit, factor, high)
+  r = _guess(distances, total, factor, high)
   active = np.arange(len(r))
   for _ in range(_MAX_ITERATIONS):
     if not len(active):
       break
     now = r[active]
-    excess, slope = _excess(distances[active], now, limit, factor)
+    excess, slope = _excess(distances[active], now, total, factor)
     low[active] = np.where(excess < 0, now, low[active])
     high[active] = np.where(excess > 0, now, high[active])
     step = now - excess / slope  # The background's slope is positive.
     # The sum is known to rounding only, and so is r.
-    done = (np.abs(excess) <= 1e-15 * limit) | (np.abs(step - now) <= 1e-15 * now)
+    done = (np.abs(excess) <= 1e-15 * total) | (np.abs(step - now) <= 1e-15 * now)
     inside = (step > low[active]) & (step < high[active])
     step = np.where(inside, step, (low[active] + high[active]) / 2)
     r[active] = np.where(done, now, step)
@@ -99,25 +105,25 @@ def _solve(distances: np.ndarray, limit: int, cutoff: float) -> np.ndarray:
 
 
 def _guess(
-  distances: np.ndarray, limit: int, factor: float, high: np.ndarray
+  distances: np.ndarray, total: float, factor: float, high: np.ndarray
 ) -> np.ndarray:
   """The root if neighbors were counted up to the middle of the switch."""
   middle = (1 + PLATEAU) / 2
   candidates = distances / middle
   count = np.arange(1, distances.shape[1] + 1)
-  few = count + factor * np.minimum(candidates, 1e9) ** BACKGROUND_POWER < limit
+  few = count + factor * np.minimum(candidates, 1e9) ** BACKGROUND_POWER < total
   few &= candidates < high[:, None]
   inside = few.sum(axis=1)
   # Between two neighbors the background alone decides.
-  alone = (np.maximum(limit - inside, 0) / factor) ** (1 / BACKGROUND_POWER)
+  alone = (np.maximum(total - inside, 0) / factor) ** (1 / BACKGROUND_POWER)
   padded = np.column_stack([candidates, np.full(len(distances), np.inf)])
   return np.minimum(np.minimum(alone, padded[np.arange(len(padded)), inside]), high)
 
 
 def _excess(
-  distances: np.ndarray, r: np.ndarray, limit: int, factor: float
+  distances: np.ndarray, r: np.ndarray, total: float, factor: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Left side of the equation less N, and its derivative by r."""
+  """Left side of the equation less M, and its derivative by r."""
   # What weighs one in every row is counted; the rows ascend.
   first = int((distances <= PLATEAU * r[:, None]).sum(axis=1).min(initial=0))
   x = distances[:, first:] / r[:, None]
@@ -125,6 +131,6 @@ def _excess(
   np.copyto(x, 0, where=weights == 0)  # inf, where a row has no more neighbors
   power = factor * r**BACKGROUND_POWER
   return (
-    first + weights.sum(axis=1) + power - limit,
+    first + weights.sum(axis=1) + power - total,
     (BACKGROUND_POWER * power - np.einsum("rc,rc->r", slopes, x)) / r,
   )

@@ -28,6 +28,16 @@ class Truncation(enum.Enum):
   SHELLS = "shells"
   SMOOTH = "smooth"
 
+  @classmethod
+  def of_new_model(cls, *, is_conservative: bool) -> "Truncation":
+    """What suits a model that is trained from scratch.
+
+    Args:
+      is_conservative: whether its forces are derivatives of its energy, which then has
+        to be smooth.
+    """
+    return cls.SMOOTH if is_conservative else cls.PUBLISHED
+
 
 @dataclasses.dataclass(frozen=True)
 class GraphConfig:
@@ -40,6 +50,7 @@ class GraphConfig:
     max_neighbors_by_size: ((n, limit), ...): a structure of more than n atoms uses that
       limit instead; the largest n that applies wins.
     truncation: how a neighborhood ends at the cutoff and at the number of neighbors.
+      With `SMOOTH` the number is about that of the neighbors held, not the largest.
   """
 
   RANGES: ClassVar[Mapping[str, ranges.Range]] = {

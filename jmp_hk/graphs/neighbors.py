@@ -178,6 +178,22 @@ def row_starts(rows: np.ndarray, num_rows: int) -> np.ndarray:
   return rows.searchsorted(np.arange(num_rows + 1, dtype=dtype))
 
 
+def distance_table(edges: EdgeSet, num_atoms: int) -> np.ndarray:
+  """[num_atoms, most neighbors] ascending distances that inf fills up.
+
+  Args:
+    edges: edges with distances, sorted by receiver.
+    num_atoms: number of atoms of the structure.
+  """
+  starts = row_starts(edges.receivers, num_atoms)
+  degree = starts[1:] - starts[:-1]
+  width = int(degree.max(initial=0))
+  table = np.full((num_atoms, width), np.inf)
+  table[np.arange(width) < degree[:, None]] = edges.distances
+  table.sort(axis=1)
+  return table
+
+
 def first_in_row(counts: np.ndarray) -> np.ndarray:
   """Index of the first entry of each row of a ragged array with `counts` entries."""
   return np.cumsum(counts) - counts

@@ -13,6 +13,7 @@ from jmp_hk import from_ase
 from jmp_hk.graphs import buckets
 from jmp_hk.graphs import packing
 from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.inference import smoothness
 from jmp_hk.runtime import configuration
 
 
@@ -20,7 +21,8 @@ class JMPCalculator(ase_calculator.Calculator):
   """Computes all that a head predicts, and the stress if it is conservative.
 
   Graphs are built anew at every call. Compiled programs are used again while atoms
-  move, although their numbers of neighbors change.
+  move, although their numbers of neighbors change. When forces are first asked for, a
+  warning is logged if they do not suit molecular dynamics, see `smoothness`.
 
   Example:
     atoms.calc = JMPCalculator("DIR", head="ani1x")
@@ -65,6 +67,7 @@ class JMPCalculator(ase_calculator.Calculator):
     if task.is_conservative:
       self.implemented_properties.append("stress")
     self._budget = buckets.MovingBudget(self._runner.builder, self._runner.info.graph)
+    self._has_warned = False
 
   @property
   def num_compilations(self) -> int:
@@ -89,6 +92,9 @@ class JMPCalculator(ase_calculator.Calculator):
       raise ase_calculator.CalculatorSetupError("There are no atoms to calculate.")
     runner = self._runner
     structure = from_ase.from_atoms(self.atoms, runner.info, "the structure")
+    if "forces" in properties and not self._has_warned:
+      self._has_warned = True
+      smoothness.warn(runner.task, runner.info, structure)
     graphs = runner.builder.build(structure, runner.info.graph)
     budget = self._budget.fit(runner.builder.sizes(graphs), structure)
     item = packing.PackItem(graphs)

@@ -9,8 +9,10 @@ from typing import Any
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import cuts
 from jmp_hk.models import parameters
 from jmp_hk.pipeline import config as pipeline_config
+from jmp_hk.pipeline import datasets as datasets_lib
 from jmp_hk.runtime import console
 from jmp_hk.runtime import processes
 from jmp_hk.training import config as config_lib
@@ -52,6 +54,24 @@ def tell_start(
     kind,
   )
   logger.debug("Sizes of a microbatch: %s.", budgets)
+
+
+def tell_graphs(
+  config: config_lib.TrainerConfig, training: Sequence[datasets_lib.Dataset]
+) -> None:
+  """Logs how the neighborhoods of conservative tasks end, and what would be better.
+
+  Args:
+    config: configuration of the run.
+    training: the datasets to train on.
+  """
+  for dataset in training:
+    graph = dataset.info.graph
+    if not config.model.tasks[dataset.task].is_conservative or not processes.is_first():
+      continue
+    logger.info("The graphs of %s have %s.", dataset.name, cuts.describe(graph))
+    if advice := cuts.advice(cuts.measure(dataset.evenly(cuts.SAMPLE), graph), graph):
+      logger.info("%s", advice)
 
 
 def _batches(

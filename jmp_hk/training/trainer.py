@@ -110,6 +110,7 @@ class Trainer:
     if processes.is_first():
       run_directory.store_config({"trainer": config}, self.workdir)
     summary.tell_start(config, self._program, self._example)
+    summary.tell_graphs(config, training)
 
   @classmethod
   def from_batches(

@@ -10,6 +10,7 @@ from experiments import finetune
 from experiments.command_line import command
 from experiments.command_line import finetune_flags
 from experiments.command_line import tasks
+from jmp_hk.graphs import config as graph_config
 from jmp_hk.models import model as model_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.training import batch_sources
@@ -123,6 +124,25 @@ def test_published_sizes_and_rates(task, model, blocks, data, tmp_path):
   assert of("backbone/out_blocks_0/dense_rbf/w") == expected[0]
   assert of("backbone/bases/mlp_rbf_h/w") == of("out_energy/linear_0/w") == 1.0
   assert of("backbone/out_mlp_E/out_mlp_0/w") == 1.0
+
+
+@pytest.mark.parametrize(
+  ("arguments", "expected"),
+  [
+    (("--target=energy=energy", "--target=forces=conservative_forces"), "smooth"),
+    (("--target=energy=energy",), None),
+    (("--target=energy=energy", "--truncation=shells"), "shells"),
+    (("--task=rmd17_aspirin",), None),
+    (("--task=rmd17_aspirin", "--truncation=smooth"), "smooth"),
+  ],
+)
+def test_truncation_in_place_of_that_of_converted_data(data, arguments, expected):
+  (dataset,) = _config(data, *arguments).datasets
+  assert dataset.truncation == (expected and graph_config.Truncation(expected))
+  (opened,) = datasets_lib.open_datasets(
+    (dataset,), _config(data, *arguments).trainer.model.tasks
+  )
+  assert opened.info.graph.truncation.value == (expected or "published")
 
 
 def test_recipe_of_the_paper(data):

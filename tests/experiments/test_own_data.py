@@ -8,6 +8,7 @@ import pytest
 from experiments import finetune
 from experiments.command_line import command
 from jmp_hk import dataset_info
+from jmp_hk.graphs import config as graph_config
 from tests.experiments import finetune_data
 
 _ENERGY = "--target=energy=energy"
@@ -48,6 +49,8 @@ def test_one_file_is_divided_the_same_way_each_time(raw, tmp_path):
   )
   assert dict(info.num_structures) == {"train": 14, "val": 4, "test": 2}
   assert info.graph.cutoff == 5.0 and info.graph.max_neighbors == 30
+  assert info.graph.truncation is graph_config.Truncation.SMOOTH
+  assert config.datasets[0].truncation is None  # That of the data, which follows.
   assert config.datasets[0].directory == str(tmp_path / "a" / "data")
   assert config.trainer.train.primary_metric == "own_data/score"
   files = {p.name: p.read_bytes() for p in (tmp_path / "a/data").glob("*.tfrecord")}
@@ -60,6 +63,29 @@ def test_one_file_is_divided_the_same_way_each_time(raw, tmp_path):
   assert stamps == [
     p.stat().st_mtime_ns for p in (tmp_path / "b/data").glob("*.tfrecord")
   ]
+
+
+@pytest.mark.parametrize(
+  ("forces", "flag", "expected"),
+  [
+    ("conservative_forces", (), "smooth"),
+    ("conservative_forces", ("--truncation=published",), "published"),
+    ("conservative_forces", ("--truncation=shells",), "shells"),
+    ("direct_forces", (), "published"),
+    ("direct_forces", ("--truncation=smooth",), "smooth"),
+  ],
+)
+def test_graphs_of_new_models_suit_their_forces(raw, tmp_path, forces, flag, expected):
+  values = finetune_data.parse(
+    *finetune_data.FLAGS,
+    f"--workdir={tmp_path}",
+    _ENERGY,
+    f"--target=forces={forces}",
+    f"--train_data={raw}/mine.traj",
+    *flag,
+  )
+  _, data = finetune.check_flags(values)
+  assert {c.options["truncation"] for c in data.conversions} == {expected}
 
 
 def test_files_for_each_split_share_their_keys(raw, tmp_path):

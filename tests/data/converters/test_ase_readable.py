@@ -11,6 +11,7 @@ import chex
 import numpy as np
 import pytest
 
+from data import convert as convert_lib
 from data.conversion import base
 from data.formats import ase_atoms
 from jmp_hk import structure as structure_lib
@@ -300,3 +301,23 @@ def test_a_table_beside_structures(convert, tmp_path):
   assert info.units["gap"] == "eV" and "energy" not in info.units
   sources = [s["name"] for s in converted.sources(tmp_path / "converted", "train")]
   assert sources == sorted(["props.csv", *(f"s{k}.cif" for k in range(6))])
+
+
+@pytest.mark.parametrize("truncation", ["published", "smooth"])
+def test_the_command_says_where_the_limit_cuts_shells(tmp_path, capsys, truncation):
+  ase.io.write(tmp_path / "cu.traj", [ase.build.bulk("Cu", cubic=True)] * 3)
+  options = {"energy_key": "none", "forces_key": "none", "truncation": truncation}
+  convert_lib.run(
+    convert_lib.Config(
+      dataset="ase",
+      input=str(tmp_path / "cu.traj"),
+      output=str(tmp_path / "out"),
+      split="train",
+      options=options | {"cutoff": "5", "max_neighbors": "30"},
+    )
+  )
+  printed = capsys.readouterr().out
+  assert "structures: 3 train" in printed
+  advised = "100 % of the atoms have more neighbors inside 5 Å than the 30" in printed
+  assert advised == (truncation == "published")
+  assert ("42 neighbors would leave none out" in printed) == advised

@@ -34,7 +34,8 @@ def _solve(rows, limit: int) -> np.ndarray:
 
 def _left_side(distances, r: float, limit: int) -> float:
   """Of the equation."""
-  return adaptive.switch(np.array(distances) / r).sum() + limit * (r / _CUTOFF) ** 8
+  background = adaptive.total_weight(limit) * (r / _CUTOFF) ** 8
+  return adaptive.switch(np.array(distances) / r).sum() + background
 
 
 # Any distances, among them many that coincide and some at the cutoff itself.
@@ -52,7 +53,8 @@ class SolverTest(parameterized.TestCase):
   def test_the_root_is_unique(self, rows, limit):
     for distances, r in zip(rows, _solve(rows, limit), strict=True):
       self.assertTrue(0 < r <= _CUTOFF)
-      self.assertLess(abs(_left_side(distances, r, limit) - limit), 1e-12 * limit)
+      excess = _left_side(distances, r, limit) - adaptive.total_weight(limit)
+      self.assertLess(abs(excess), 1e-12 * limit)
       # The left side rises strictly, so no other number solves the equation.
       around = [_left_side(distances, f * r, limit) for f in (0.5, 0.99, 1, 1.01, 1.5)]
       self.assertTrue((np.diff(around) > 0).all())
@@ -88,12 +90,16 @@ class SolverTest(parameterized.TestCase):
   def test_a_limit_of_zero_leaves_no_cutoff(self):
     chex.assert_trees_all_equal(_solve([[1.0, 2.0]], 0), np.zeros(1))
 
-  def test_where_neighbors_are_many_their_weights_add_up_to_the_limit(self):
-    rng = np.random.default_rng(0)
-    distances = _CUTOFF * rng.uniform(0, 1, 2000) ** (1 / 3)  # A uniform density.
-    r = _solve([distances], 30)[0]
-    self.assertAlmostEqual(adaptive.switch(distances / r).sum(), 30, delta=0.1)
-    self.assertBetween((distances < r).sum(), 38, 52)
+  def test_where_neighbors_are_many_about_as_many_as_wanted_are_held(self):
+    # At a uniform density; their weights add up to two thirds of the number.
+    rows = [np.cbrt(np.arange(n / 100, 400, 1.0)) for n in range(100)]
+    r = _solve([_CUTOFF * row / row.max() for row in rows], 30)
+    counts = [
+      (row / row.max() < x / _CUTOFF).sum() for row, x in zip(rows, r, strict=True)
+    ]
+    self.assertAlmostEqual(float(np.mean(counts)), 30, delta=1.0)
+    total = adaptive.switch(_CUTOFF * rows[0] / rows[0].max() / r[0]).sum()
+    self.assertAlmostEqual(total, adaptive.total_weight(30), delta=0.1)
 
   def test_the_cutoff_is_smooth_where_a_neighbor_arrives(self):
     cluster = np.random.default_rng(1).uniform(1.5, 4.0, 40)

@@ -20,6 +20,7 @@ import chex
 import numpy as np
 
 from jmp_hk.inference import calculator
+from jmp_hk.inference import smoothness
 from jmp_hk.targets import config as tasks_lib
 from tests.jmp_hk.inference import predictors
 from tests.jmp_hk.models.gemnet_oc import small_model
@@ -100,6 +101,17 @@ class CalculatorTest(absltest.TestCase):
       spreads.append(total)
     # What is left is the integrator's error, of second order in the time step.
     self.assertBetween(spreads[0] / spreads[1], 3.5, 4.5)
+
+  def test_it_warns_once_of_energies_that_jump(self):
+    atoms = _crystal()
+    with self.assertNoLogs(smoothness.logger):
+      atoms.get_potential_energy()
+    with self.assertLogs(smoothness.logger) as logs:
+      for _ in range(2):
+        atoms.rattle(0.01)
+        atoms.get_forces()
+    self.assertLen(logs.output, 1)
+    self.assertIn("its energy jumps where a neighbor comes or goes", logs.output[0])
 
   def test_moving_atoms_compile_at_most_three_programs(self):
     atoms = _crystal()

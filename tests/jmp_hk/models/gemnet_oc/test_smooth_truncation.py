@@ -1,23 +1,33 @@
-"""With smooth truncation a model with random weights is a potential, in float64."""
+"""With smooth truncation a model is a smooth potential, in float64.
+
+Random weights show the mathematics; fine-tuned ones are what users run.
+"""
 
 import dataclasses
+import functools
+import tempfile
+from typing import NamedTuple
 
 from absl.testing import absltest
 from absl.testing import parameterized
 import ase
 import ase.build
+from ase.calculators import emt
 import chex
 import jax
 import numpy as np
 
+from jmp_hk import fine_tuning
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import adaptive
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import neighbors
 from jmp_hk.graphs import packing
+from jmp_hk.models import model as model_lib
 from jmp_hk.models.gemnet_oc import truncation
 from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
+from tests.jmp_hk.inference import predictors
 from tests.jmp_hk.models.gemnet_oc import small_model
 
 _CONFIG = graph_config.GraphConfig(
@@ -41,14 +51,6 @@ _BUDGET = gemnet_graphs.Budget(
 _LATTICE_CONSTANT = 3.6
 
 
-def _predict(structure, settings=_SETTINGS) -> dict[str, np.ndarray]:
-  """Energy [], forces and stress [3, 3] of one structure."""
-  outputs = small_model.conservative()([structure], settings, budget=_BUDGET)
-  return {
-    name: value if name == "forces" else value[0] for name, value in outputs.items()
-  }
-
-
 def _structure(atoms: ase.Atoms) -> structure_lib.Structure:
   return helpers.make_structure(
     atoms.positions, atoms.numbers.astype(np.int32), atoms.cell.array, atoms.pbc
@@ -63,14 +65,18 @@ def _fcc(num_atoms: int) -> structure_lib.Structure:
   return _structure(ase.build.bulk("Cu", a=_LATTICE_CONSTANT).repeat(repeats))
 
 
-def _disordered(seed: int = 0) -> structure_lib.Structure:
+def _disordered_atoms(seed: int) -> ase.Atoms:
   """Four atoms of two elements in a skewed cell, many more neighbors than wanted."""
   atoms = ase.build.bulk("Cu", a=_LATTICE_CONSTANT, cubic=True)
   atoms.numbers[:2] = 79
   rng = np.random.default_rng(seed)
   atoms.set_cell(atoms.cell.array + rng.uniform(-0.2, 0.2, (3, 3)), scale_atoms=True)
   atoms.positions += rng.uniform(-0.3, 0.3, (4, 3))
-  return _structure(atoms)
+  return atoms
+
+
+def _disordered() -> structure_lib.Structure:
+  return _structure(_disordered_atoms(0))
 
 
 def _moved(structure, displacement):
@@ -89,15 +95,73 @@ def _crowd(distance: float) -> structure_lib.Structure:
   return helpers.make_structure(positions, np.array([13] * 18 + [8], np.int32))
 
 
-class SmoothTruncationTest(parameterized.TestCase):
+class Weights(NamedTuple):
+  """What a model predicts with.
+
+  Attributes:
+    variables: float64.
+    force_scale: eV/Å, and of a conservative model also the eV of its energies.
+  """
+
+  variables: model_lib.Variables
+  force_scale: float = 1.0
+
+
+@functools.cache
+def _fine_tuned() -> Weights:
+  """The small model after a few steps on EMT's energies and forces."""
+  frames = [_disordered_atoms(seed) for seed in range(12)]
+  for atoms in frames:
+    atoms.calc = emt.EMT()
+  with tempfile.TemporaryDirectory() as directory:
+    model = fine_tuning.fine_tune(
+      predictors.conservative(),
+      frames,
+      targets=small_model.conservative_config().tasks[0].targets,
+      head_name="only",
+      graph=_CONFIG,
+      validation=0,
+      num_steps=8,
+      batch_size=4,
+      learning_rate=5e-3,
+      workdir=directory,
+    )
+  variables = jax.tree.map(lambda x: np.asarray(x, np.float64), model.variables)
+  return Weights(variables, model.infos["only"].force_scale)
+
+
+class _Surface(parameterized.TestCase):
+  """Predicts with random weights."""
+
+  def _weights(self) -> Weights:
+    return Weights(small_model.conservative().variables)
+
+  def _predict(self, structure, settings=_SETTINGS) -> dict[str, np.ndarray]:
+    """Energy [] in eV, forces and stress [3, 3] of one structure."""
+    weights = self._weights()
+    batch = small_model.make_batch([structure], settings, budget=_BUDGET)
+    outputs = small_model.conservative().apply(batch, weights.variables)
+    return {
+      name: weights.force_scale
+      * (value[: structure.num_atoms] if name == "forces" else value[0])
+      for name, value in outputs.items()
+    }
+
+  def _slope(self, path, step=1e-4) -> float:
+    """Derivative of the energy along a path at zero, by a fourth-order difference."""
+    energies = [self._predict(path(n * step))["energy"] for n in (-2, -1, 1, 2)]
+    return (energies[0] - 8 * energies[1] + 8 * energies[2] - energies[3]) / (12 * step)
+
+
+class SmoothSurfaceTest(_Surface):
   def test_energies_per_atom_do_not_depend_on_the_cell(self):
-    energies = [_predict(_fcc(n))["energy"] / n for n in (1, 4, 8, 27, 64)]
+    energies = [self._predict(_fcc(n))["energy"] / n for n in (1, 4, 8, 27, 64)]
     self.assertGreater(abs(energies[0]), 1e-3)
     chex.assert_trees_all_close(energies, [energies[0]] * 5, rtol=0, atol=1e-8)
 
   @parameterized.parameters(4, 8, 27)
   def test_symmetric_sites_have_no_forces(self, num_atoms):
-    predictions = _predict(_fcc(num_atoms))
+    predictions = self._predict(_fcc(num_atoms))
     self.assertLess(np.abs(predictions["forces"]).max(), 1e-8)
     pressure = predictions["stress"].trace() / 3
     self.assertGreater(abs(pressure), 1e-6)
@@ -113,7 +177,7 @@ class SmoothTruncationTest(parameterized.TestCase):
     turned = dataclasses.replace(
       structure, positions=structure.positions @ matrix, cell=structure.cell @ matrix
     )
-    expected, actual = _predict(structure), _predict(turned)
+    expected, actual = self._predict(structure), self._predict(turned)
     chex.assert_trees_all_close(actual["energy"], expected["energy"], atol=1e-9, rtol=0)
     chex.assert_trees_all_close(
       actual["forces"], expected["forces"] @ matrix, atol=1e-9, rtol=0
@@ -130,7 +194,7 @@ class SmoothTruncationTest(parameterized.TestCase):
       positions=(structure.positions + moves @ structure.cell)[order],
       atomic_numbers=structure.atomic_numbers[order],
     )
-    expected, actual = _predict(structure), _predict(changed)
+    expected, actual = self._predict(structure), self._predict(changed)
     for name in ("energy", "stress"):
       chex.assert_trees_all_close(actual[name], expected[name], atol=1e-9, rtol=0)
     chex.assert_trees_all_close(
@@ -150,16 +214,16 @@ class SmoothTruncationTest(parameterized.TestCase):
       structure = makers[name]() if name in makers else _crowd(3.4)
     rng = np.random.default_rng(1)
     structure = _moved(structure, 0.0)
-    forces = _predict(structure)["forces"]
+    forces = self._predict(structure)["forces"]
     for _ in range(3):
       direction = rng.standard_normal(forces.shape)
       direction /= np.linalg.norm(direction)
-      expected = _slope(lambda step, to=direction: _moved(structure, step * to))
+      expected = self._slope(lambda step, to=direction: _moved(structure, step * to))
       self.assertLess(abs((forces * direction).sum() + expected), 1e-6)
 
   def test_stress_is_the_derivative_with_respect_to_strain(self):
     structure = _disordered()
-    stress = _predict(structure)["stress"]
+    stress = self._predict(structure)["stress"]
     strain = np.random.default_rng(0).standard_normal((3, 3))
     strain += strain.T
     strain /= np.abs(strain).max()
@@ -172,7 +236,7 @@ class SmoothTruncationTest(parameterized.TestCase):
 
     volume = abs(np.linalg.det(structure.cell))
     self.assertLess(
-      abs((stress * strain).sum() * volume - _slope(deformed)), 1e-6 * volume
+      abs((stress * strain).sum() * volume - self._slope(deformed)), 1e-6 * volume
     )
 
   @parameterized.parameters("arrival", "crystal")
@@ -191,13 +255,28 @@ class SmoothTruncationTest(parameterized.TestCase):
     events = _events(path, *span)
     self.assertGreater(len(events), 3)
     for place in events:
-      sides = [_predict(path(place + shift)) for shift in (-1e-9, 1e-9)]
+      sides = [self._predict(path(place + shift)) for shift in (-1e-9, 1e-9)]
       slope = -np.mean([(side["forces"] * direction).sum() for side in sides])
       jump = sides[1]["energy"] - sides[0]["energy"] - 2e-9 * slope
       self.assertLess(abs(jump), 1e-9)
-      expected = _slope(lambda step, at=place: path(at + step))
+      expected = self._slope(lambda step, at=place: path(at + step))
       self.assertLess(abs(slope - expected), 1e-6)
 
+
+class FineTunedSurfaceTest(SmoothSurfaceTest):
+  """All the same, of weights that have learned."""
+
+  def _weights(self) -> Weights:
+    return _fine_tuned()
+
+  def test_it_has_learned(self):
+    first, last = small_model.conservative().variables, self._weights().variables
+    changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), first, last)
+    self.assertGreater(max(jax.tree.leaves(changes.params)), 1e-3)
+    self.assertBetween(self._weights().force_scale, 0.5, 10)
+
+
+class OtherGraphsTest(_Surface):
   def test_published_graphs_jump_on_the_same_path(self):
     # Otherwise the test above would say little.
     config = dataclasses.replace(_CONFIG, truncation=graph_config.Truncation.PUBLISHED)
@@ -208,7 +287,7 @@ class SmoothTruncationTest(parameterized.TestCase):
     path = lambda s: _moved(base, s * direction)
     jumps = []
     for place in _events(path, 0.0, 0.5, settings):
-      sides = [_predict(path(place + s), settings) for s in (-1e-9, 1e-9)]
+      sides = [self._predict(path(place + s), settings) for s in (-1e-9, 1e-9)]
       jumps.append(abs(sides[1]["energy"] - sides[0]["energy"]))
     self.assertGreater(max(jumps), 1e-4)
 
@@ -227,7 +306,7 @@ class SmoothTruncationTest(parameterized.TestCase):
       packing.pack(items, gemnet_graphs.BUILDER, budget, np.float64)
     )
     published = evaluate([molecule], small_model.UNCAPPED)
-    smooth = _predict(crystal)
+    smooth = self._predict(crystal)
     chex.assert_trees_all_close(
       both["energy"][:2],
       np.array([published["energy"][0], smooth["energy"]]),
@@ -277,12 +356,6 @@ class ImplicitCutoffsTest(absltest.TestCase):
     expected = (solve(step) - 2 * solve(0.0) + solve(-step)) / step**2
     self.assertGreater(np.abs(expected).max(), 1e-3)
     chex.assert_trees_all_close(second, expected, atol=1e-5)
-
-
-def _slope(path, step=1e-4) -> float:
-  """Derivative of the energy along a path at zero, by a fourth-order difference."""
-  energies = [_predict(path(n * step))["energy"] for n in (-2, -1, 1, 2)]
-  return (energies[0] - 8 * energies[1] + 8 * energies[2] - energies[3]) / (12 * step)
 
 
 def _events(path, start: float, end: float, settings=_SETTINGS) -> list[float]:
