@@ -20,17 +20,19 @@ import numpy as np
 
 import jmp_hk
 
+_LABELS = ("energy", "forces", "stress")
+
 
 def labelled_crystals(count: int) -> list[ase.Atoms]:
-  """Rattled copper-gold cells with EMT's energies and forces."""
+  """Rattled copper-gold cells with EMT's energies, forces and stress."""
   rng, frames = np.random.default_rng(0), []
   for _ in range(count):
     atoms = ase.build.bulk("Cu", "fcc", a=rng.uniform(3.6, 4.1), cubic=True)
     atoms.symbols[rng.random(len(atoms)) < 0.5] = "Au"
     atoms.rattle(0.1, rng=rng)
     atoms.calc = emt.EMT()
-    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-    atoms.calc = singlepoint.SinglePointCalculator(atoms, energy=energy, forces=forces)
+    labels = {name: atoms.calc.get_property(name, atoms) for name in _LABELS}
+    atoms.calc = singlepoint.SinglePointCalculator(atoms, **labels)
     frames.append(atoms)
   return frames
 
@@ -56,7 +58,11 @@ def main(argv: Sequence[str]) -> None:
     jmp_hk.fine_tune(
       model,
       labelled_crystals(20),
-      targets={"energy": "energy", "forces": "conservative_forces"},
+      targets={
+        "energy": "energy",
+        "forces": "conservative_forces",
+        "stress": "conservative_stress",
+      },
       workdir=workdir,
       num_steps=5,
     )

@@ -100,6 +100,11 @@ def run(values: flags.FlagValues) -> None:
     if not pathlib.Path(path).exists():
       raise command.FlagError(f"--datasets: {name}={path} does not exist.")
   inference_flags.start(values)
+  if len(inference_flags.checkpoints(values)) > 1:
+    raise command.FlagError(
+      f"--checkpoint={values.checkpoint} is a committee, whose members embed "
+      "differently: name one of them."
+    )
   _, infos = inference_flags.read_description(values)
   corpora = [_read(values, name, path, infos) for name, path in paths.items()]
   model = inference_flags.load_predictor(values)
@@ -197,8 +202,13 @@ def _read_converted(
 
 def _errors() -> tuple[type[Exception], ...]:
   from jmp_hk.checkpoints import model_directory
+  from jmp_hk.training import sharding
 
-  return structure_lib.InvalidStructureError, model_directory.CheckpointError
+  return (
+    structure_lib.InvalidStructureError,
+    model_directory.CheckpointError,
+    sharding.DevicesError,
+  )
 
 
 PROGRAM = program_lib.Program(

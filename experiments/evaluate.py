@@ -160,12 +160,13 @@ def _settings(values: flags.FlagValues, head: str) -> dict[str, Any]:
   from jmp_hk.checkpoints import loading  # Imports jax.
   from jmp_hk.checkpoints import model_directory
 
-  path, step = pathlib.Path(values.checkpoint), None
-  if not loading.is_torch_file(path):
-    path = model_directory.find_checkpoint(path)
-    step = int(path.name) if path.name.isdigit() else None
+  found = [
+    path if loading.is_torch_file(path) else model_directory.find_checkpoint(path)
+    for path in inference_flags.checkpoints(values)
+  ]
+  step = int(found[0].name) if len(found) == 1 and found[0].name.isdigit() else None
   return {
-    "checkpoint": str(path.resolve()),
+    "checkpoint": ",".join(str(path.resolve()) for path in found),
     "step": step,
     "averaged_weights": values.ema,
     "precision": values.precision,
@@ -193,6 +194,10 @@ def default_output(
   if values.precision != "float32":
     parts.append(values.precision)
   checkpoint = pathlib.Path(values.checkpoint)
+  if "," in values.checkpoint and not checkpoint.exists():
+    raise command.FlagError(
+      "--output is required where --checkpoint names several models."
+    )
   if checkpoint.is_file():
     checkpoint = checkpoint.with_name(f"{checkpoint.name}_results")
   return checkpoint / "evaluation" / "_".join(parts)

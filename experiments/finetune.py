@@ -10,6 +10,7 @@
 given on the command line override it. `--train_data` takes files of your own as they
 are; `--data` takes what `python -m data.convert` made. Running it again with the same
 --workdir continues. At the end the best weights are evaluated on the test split.
+`--num_members=N` trains a committee of N models with different seeds.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import dataclasses
 import pathlib
 
 from absl import flags
+from absl import logging
 
 from data.command_line import program as program_lib
 from data.records import datasets as datasets_lib
@@ -73,13 +75,46 @@ def run(values: flags.FlagValues) -> None:
     from jmp_hk.training import preflight  # Slow to import.
 
     preflight.check_directory(workdir)
+    directories = member_directories(values, workdir)
     data.convert("experiments.finetune")
     config = make_config(values, data)
-    config_lib.train(config, workdir, values, test_split=values.test_split)
-    if processes.is_first():
-      from experiments.reports import result  # Slow to import.
+    for member, directory in enumerate(directories):
+      if len(directories) > 1:
+        logging.info("Member %d of %d: %s", member + 1, len(directories), directory)
+      own = with_seed(config, config.trainer.train.seed + member)
+      config_lib.train(own, directory, values, test_split=values.test_split)
+      if processes.is_first():
+        from experiments.reports import result  # Slow to import.
 
-      result.test(config, workdir, values.test_split, values.fold)
+        result.test(own, directory, values.test_split, values.fold)
+    if len(directories) > 1 and processes.is_first():
+      from experiments.reports import result
+
+      result.test_committee(config, directories, workdir, values.test_split)
+
+
+def member_directories(
+  values: flags.FlagValues, workdir: pathlib.Path
+) -> list[pathlib.Path]:
+  """Directories of the runs that --num_members asks for, see `members.directories`.
+
+  Raises:
+    FlagError: --workdir holds another number of models.
+  """
+  from jmp_hk.checkpoints import members  # Slow to import.
+
+  try:
+    return members.directories(workdir, values.num_members)
+  except ValueError as error:
+    raise command.FlagError(f"--workdir and --num_members: {error}") from error
+
+
+def with_seed(config: config_lib.RunConfig, seed: int) -> config_lib.RunConfig:
+  """The configuration of a run with another seed."""
+  train = dataclasses.replace(config.trainer.train, seed=seed)
+  return dataclasses.replace(
+    config, trainer=dataclasses.replace(config.trainer, train=train)
+  )
 
 
 def check_flags(

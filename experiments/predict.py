@@ -210,11 +210,13 @@ def _errors() -> tuple[type[Exception], ...]:
   from jmp_hk import reference_energies
   from jmp_hk.checkpoints import model_directory
   from jmp_hk.inference import preparation
+  from jmp_hk.training import sharding
 
   return (
     preparation.InvalidStructuresError,
     reference_energies.ReferencesError,
     model_directory.CheckpointError,
+    sharding.DevicesError,
   )
 
 

@@ -30,13 +30,14 @@ __version__ = "0.2.0"  # Read by pyproject.toml; CITATION.cff has the same.
 
 
 def load(
-  path: str | os.PathLike[str],
+  path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
   *,
   ema: bool = True,
   step: int | None = None,
   tasks: Sequence[str | dataset_info.DatasetInfo] | None = None,
   references: Mapping[str, str | os.PathLike[str]] | None = None,
   precision: str = "float32",
+  num_devices: int = 0,
 ) -> predictor_lib.Predictor:
   """Loads a trained model from a directory or a PyTorch file.
 
@@ -49,6 +50,8 @@ def load(
   Args:
     path: a model directory, the working directory of a training run, a checkpoint in
       it, or a PyTorch file in the layout of the published jmp-s.pt and jmp-l.pt.
+      Several of these make a committee of models that were trained alike, and so does
+      a directory with the members member_0, member_1 and so on.
     ema: whether to take the averaged weights, where there are some.
     step: step of the checkpoint of a training run; None takes the best by its
       validation metric.
@@ -63,25 +66,32 @@ def load(
       TensorFloat-32, which is faster on NVIDIA's cards; "bfloat16": dense layers and
       messages in bfloat16. Geometry, bases and sums over atoms are in true float32 with
       all of these, or in float64.
+    num_devices: how many of this machine's devices share the batches of `predict` and
+      `embed`; zero takes all that jax has. Few structures take fewer of them. Results
+      and their order do not depend on it, but for rounding. A calculator has one.
 
   Returns:
-    The model, which keeps the programs that it compiles.
+    The model, which keeps the programs that it compiles. A committee predicts means,
+    and standard deviations over its members as `energy_std`, `forces_std` and `std`.
 
   Raises:
     CheckpointError: there is no model, or it cannot be understood.
+    DevicesError: there are fewer devices.
     ReferencesError: a file of references cannot be used.
-    ValueError: there is no such step, task, head or precision.
+    ValueError: there is no such step, task, head or precision, or the members of a
+      committee differ in more than weights.
   """
   configuration.configure()
-  from jmp_hk.inference import predictor as predictor_lib
+  from jmp_hk.inference import committee
 
-  return predictor_lib.load(
+  return committee.load(
     path,
     ema=ema,
     step=step,
     tasks=tasks,
     references=references,
     precision=precision,
+    num_devices=num_devices,
   )
 
 
@@ -207,9 +217,13 @@ def embed(
 
 
 def make_calculator(
-  model: predictor_lib.Predictor | str | os.PathLike[str], head: str | None = None
+  model: predictor_lib.Predictor
+  | str
+  | os.PathLike[str]
+  | Sequence[str | os.PathLike[str]],
+  head: str | None = None,
 ) -> calculator_lib.JMPCalculator:
-  """Makes an ASE calculator: energy, forces, and stress of conservative models.
+  """Makes an ASE calculator of all that a head predicts, and of conservative stress.
 
   Example:
     >>> import ase.build
@@ -220,15 +234,16 @@ def make_calculator(
     (3, 3)
 
   Args:
-    model: a model from `load`, or a path that `load` takes.
+    model: a model or committee from `load`, or what `load` takes.
     head: name of the head; may be left out if the model has one.
 
   Returns:
     The calculator, for `ase.optimize`, `ase.md`, `ase.phonons` and all else in ASE.
+    Properties that ASE does not know are `calc.get_property("bandgap", atoms)`.
 
   Raises:
     CheckpointError: the path leads to no model.
-    ValueError: there is no such head, or it predicts no energy.
+    ValueError: there is no such head.
   """
   configuration.configure()
   from jmp_hk.inference import calculator
@@ -255,6 +270,7 @@ def fine_tune(
   frozen: Sequence[str] = (),
   heads: typing.Literal["reuse", "fresh"] = "reuse",
   budget: Mapping[str, int] | None = None,
+  num_members: int = 1,
 ) -> predictor_lib.Predictor:
   """Trains a model on labelled structures.
 
@@ -302,9 +318,12 @@ def fine_tune(
       already, scaled to the new data; "fresh" draws new ones.
     budget: sizes of a batch by name, in place of those that are chosen from the data; a
       `BudgetError` names them.
+    num_members: number of models with the seeds `seed`, `seed` + 1 and so on, trained
+      one after another in `workdir`/member_0, …, on the same structures.
 
   Returns:
-    The model with the best weights, or the last ones where nothing is validated.
+    The model with the best weights, or the last ones where nothing is validated; with
+    several members their committee, see `load`.
 
   Raises:
     FileError: a file cannot be read.
@@ -333,4 +352,5 @@ def fine_tune(
     frozen=frozen,
     heads=heads,
     budget=budget,
+    num_members=num_members,
   )

@@ -224,6 +224,7 @@ def summarise(
     graph,
     energy=any(structure.energy is not None for structure in training),
     forces=any(structure.forces is not None for structure in training),
+    stress=any(structure.stress is not None for structure in training),
     targets=declared,
     optional=frozenset(t.name for t in task.learned if t.allow_missing),
   )
@@ -240,7 +241,8 @@ def _fingerprint(training: Structures, held_out: Structures) -> str:
   checksum = 0
   for structure in (*training, *held_out):
     arrays = [structure.positions, structure.atomic_numbers, structure.cell]
-    arrays += [structure.energy, structure.forces, *structure.targets.values()]
+    arrays += [getattr(structure, name) for name in structure_lib.LABELS]
+    arrays += structure.targets.values()
     for array in arrays:
       if array is not None:
         checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)

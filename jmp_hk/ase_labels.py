@@ -24,8 +24,11 @@ import numpy as np
 
 from jmp_hk import ase_tables
 from jmp_hk import dataset_summary
+from jmp_hk import voigt
 
 _VECTOR = 3
+_STRESS = "stress"
+_VIRIAL = "virial"  # In the names of entries that hold -V times the stress.
 # What `Atoms` and file formats keep beside positions and labels.
 _NOT_LABELS = frozenset(
   {
@@ -89,6 +92,21 @@ _KNOWN: Mapping[str, _Names] = {
     reference=frozenset({"ref_forces", "reference_forces", "forces_ref", "ref_force"}),
     usual="forces",
     other=frozenset({"force", "dft_forces", "forces_dft", "dft_force", "qm_forces"}),
+  ),
+  _STRESS: _Names(
+    reference=frozenset(
+      {
+        "ref_stress",
+        "reference_stress",
+        "stress_ref",
+        "ref_virial",
+        "ref_virials",
+        "reference_virial",
+      }
+    ),
+    usual=_STRESS,
+    other=frozenset({"dft_stress", "stress_dft", "qm_stress"}),
+    secondary=frozenset({"virial", "virials", "dft_virial", "dft_virials"}),
   ),
 }
 
@@ -165,6 +183,52 @@ def survey(structures: Iterable[ase.Atoms]) -> Survey:
   return result
 
 
+def is_virial(key: str) -> bool:
+  """Whether an entry of this name holds virials, in a unit of energy, not stress."""
+  return _VIRIAL in key.lower()
+
+
+def find_stress(
+  atoms: ase.Atoms, key: str, unit: float = 1.0, virial_unit: float = 1.0
+) -> np.ndarray | None:
+  """The stress of a structure from an entry.
+
+  Args:
+    atoms: the structure.
+    key: name of the entry: six components in ASE's order (xx, yy, zz, yz, xz, xy) or a
+      symmetric matrix. Of a virial, which has that word in its name, the stress is
+      -virial / V.
+    unit: the eV/Å³ in the unit of stress.
+    virial_unit: the eV in the unit of virials.
+
+  Returns:
+    [6] eV/Å³ with ASE's sign; None where there is none, where it is NaN, and where
+    some program has written zeros for a structure that can have none.
+
+  Raises:
+    ValueError: it is no stress, or the structure has no periodic cell of finite volume;
+      half a sentence.
+  """
+  value = find(atoms, key)
+  if value is None:
+    return None
+  try:
+    if np.isnan(np.asarray(value, np.float64)).all():
+      return None
+    stress = voigt.parse(value)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"{error} as the label {key!r}") from error
+  volume = atoms.cell.volume if atoms.pbc.any() else 0.0
+  if not volume > 0:
+    if not stress.any():
+      return None
+    raise ValueError(
+      f"expected no label {key!r}, because a structure without a periodic cell of "
+      "finite volume has no stress; found one: leave it out"
+    )
+  return stress * (-virial_unit / volume if is_virial(key) else unit)
+
+
 def find(atoms: ase.Atoms, key: str) -> Any:
   """The value of an entry wherever ASE keeps it, or None where there is none."""
   for name, value in _entries(atoms):
@@ -183,8 +247,8 @@ def choose_keys(found: Survey, labels: Collection[str]) -> dict[str, str]:
 
   Energies and forces have many names: `REF_energy` and the like, which say that this is
   the reference, come before `energy`, as in MACE; `free_energy` counts only where there
-  is nothing else. Other labels are entries of their own name, in upper or lower case,
-  or the values of a table without a header.
+  is nothing else, and a virial where there is no stress. Other labels are entries of
+  their own name, in upper or lower case, or the values of a table without a header.
   Where several remain, nothing is guessed.
 
   Args:
@@ -198,8 +262,7 @@ def choose_keys(found: Survey, labels: Collection[str]) -> dict[str, str]:
     KeyNotFoundError: a label has no entry, or several could be meant; names them.
   """
   keys = {label: _choose(found, label) for label in labels}
-  if set(_KNOWN) <= set(keys):
-    _check_family(found, keys)
+  _check_family(found, keys)
   return keys
 
 
@@ -259,7 +322,9 @@ def candidates(found: Survey, label: str) -> list[str]:
     return same or [name for name in found.numbers if name == ase_tables.VALUE]
   known = _KNOWN[label]
   accepted = known.reference | known.other | known.secondary | {known.usual}
-  entries = found.numbers if label == "energy" else found.vectors
+  entries = list(found.numbers if label == "energy" else found.vectors)
+  if label == _STRESS:  # Of three atoms, a matrix looks like vectors.
+    entries += [name for name in found.arrays if name not in entries]
   return [name for name in entries if name.lower() in accepted]
 
 
@@ -271,25 +336,29 @@ def _prefer(candidates: list[str], known: _Names, found: Survey) -> list[str]:
     candidates,
   )
   best = next(group for group in groups if group)
+  # A stress beside its virial says the same, without a volume.
+  best = [name for name in best if not is_virial(name)] or best
   most = max(found.names[name] for name in candidates)
   # A preferred name that fewer structures have is not clearly what is meant.
   return best if found.names[best[0]] == most else candidates
 
 
 def _check_family(found: Survey, keys: Mapping[str, str]) -> None:
-  """Refuses energies of one calculation beside forces of another.
+  """Refuses energies of one calculation beside forces or stress of another.
 
   Raises:
-    KeyNotFoundError: one of them alone is called a reference, though the other's
-      counterpart is there.
+    KeyNotFoundError: some of them alone are called references, though what would go
+      with the others is there.
   """
   is_reference = {
-    label: keys[label].lower() in _KNOWN[label].reference for label in _KNOWN
+    label: keys[label].lower() in _KNOWN[label].reference
+    for label in _KNOWN
+    if label in keys
   }
-  if len(set(is_reference.values())) == 1:
+  if len(set(is_reference.values())) <= 1:
     return
-  (label,) = (name for name, value in is_reference.items() if value)
-  (other,) = (name for name, value in is_reference.items() if not value)
+  label = next(name for name, value in is_reference.items() if value)
+  other = next(name for name, value in is_reference.items() if not value)
   if _KNOWN[label].usual in found.names:
     raise KeyNotFoundError(
       label,

@@ -76,7 +76,7 @@ def read_structures(
 
   Labels are looked for in `atoms.info`, `atoms.arrays` and the results of the attached
   calculator, which must be those of the present positions; nothing is calculated.
-  Units are eV, Å and eV/Å.
+  Units are eV, Å, eV/Å and eV/Å³.
 
   Args:
     structures: structures with labels.
@@ -154,6 +154,16 @@ def _read(
   return structure
 
 
+def _find(atoms: ase.Atoms, target: tasks_lib.TargetConfig, key: str) -> Any:
+  """The entry that holds a label, of stress as the label is."""
+  if target.spec.label_name != "stress":
+    return ase_labels.find(atoms, key)
+  try:
+    return ase_labels.find_stress(atoms, key)
+  except ValueError as error:
+    raise spec_lib.LabelError(str(error)) from error
+
+
 def _label(
   atoms: ase.Atoms, target: tasks_lib.TargetConfig, key: str
 ) -> np.ndarray | None:
@@ -162,7 +172,7 @@ def _label(
   Raises:
     LabelError: it is missing or has another shape.
   """
-  value = ase_labels.find(atoms, key)
+  value = _find(atoms, target, key)
   if value is None:
     if target.allow_missing:
       return None
@@ -170,7 +180,7 @@ def _label(
       f"it has no label {key!r}; it has {', '.join(ase_labels.names(atoms)) or 'none'}"
     )
   spec = target.spec
-  shape = (len(atoms), *spec.shape) if spec.per_atom else spec.shape
+  shape = (len(atoms), *spec.shape) if spec.per_atom else spec.label_shape
   try:
     value = np.asarray(value, np.float64)
   except (TypeError, ValueError) as error:

@@ -79,6 +79,7 @@ class Declaration:
     graph: neighbor-graph settings.
     energy: every structure has an energy (eV); its references are fitted.
     forces: every structure has forces (eV/Å).
+    stress: every structure has a stress (eV/Å³, ASE's sign).
     targets: further labels by name; every structure has all of them.
     optional: names of those of these labels that some structures may lack.
     published_scales: scales to store where published ones are asked for; the fitted
@@ -94,6 +95,7 @@ class Declaration:
   graph: graph_config.GraphConfig
   energy: bool = True
   forces: bool = True
+  stress: bool = False
   targets: Mapping[str, Label] = dataclasses.field(default_factory=dict)
   optional: frozenset[str] = frozenset()
   published_scales: Scales | None = None
@@ -111,8 +113,8 @@ class Declaration:
     Returns:
       The first problem, or None.
     """
-    for name, wanted in (("energy", self.energy), ("forces", self.forces)):
-      has = getattr(structure, name) is not None
+    for name in structure_lib.LABELS:
+      wanted, has = getattr(self, name), getattr(structure, name) is not None
       if has != wanted and not (wanted and name in self.optional):
         return f"expected {'an' if wanted else 'no'} {name} label, found the opposite"
     targets = set(structure.targets)
@@ -240,6 +242,8 @@ def _units(declaration: Declaration) -> dict[str, str]:
     units["energy"] = "eV"
   if declaration.forces:
     units["forces"] = "eV/Å"
+  if declaration.stress:
+    units["stress"] = "eV/Å³"
   return units | {name: label.unit for name, label in declaration.targets.items()}
 
 

@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import logging
 import os
 import pathlib
 from typing import Literal
 
 from jmp_hk import ase_datasets
 from jmp_hk import ase_structures
+from jmp_hk.checkpoints import members
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.inference import committee
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
@@ -31,6 +34,8 @@ _VALIDATIONS = 20  # In the course of a run.
 _FEWEST_STEPS = 10  # From one validation to the next.
 _LINES = 50  # Of the log, likewise.
 _SCALE_BATCHES = 4
+
+logger = logging.getLogger(__name__)
 
 Model = predictor_lib.Predictor | str | os.PathLike[str] | None
 Source = ase_structures.Source
@@ -55,6 +60,7 @@ def fine_tune(
   frozen: Sequence[str] = (),
   heads: Literal["reuse", "fresh"] = "reuse",
   budget: Mapping[str, int] | None = None,
+  num_members: int = 1,
 ) -> predictor_lib.Predictor:
   """Trains a model on labelled structures.
 
@@ -99,9 +105,14 @@ def fine_tune(
       heads of each kind, of which none is taken over unless `head_name` names it.
     budget: sizes of a microbatch by name that count in place of the chosen ones, which
       a `BudgetError` may ask for; they may change when the run is continued.
+    num_members: number of models, which are trained one after another with the seeds
+      `seed`, `seed` + 1 and so on; the structures to validate on are the same. Each has
+      a directory of its own, `workdir`/member_0 and so on. More members may be added
+      later.
 
   Returns:
-    The model with the best weights, or the last ones where nothing is validated.
+    The model with the best weights, or the last ones where nothing is validated. Of
+    several members it is their `committee.Committee`.
 
   Raises:
     FileError: a file cannot be read.
@@ -120,13 +131,28 @@ def fine_tune(
     tuple(frozen),
     dict(budget or {}),
   )
+  directories = members.directories(workdir, num_members)
   start = _open_model(model, train_config.Heads(heads))
   task = tasks_lib.TaskConfig(head_name, declare.declare(targets))
   data = ase_datasets.make_datasets(
     structures, validation, task, graph or _graph(start, task), seed, keys
   )
-  workdir = pathlib.Path(workdir)
-  config = run_directory.complete(_trainer_config(start, data, settings), workdir)
+  for member, directory in enumerate(directories):
+    own = dataclasses.replace(settings, seed=seed + member)
+    if num_members > 1:
+      logger.info("Member %d of %d: %s", member + 1, num_members, directory)
+    _train(_trainer_config(start, data, own), data, start, directory)
+  return committee.load(directories, precision=precision)
+
+
+def _train(
+  config: train_config.TrainerConfig,
+  data: ase_datasets.LabelledData,
+  start: "_Start",
+  workdir: pathlib.Path,
+) -> None:
+  """Trains one model, or continues its run."""
+  config = run_directory.complete(config, workdir)
   checked = {"structures": data.fingerprint, "trainer": config}
   run_directory.check_config(checked, workdir)
   if processes.is_first():
@@ -135,7 +161,6 @@ def fine_tune(
     config, data.training, data.validation, workdir, initial=start.initial
   )
   trainer.run()
-  return predictor_lib.load(workdir, precision=precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +210,12 @@ def _open_model(model: Model, heads: train_config.Heads) -> _Start:
     name = os.fspath(model)
     if name in backbone_lib.presets() and not pathlib.Path(name).exists():
       return _Start(backbone_lib.preset(name))
-    model = predictor_lib.load(name)
+    model = committee.load(name)
+  if isinstance(model, committee.Committee):
+    raise ValueError(
+      f"A committee of {len(model.members)} models cannot be trained as one: give one "
+      "of its members."
+    )
   graphs = {info.graph for info in model.infos.values()}
   return _Start(
     model.config.backbone,

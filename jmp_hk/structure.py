@@ -11,6 +11,8 @@ from jmp_hk import geometry
 
 MAX_ATOMIC_NUMBER = 118
 
+LABELS = ("energy", "forces", "stress")  # Those that `Structure` has fields for.
+
 # Tags say what an atom belongs to; molecules are all ADSORBATE, as published.
 TAG_SUBSURFACE = 0
 TAG_SURFACE = 1
@@ -39,6 +41,8 @@ class Structure:
     fixed: [n] bool, atoms that were held in place.
     energy: total energy in eV (a Python float, i.e. float64) or None.
     forces: [n, 3] floating, eV/Å, or None.
+    stress: [6] floating, eV/Å³, in ASE's order (xx, yy, zz, yz, xz, xy) and sign
+      (positive where the structure wants to shrink), or None.
     targets: further labels by name: a scalar or [k] array per structure or a
       [n, 3] array per atom; units are in the dataset's `DatasetInfo`.
     record_id: where the record came from, for messages, e.g. "0.extxyz.xz:17".
@@ -52,6 +56,7 @@ class Structure:
   fixed: np.ndarray
   energy: float | None = None
   forces: np.ndarray | None = None
+  stress: np.ndarray | None = None
   targets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   record_id: str = ""
 
@@ -62,9 +67,15 @@ class Structure:
 
   def label(self, name: str) -> float | np.ndarray | None:
     """A label by name, or None where there is none."""
-    if name in ("energy", "forces"):
-      return getattr(self, name)
-    return self.targets.get(name)
+    value = getattr(self, name) if name in LABELS else None
+    return self.targets.get(name) if value is None else value
+
+  @property
+  def volume(self) -> float:
+    """Volume of the cell in Å³; 0 where there is no periodic direction."""
+    if not np.any(self.pbc):
+      return 0.0
+    return float(abs(np.linalg.det(np.asarray(self.cell, np.float64))))
 
 
 def molecule(
@@ -116,6 +127,7 @@ def _shape_problem(structure: Structure, n: int) -> str | None:
     ("atomic_numbers", (n,)),
     ("positions", (n, 3)),
     ("forces", (n, 3)),
+    ("stress", (6,)),
     ("tags", (n,)),
     ("fixed", (n,)),
     ("cell", (3, 3)),
@@ -141,6 +153,14 @@ def _number_problem(structure: Structure, n: int) -> str | None:
     return f"expected tags 0, 1 or 2, found {sorted(set(structure.tags.tolist()))}"
   if structure.energy is not None and not np.isfinite(structure.energy):
     return f"expected a finite energy, found {structure.energy}"
+  if structure.stress is not None:
+    if not np.isfinite(structure.stress).all():
+      return f"expected a finite stress, found {np.asarray(structure.stress).tolist()}"
+    if not structure.volume > 0:
+      return (
+        "expected no stress label, because a structure without a periodic cell of "
+        "finite volume has no stress; found one: leave it out"
+      )
   for name in ("positions", "forces", "cell"):
     value = getattr(structure, name)
     # The largest magnitude is NaN or infinite exactly where any entry is.

@@ -154,6 +154,7 @@ def _describe(
           "graph": serialization.to_json(declaration.graph),
           "energy": declaration.energy,
           "forces": declaration.forces,
+          "stress": declaration.stress,
           "targets": {k: dataclasses.asdict(v) for k, v in declaration.targets.items()},
         },
         "converter": converter.name,
@@ -169,11 +170,14 @@ def _describe(
 def _upgrade(stored: dict[str, Any], converter: base.Converter) -> dict[str, Any]:
   """A plan of an earlier version, with what was not an option or a setting then."""
   dataset = stored.get("dataset", {})
+  dataset.setdefault("stress", False)
   if "graph" in dataset:
     defaults = serialization.to_json(graph_config.GraphConfig())
     dataset["graph"] = defaults | dataset["graph"]
   if stored.get("converter") == converter.name:
     defaults = dataclasses.asdict(converter.options_type())
+    if "stress_key" in defaults:  # Of what was not read then.
+      defaults["stress_key"] = "none"
     stored["options"] = defaults | stored["options"]
   return stored
 

@@ -22,6 +22,7 @@ from data.formats import ase_atoms
 from jmp_hk import ase_files
 from jmp_hk import ase_labels
 from jmp_hk import dataset_summary
+from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,13 @@ class AseReadable(base.Converter):
         f"--target_keys={o.target_keys}: {', '.join(sorted(unknown))} is not among "
         "--targets."
       )
+    if known := set(targets) & set(structure_lib.LABELS):
+      raise base.PlanError(
+        f"--targets={o.targets}: {', '.join(sorted(known))} is read without it, see "
+        f"--{min(known)}_key."
+      )
     optional = ase_atoms.parse_names(o.missing)
-    if unknown := set(optional) - {"energy", "forces", *targets}:
+    if unknown := set(optional) - {*structure_lib.LABELS, *targets}:
       raise base.PlanError(
         f"--missing={o.missing}: {', '.join(sorted(unknown))} is no label of the data."
       )
@@ -58,6 +64,7 @@ class AseReadable(base.Converter):
       ),
       energy=o.energy_key != ase_atoms.NONE,
       forces=o.forces_key != ase_atoms.NONE,
+      stress=o.stress_key != ase_atoms.NONE,
       targets=targets,
       optional=optional,
       evaluate_free_atoms_only=o.evaluate_free_atoms_only,
@@ -65,6 +72,7 @@ class AseReadable(base.Converter):
       notes={
         "energy_unit_in_eV": ase_atoms.energy_unit(o.energy_unit),
         "forces_unit_in_eV_per_Ang": ase_atoms.forces_unit(o.forces_unit),
+        "stress_unit_in_eV_per_cubic_Ang": ase_atoms.stress_unit(o.stress_unit),
       },
     )
 
@@ -72,7 +80,7 @@ class AseReadable(base.Converter):
     """Finds the keys that were not given; says which they are."""
     self.declare()  # Wrong options are told before files are read.
     o = self.options
-    given = {"energy": o.energy_key, "forces": o.forces_key} | {
+    given = {label: getattr(o, f"{label}_key") for label in structure_lib.LABELS} | {
       name: ase_atoms.parse_keys(o.target_keys).get(name, ase_atoms.REQUIRED)
       for name in ase_atoms.parse_targets(o.targets)
     }
@@ -92,22 +100,27 @@ class AseReadable(base.Converter):
     try:
       keys = ase_labels.choose_keys(found, sorted(unknown - left_out))
     except ase_labels.KeyNotFoundError as error:
-      flag = {"energy": "--energy_key=KEY", "forces": "--forces_key=KEY"}.get(
-        error.label, f"--target_keys={error.label}=KEY"
-      )
+      flag = f"--target_keys={error.label}=KEY"
+      if error.label in structure_lib.LABELS:
+        flag = f"--{error.label}_key=KEY"
       raise base.PlanError(
         f"--input={self.source}: {error}. Say which with {flag}."
       ) from error
     if line := ase_labels.describe_keys(found, keys):
       logger.info("%s", line)
-    return self.with_keys(given | keys | dict.fromkeys(left_out, ase_atoms.NONE))
+    chosen = self.with_keys(given | keys | dict.fromkeys(left_out, ase_atoms.NONE))
+    if o.stress_key != ase_atoms.AUTO or "stress" in left_out:
+      return chosen
+    names = ase_atoms.parse_names(o.missing) | {"stress"}
+    options = dataclasses.replace(chosen.options, missing=",".join(sorted(names)))
+    return dataclasses.replace(chosen, options=options)
 
   def with_keys(self, keys: dict[str, str]) -> "AseReadable":
     """The converter that reads labels from entries by name, `none` leaves one out."""
     others = [
       f"{label}={key}"
       for label, key in keys.items()
-      if label not in ("energy", "forces", key)
+      if label not in (*structure_lib.LABELS, key)
     ]
     return dataclasses.replace(
       self,
@@ -115,6 +128,7 @@ class AseReadable(base.Converter):
         self.options,
         energy_key=keys["energy"],
         forces_key=keys["forces"],
+        stress_key=keys["stress"],
         target_keys=",".join(others),
       ),
     )

@@ -27,6 +27,13 @@ _ENERGY_UNITS = {
   "kJ/mol": ase_units.kJ / ase_units.mol,
 }
 _SEED = ranges.Range(least=0, most=2**32 - 1, is_whole=True)  # Of NumPy's generator.
+_STRESS_UNITS = {
+  "eV/Ang3": 1.0,
+  "meV/Ang3": 1e-3,
+  "GPa": ase_units.GPa,
+  "kbar": 0.1 * ase_units.GPa,
+  "Hartree/Bohr3": ase_units.Hartree / ase_units.Bohr**3,
+}
 _LENGTH_UNITS = {"Ang": 1.0, "Bohr": ase_units.Bohr}
 
 
@@ -42,9 +49,18 @@ class AseOptions(base.Options):
     "one, required in any case, optional if all structures have it; none reads none.",
   )
   forces_key: str = base.option(AUTO, "Entry that holds the forces, likewise.")
+  stress_key: str = base.option(
+    AUTO,
+    "Entry that holds the stress, as ASE has it (positive under tension; xx, yy, zz, "
+    "yz, xz, xy, or a matrix), or the virial, which is -V times that. auto finds it "
+    "(REF_stress, stress, virial, …) if there is one; structures may lack it.",
+  )
   energy_unit: str = base.option("eV", f"One of {', '.join(_ENERGY_UNITS)}.")
   forces_unit: str = base.option(
     "eV/Ang", "An energy unit, a slash, and Ang or Bohr, e.g. kcal/mol/Ang."
+  )
+  stress_unit: str = base.option(
+    "eV/Ang3", f"One of {', '.join(_STRESS_UNITS)}. Virials have the energy unit."
   )
   targets: str = base.option(
     "",
@@ -120,6 +136,7 @@ def to_structure(
     forces = _label(atoms, options.forces_key, "forces" in optional)
     if forces is not None:
       forces = forces * forces_unit(options.forces_unit)
+  stress = _stress(atoms, options, "stress" in optional)
   labels = {}
   keys = parse_keys(options.target_keys)
   for name, target in targets.items():
@@ -139,6 +156,7 @@ def to_structure(
     fixed=fixed,
     energy=energy,
     forces=forces,
+    stress=stress,
     targets=labels,
     record_id=record_id,
   )
@@ -188,6 +206,23 @@ def _label(atoms: ase.Atoms, key: str, may_lack: bool) -> np.ndarray | None:
   except (TypeError, ValueError) as error:
     raise ValueError(f"expected numbers as {key!r}, found {value!r}") from error
   return None if may_lack and np.isnan(array).all() else array
+
+
+def _stress(atoms: ase.Atoms, options: AseOptions, may_lack: bool) -> np.ndarray | None:
+  """The stress in eV/Å³; None where it is missing and may be, or is not read.
+
+  Raises:
+    ValueError: it is missing or no stress.
+  """
+  key = options.stress_key
+  if key == NONE:
+    return None
+  stress = ase_labels.find_stress(
+    atoms, key, stress_unit(options.stress_unit), energy_unit(options.energy_unit)
+  )
+  if stress is None and not may_lack:
+    raise ValueError(f"expected the label {key!r}, found {ase_labels.names(atoms)}")
+  return stress
 
 
 def _shaped(
@@ -263,3 +298,16 @@ def forces_unit(unit: str) -> float:
       f"one of {', '.join(_LENGTH_UNITS)}."
     )
   return _ENERGY_UNITS[energy] / _LENGTH_UNITS[length]
+
+
+def stress_unit(unit: str) -> float:
+  """The eV/Å³ in a unit of stress.
+
+  Raises:
+    PlanError: the unit is not known.
+  """
+  if unit not in _STRESS_UNITS:
+    raise base.PlanError(
+      f"--stress_unit={unit} is unknown; known are {', '.join(_STRESS_UNITS)}."
+    )
+  return _STRESS_UNITS[unit]

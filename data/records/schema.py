@@ -14,6 +14,8 @@ them inside TensorFlow.
   fixed             uint8 [n]
   energy            float64 [], eV; absent where there is no energy
   forces            float32 [n, 3], eV/Å; absent where there are no forces
+  stress            float64 [6], eV/Å³, xx, yy, zz, yz, xz, xy with ASE's sign; absent
+                    where there is no stress
   record_id         UTF-8 text
   target/NAME       float64 [k], a label of the structure (k = 1 for a scalar)
   atom_target/NAME  float32 [n, k], a label of each atom
@@ -42,6 +44,7 @@ DTYPES = {
   "fixed": np.dtype("u1"),
   "energy": np.dtype("<f8"),
   "forces": np.dtype("<f4"),
+  "stress": np.dtype("<f8"),
 }
 TARGET_DTYPE = np.dtype("<f8")
 ATOM_TARGET_DTYPE = np.dtype("<f4")
@@ -84,10 +87,9 @@ def decode(serialized: bytes, origin: str = "") -> structure_lib.Structure:
 def to_features(structure: structure_lib.Structure) -> dict[str, bytes]:
   """Bytes of every feature of a structure by name."""
   features = {name: _bytes(getattr(structure, name), DTYPES[name]) for name in REQUIRED}
-  if structure.energy is not None:
-    features["energy"] = _bytes(structure.energy, DTYPES["energy"])
-  if structure.forces is not None:
-    features["forces"] = _bytes(structure.forces, DTYPES["forces"])
+  for name in structure_lib.LABELS:
+    if (value := getattr(structure, name)) is not None:
+      features[name] = _bytes(value, DTYPES[name])
   features["record_id"] = structure.record_id.encode("utf-8")
   for name, value in structure.targets.items():
     if np.ndim(value) == 2:
@@ -101,8 +103,8 @@ def from_features(features: Mapping[str, bytes]) -> structure_lib.Structure:
   """Rebuilds a structure from the bytes of its features.
 
   Args:
-    features: bytes by feature name. Empty bytes of `energy`, `forces` and targets
-      mean absent, as `tf.io.parse_example` with an empty default gives them.
+    features: bytes by feature name. Empty bytes of `energy`, `forces`, `stress` and
+      targets mean absent, as `tf.io.parse_example` with an empty default gives them.
 
   Returns:
     The structure; a label of length 1 comes back as a 0-d array. Floating arrays are
@@ -122,6 +124,7 @@ def from_features(features: Mapping[str, bytes]) -> structure_lib.Structure:
       targets[name[len(ATOM_TARGET_PREFIX) :]] = array
   energy = features.get("energy")
   forces = features.get("forces")
+  stress = features.get("stress")
   return structure_lib.Structure(
     positions=np.frombuffer(features["positions"], DTYPES["positions"]).reshape(n, 3),
     atomic_numbers=numbers,
@@ -131,6 +134,7 @@ def from_features(features: Mapping[str, bytes]) -> structure_lib.Structure:
     fixed=np.frombuffer(features["fixed"], np.uint8).reshape(n).astype(bool),
     energy=float(np.frombuffer(energy, DTYPES["energy"])[0]) if energy else None,
     forces=(np.frombuffer(forces, DTYPES["forces"]).reshape(n, 3) if forces else None),
+    stress=(np.frombuffer(stress, DTYPES["stress"]).reshape(6) if stress else None),
     targets=targets,
     record_id=features.get("record_id", b"").decode("utf-8"),
   )

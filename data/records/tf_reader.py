@@ -37,9 +37,9 @@ def tf_dataset(
     A dataset with one element per structure, the same order every time: a dict of
     atomic_numbers [n] int32, positions [n, 3] float32 (Å), cell [3, 3] float64 (Å), pbc
     [3] bool, tags [n] int32, fixed [n] bool and record_id (string); and, where the
-    dataset has them, energy float64 (eV), forces [n, 3] float32 (eV/Å), "target/NAME"
-    [] or [k] float64 and "atom_target/NAME" [n, k] float32. A label that a structure
-    lacks is NaN.
+    dataset has them, energy float64 (eV), forces [n, 3] float32 (eV/Å), stress [6]
+    float64 (eV/Å³), "target/NAME" [] or [k] float64 and "atom_target/NAME" [n, k]
+    float32. A label that a structure lacks is NaN.
 
   Raises:
     DatasetInfoError: the directory is no converted dataset.
@@ -108,6 +108,8 @@ def _lengths(structure: structure_lib.Structure) -> dict[str, int]:
   found = {"energy": 1} if structure.energy is not None else {}
   if structure.forces is not None:
     found["forces"] = 3
+  if structure.stress is not None:
+    found["stress"] = 6
   for name, value in structure.targets.items():
     is_per_atom = np.ndim(value) == 2
     prefix = schema.ATOM_TARGET_PREFIX if is_per_atom else schema.TARGET_PREFIX

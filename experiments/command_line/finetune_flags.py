@@ -45,6 +45,7 @@ _DEFAULTS = {
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines all flags of fine-tuning; defaults are the paper's recipe."""
   _define_task(values)
+  _define_members(values)
   own_data.define(values)
   _define_data(values)
   training_flags.define_start(values)
@@ -89,6 +90,19 @@ def _define_task(values: flags.FlagValues) -> None:
     "",
     "NAME: Name of a task of your own in the model and in reports, by default that of "
     "the data.",
+  )
+
+
+@flag_help.group("What is learned")
+def _define_members(values: flags.FlagValues) -> None:
+  flags.DEFINE_integer(
+    "num_members",
+    1,
+    "Number of models to train one after another, with the seeds --seed, --seed + 1 "
+    "and so on, in WORKDIR/member_0 and so on. Together they are a committee: "
+    "--checkpoint=WORKDIR predicts means and standard deviations.",
+    lower_bound=1,
+    flag_values=values,
   )
 
 

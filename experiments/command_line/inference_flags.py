@@ -30,7 +30,9 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     "checkpoint",
     None,
     "PATH: A model directory, the --workdir of a run, a checkpoint in it, or a PyTorch "
-    "file of published weights.",
+    "file of published weights. Several of them, separated by commas, make a committee "
+    "of models that were trained alike, which predicts means and standard deviations; "
+    "so does the --workdir of a fine-tuning with --num_members.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -51,12 +53,13 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_integer(
     "batch_edges",
     4096,
-    "About how many main edges a batch has. More make better use of a GPU and take "
-    "more memory.",
+    "About how many main edges a batch of one device has. More make better use of a "
+    "GPU and take more memory.",
     lower_bound=1,
     flag_values=values,
   )
   define_compilation_cache(values)
+  _define_devices(values)
 
 
 @flag_help.group("Machine")
@@ -66,6 +69,18 @@ def define_compilation_cache(values: flags.FlagValues = flags.FLAGS) -> None:
     "compilation_cache",
     configuration.default_compilation_cache(),
     "DIR: Directory where compiled programs are kept between runs; empty keeps none.",
+    flag_values=values,
+  )
+
+
+@flag_help.group("Machine")
+def _define_devices(values: flags.FlagValues) -> None:
+  flags.DEFINE_integer(
+    "num_devices",
+    0,
+    "Number of devices that share the batches; 0 uses all of this machine, and fewer "
+    "where there are few structures.",
+    lower_bound=0,
     flag_values=values,
   )
 
@@ -109,6 +124,23 @@ def existing_file(text: str, flag: str) -> pathlib.Path:
   return path
 
 
+def checkpoints(values: flags.FlagValues) -> list[pathlib.Path]:
+  """The models that --checkpoint names: one, or the members of a committee.
+
+  Raises:
+    FlagError: there are none.
+  """
+  from jmp_hk.inference import committee
+
+  text = values.checkpoint
+  if pathlib.Path(text).exists():
+    return committee.find_paths(text)
+  names = [name for name in text.split(",") if name]
+  if not names:
+    raise command.FlagError(f"--checkpoint={text} names no model.")
+  return committee.find_paths(names)
+
+
 def read_description(
   values: flags.FlagValues,
 ) -> tuple["model_lib.ModelConfig", Mapping[str, dataset_info.DatasetInfo]]:
@@ -121,7 +153,7 @@ def read_description(
   from jmp_hk.checkpoints import model_directory
 
   try:
-    return loading.read_description(values.checkpoint)
+    return loading.read_description(checkpoints(values)[0])
   except model_directory.CheckpointError as error:
     raise command.FlagError(f"--checkpoint={values.checkpoint}: {error}") from error
 
@@ -135,16 +167,28 @@ def load_predictor(
   Args:
     values: parsed flags.
     references: files of per-element reference energies by head.
+
+  Raises:
+    FlagError: the models are no committee.
   """
+  from jmp_hk.inference import committee
   from jmp_hk.inference import predictor as predictor_lib
 
-  return predictor_lib.load(
-    values.checkpoint,
-    ema=values.ema,
-    references=references,
-    precision=values.precision,
-    batch_edges=values.batch_edges,
-  )
+  models = [
+    predictor_lib.load(
+      path,
+      ema=values.ema,
+      references=references,
+      precision=values.precision,
+      batch_edges=values.batch_edges,
+      num_devices=values.num_devices,
+    )
+    for path in checkpoints(values)
+  ]
+  try:
+    return models[0] if len(models) == 1 else committee.Committee(models)
+  except ValueError as error:
+    raise command.FlagError(f"--checkpoint={values.checkpoint}: {error}") from error
 
 
 def read_structures(

@@ -24,13 +24,14 @@ from jmp_hk import ase_files
 from jmp_hk import ase_labels
 from jmp_hk import dataset_info
 from jmp_hk import ranges
+from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.runtime import processes
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import declare
 
 _FLAGS = {"train": "train_data", "val": "val_data", "test": "test_data"}  # By split.
-_LABELS = ("energy", "forces")
+_LABELS = structure_lib.LABELS
 _ROUND = 12  # Digits of shares.
 
 
@@ -86,11 +87,23 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   )
   string("forces_key", "", "KEY: Entry that holds the forces, likewise.")
   string(
+    "stress_key",
+    "",
+    "KEY: Entry that holds the stress, or the virial, which has that word in its name; "
+    "likewise.",
+  )
+  string(
     "energy_unit",
     "eV",
     "UNIT: Unit of the energies: eV, meV, Hartree, Ry, kcal/mol, ….",
   )
   string("forces_unit", "eV/Ang", "UNIT: Unit of the forces, e.g. Hartree/Bohr.")
+  string(
+    "stress_unit",
+    "eV/Ang3",
+    "UNIT: Unit of the stress: eV/Ang3, meV/Ang3, GPa, kbar or Hartree/Bohr3; virials "
+    "have the unit of energies.",
+  )
   number(
     "cutoff",
     0.0,
@@ -155,7 +168,8 @@ class OwnData(conversions.Data):
     """The options that name the entries which labels of the training data are in."""
     info = dataset_info.load(self.directory)
     options = info.provenance["splits"]["train"]["options"]
-    return {name: options[name] for name in ("energy_key", "forces_key", "target_keys")}
+    names = [*(f"{label}_key" for label in _LABELS), "target_keys"]
+    return {name: options[name] for name in names}
 
   def _explain(self, conversion: conversions.Conversion, error: Exception) -> str:
     """What is wrong, in the words of this command line."""
@@ -254,8 +268,8 @@ def _options(
   }
   learned = {target.name for target in targets if target.is_learned}
   for label in _LABELS:
-    wanted = ase_atoms.REQUIRED if label in learned else ase_atoms.OPTIONAL
-    keys.setdefault(label, wanted)
+    unlearned = ase_atoms.NONE if label == "stress" else ase_atoms.OPTIONAL
+    keys.setdefault(label, ase_atoms.REQUIRED if label in learned else unlearned)
   others = [target for target in targets if target.spec.label_name is None]
   return {
     "name": values.name or "own_data",
@@ -264,8 +278,8 @@ def _options(
     "truncation": values.truncation or graph.truncation.value,
     "energy_unit": values.energy_unit,
     "forces_unit": values.forces_unit,
-    "energy_key": keys.pop("energy"),
-    "forces_key": keys.pop("forces"),
+    "stress_unit": extra.get("stress", {}).get("unit") or values.stress_unit,
+    **{f"{label}_key": keys.pop(label) for label in _LABELS},
     "targets": ",".join(
       f"{target.name}:{declare.label_kind(target)}"
       f":{extra.get(target.name, {}).get('unit', '')}"

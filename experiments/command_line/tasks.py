@@ -221,7 +221,8 @@ def _parse_target(entry: str) -> Target:
   name, kind, values = _split_target(entry)
   kinds = spec_lib.kinds()
   known = {"reduction", "coefficient", "classes", "missing", *_LABEL_OPTIONS}
-  missing = values.get("missing", "refused")
+  usual = "allowed" if kind in kinds and kinds[kind].may_be_missing else "refused"
+  missing = values.get("missing", usual)
   is_known = set(values) <= known and missing in ("refused", "allowed")
   if not name or kind not in kinds or not is_known:
     meant = (

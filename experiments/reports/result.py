@@ -1,6 +1,7 @@
 """The test of a finished fine-tuning: its best weights on the test split."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 from typing import Any
@@ -15,10 +16,12 @@ from jmp_hk import dataset_info
 from jmp_hk import serialization
 from jmp_hk import text_table
 from jmp_hk.checkpoints import model_directory
+from jmp_hk.inference import committee
 from jmp_hk.inference import comparison
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import reports
 from jmp_hk.models import parameters
+from jmp_hk.pipeline import datasets as pipeline_datasets
 from jmp_hk.runtime import console
 from jmp_hk.training import config as train_config
 from jmp_hk.training import run_directory
@@ -88,23 +91,11 @@ def test(
   Returns:
     The result; None where the data have no such split.
   """
-  (training,) = config.datasets
-  info = dataset_info.load(training.directory)
-  if not split or not info.num_structures.get(split):
-    logging.warning("The data have no split %r: the weights are not tested.", split)
+  opened = _open(config, split)
+  if opened is None:
     return None
-  model = config.trainer.model
-  (opened,) = datasets_lib.open_datasets(
-    (dataclasses.replace(training, split=split),), model.tasks
-  )
-  predictor = predictor_lib.load(workdir, precision=model.precision)
-  with console.progress("structure", "Test") as update:
-    results = comparison.predict_and_compare(
-      predictor,
-      opened.evenly(),
-      units=info.units,
-      on_progress=update,
-    )
+  predictor = _load(config, [workdir])
+  results = _predict(predictor, opened)
   metrics = reports.write(results, workdir / TEST_DIRECTORY)
   result = dataclasses.replace(
     _result(config, workdir, metrics, fold),
@@ -114,6 +105,74 @@ def test(
   serialization.save(result, workdir / FILE)
   print(_describe(results, result, workdir))
   return result
+
+
+def test_committee(
+  config: config_lib.RunConfig,
+  members: Sequence[pathlib.Path],
+  workdir: pathlib.Path,
+  split: str,
+) -> comparison.Results | None:
+  """Evaluates the means of a committee on its test split, and tells the errors.
+
+  Args:
+    config: configuration of the runs, but for their seeds.
+    members: directories of the runs.
+    workdir: directory of all of them; results go to the folder "test" in it.
+    split: name of the test split.
+
+  Returns:
+    Predictions with their labels; None where the data have no such split.
+  """
+  opened = _open(config, split)
+  if opened is None:
+    return None
+  results = _predict(_load(config, members), opened)
+  reports.write(results, workdir / TEST_DIRECTORY, overwrite=True)
+  number = len(results.structures)
+  print(f"""
+Test of the committee of {len(members)} members on {number:,} structures:
+{results.table()}
+
+Committee:    {workdir}
+Predictions:  {workdir / TEST_DIRECTORY / reports.TABLE_FILE}
+Next:         python -m experiments.predict --checkpoint={workdir} \\
+                  --input=FILE --output=predicted.extxyz""")
+  return results
+
+
+def _open(config: config_lib.RunConfig, split: str) -> pipeline_datasets.Dataset | None:
+  """The test split; None, with a warning, where the data have none."""
+  (training,) = config.datasets
+  info = dataset_info.load(training.directory)
+  if not split or not info.num_structures.get(split):
+    logging.warning("The data have no split %r: the weights are not tested.", split)
+    return None
+  (opened,) = datasets_lib.open_datasets(
+    (dataclasses.replace(training, split=split),), config.trainer.model.tasks
+  )
+  return opened
+
+
+def _load(
+  config: config_lib.RunConfig, paths: Sequence[pathlib.Path]
+) -> predictor_lib.Predictor:
+  """The model of a run, or the committee of several."""
+  return committee.load(
+    paths,
+    precision=config.trainer.model.precision,
+    num_devices=sharding.share_of_process(config.trainer.train.num_devices),
+  )
+
+
+def _predict(
+  predictor: predictor_lib.Predictor, opened: pipeline_datasets.Dataset
+) -> comparison.Results:
+  """Predicts the test split and compares."""
+  with console.progress("structure", "Test") as update:
+    return comparison.predict_and_compare(
+      predictor, opened.evenly(), units=opened.info.units, on_progress=update
+    )
 
 
 def _origin(initial: train_config.InitialConfig | None) -> origins.Origin | None:

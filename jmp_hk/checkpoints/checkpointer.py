@@ -199,9 +199,7 @@ class Checkpointer:
     try:
       manifest = manifest_lib.read(path)
       if manifest is None:
-        logger.info(
-          "%s is of an earlier version, without checksums: it is not verified.", path
-        )
+        manifest_lib.tell_unverified(path)
       else:
         own = [*manifest.documents, *manifest.arrays]
         manifest_lib.check_parts(path, manifest, own)

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 import concurrent.futures
 import dataclasses
+import logging
 import os
 import pathlib
 from typing import Any
@@ -26,6 +27,8 @@ import numpy as np
 
 from jmp_hk import serialization
 from jmp_hk import strict_json
+
+logger = logging.getLogger(__name__)
 
 ITEM = "manifest"  # Folder in a checkpoint.
 FILE = "manifest.json"
@@ -182,6 +185,13 @@ def read(checkpoint: pathlib.Path) -> Manifest | None:
       f"it to {manifest.step}"
     )
   return manifest
+
+
+def tell_unverified(checkpoint: pathlib.Path) -> None:
+  """Says that a checkpoint without a manifest is read as it is."""
+  logger.info(
+    "%s is of an earlier version, without checksums: it is not verified.", checkpoint
+  )
 
 
 def check_parts(

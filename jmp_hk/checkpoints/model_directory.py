@@ -7,7 +7,6 @@ weights may also lie in a PyTorch file, they use `jmp_hk.checkpoints.loading`.
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
-import logging
 import os
 import pathlib
 from typing import Any
@@ -21,8 +20,6 @@ from jmp_hk.checkpoints import parts
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
-
-logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"  # The folder of a run's checkpoints.
 _ORBAX_FILE = "_CHECKPOINT_METADATA"  # Orbax makes it in every checkpoint.
@@ -115,9 +112,7 @@ def load_model_directory(
   with _explained(path):
     manifest = manifest_lib.read(path)
     if manifest is None:
-      logger.info(
-        "%s is of an earlier version, without checksums: it is not verified.", path
-      )
+      manifest_lib.tell_unverified(path)
       own = [item for item in manifest_lib.ARRAYS if (path / item).is_dir()]
       step = int(path.name) if path.name.isdecimal() else 0  # A copy has any name.
     else:

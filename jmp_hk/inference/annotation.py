@@ -15,6 +15,7 @@ import numpy as np
 
 from jmp_hk import ase_labels
 from jmp_hk import from_ase
+from jmp_hk import voigt
 from jmp_hk.inference import comparison as comparison_lib
 from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import prediction_files
@@ -25,7 +26,6 @@ PREFIX = prediction_files.PREFIX
 IS_RELATIVE = "energy_is_relative_to_references"
 
 _RESULTS = ("energy", "forces", "stress")  # Those that calculators know.
-_STRESS = spec_lib.ShownMetric("MAE", "meV/Å³", "mae", 1000.0)
 
 
 class NameTakenError(ValueError):
@@ -54,7 +54,8 @@ def annotate(
       error, and `energy_is_relative_to_references` says so.
 
   Returns:
-    The copy. Of classes it has the probabilities, and the likeliest as `NAME_class`.
+    The copy. Of classes it has the probabilities, and the likeliest as `NAME_class`; of
+    a committee the standard deviations as `NAME_std`.
 
   Raises:
     NameTakenError: a name that is needed is taken.
@@ -66,6 +67,8 @@ def annotate(
   classes = {target.name for target in task.targets if target.spec.is_class}
   for name, value in _values(prediction).items():
     place = copy.arrays if name in {*task.per_atom, "forces"} else copy.info
+    if name in prediction.std:  # ASE's calculators know no such results.
+      _put(place, f"{prefix}{name}_std", prediction.std[name])
     if not prefix and name in _RESULTS:
       place = results
     _put(place, f"{prefix}{name}", value)
@@ -95,7 +98,7 @@ def check_names(
   Raises:
     NameTakenError: a structure holds one of them; says which.
   """
-  names = [*(target.name for target in task.targets), "stress"]
+  names = list(dict.fromkeys([*(target.name for target in task.targets), "stress"]))
   for index, atoms in enumerate(structures):
     places = {**atoms.info, **atoms.arrays}
     if not prefix:
@@ -119,7 +122,7 @@ def find_label(atoms: ase.Atoms, name: str) -> Any:
     for place in (ase_labels.results(atoms), atoms.info, atoms.arrays):
       for key, value in place.items():
         if key.lower() == wanted and value is not None:
-          return value
+          return _components(value) if name == "stress" else value
   return None
 
 
@@ -146,14 +149,15 @@ def compare(
   """
   pairs = list(zip(structures, predictions, strict=True))
   found = {}
-  for target in task.targets:
+  for target in task.predicted:
     spec = target.spec
     if target.name == "energy" and is_relative:
       continue
     labelled = [
-      (label, prediction.get(target), len(atoms))
+      (label, value, len(atoms))
       for atoms, prediction in pairs
-      if (label := find_label(atoms, target.name)) is not None
+      if (value := prediction.get(target)) is not None
+      and (label := find_label(atoms, target.name)) is not None
       and _fits(label, atoms, spec)
     ]
     if labelled:
@@ -167,14 +171,6 @@ def compare(
         np.ones(len(stacked), bool),
         np.array(sizes),
       ).shown()
-  errors = [
-    np.abs(prediction.stress - label).mean()
-    for atoms, prediction in pairs
-    if prediction.stress is not None
-    and np.shape(label := find_label(atoms, "stress")) == prediction.stress.shape
-  ]
-  if errors:
-    found["stress"] = {_STRESS: _STRESS.factor * float(np.mean(errors))}
   return found
 
 
@@ -183,6 +179,14 @@ def _values(prediction: prediction_lib.Prediction) -> dict[str, Any]:
   fields = {name: getattr(prediction, name) for name in _RESULTS}
   known = {name: value for name, value in fields.items() if value is not None}
   return known | dict(prediction.properties)
+
+
+def _components(stress: Any) -> Any:
+  """A label of stress as predictions are; what is no stress stays as it is."""
+  try:
+    return voigt.parse(stress)
+  except (TypeError, ValueError):
+    return stress
 
 
 def _likeliest(value: spec_lib.Value) -> int:
@@ -203,4 +207,4 @@ def _put(place: Any, name: str, value: Any) -> None:
 def _fits(label: Any, atoms: ase.Atoms, spec: spec_lib.TargetSpec) -> bool:
   """Whether a label has the shape that it should have."""
   rows = (len(atoms),) if spec.per_atom else ()
-  return np.shape(label) == rows + spec.shape
+  return np.shape(label) == rows + spec.label_shape

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Collection
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -25,6 +24,8 @@ _KEPT_BYTES = 1 << 29  # Graphs are built a second time rather than kept beyond 
 _POOL = 64  # Structures that a batch is chosen from.
 
 Outputs = Mapping[str, Any]
+# Batches of one budget → outputs of each by name.
+Apply = Callable[[Sequence[batch_lib.Batch]], Sequence[Outputs]]
 OnProgress = Callable[[int, int], None]  # Structures done, of how many.
 
 
@@ -83,81 +84,82 @@ class Preparer:
 
 def run(
   items: Sequence[Prepared],
-  apply: Callable[[batch_lib.Batch], Outputs],
+  apply: Apply,
   per_atom: Collection[str],
   size_buckets: Sequence[buckets.Bucket],
   preparer: Preparer,
   dtype: npt.DTypeLike,
   on_progress: OnProgress | None = None,
+  count_together: Callable[[int, budget_lib.Budget], int] = lambda *_: 1,
 ) -> list[dict[str, np.ndarray]]:
   """Applies a function to every structure.
 
-  The next batch is built while the device works on the one before.
+  The next batches are built while the devices work on those before.
 
   Args:
     items: the structures.
-    apply: batch → outputs by name, with a leading axis of structures or atoms.
+    apply: batches → outputs of each by name, whose rows are structures or atoms.
     per_atom: names of the outputs with one row per atom.
     size_buckets: budgets, and which structures are packed to them.
     preparer: what the structures were prepared with.
     dtype: data type of positions and cells.
-    on_progress: called after each batch.
+    on_progress: called after each call.
+    count_together: number of batches and their budget → how many each call gets; where
+      too few are left, the last one is repeated.
 
   Returns:
     Per structure its part of every output: a value, or rows of its atoms.
   """
   results: list[dict[str, np.ndarray]] = [{} for _ in items]
-  waiting: tuple[list[int], Outputs] | None = None
+  waiting: tuple[list[list[int]], Sequence[Outputs]] | None = None
   done = 0
 
-  def finish(chosen: list[int], outputs: Outputs) -> None:
+  def finish(together: list[list[int]], outputs: Sequence[Outputs]) -> None:
     nonlocal done
-    arrays = jax.device_get(outputs)
-    first = 0
-    for graph, index in enumerate(chosen):
-      atoms = slice(first, first + items[index].sizes.num_atoms)
-      first = atoms.stop
-      results[index] = {
-        name: value[atoms if name in per_atom else graph].copy()
-        for name, value in arrays.items()
-      }
-    done += len(chosen)
+    for chosen, arrays in zip(together, jax.device_get(outputs), strict=True):
+      atoms = 0
+      for graph, index in enumerate(chosen):
+        rows = slice(atoms, atoms := atoms + items[index].sizes.num_atoms)
+        results[index] = {
+          name: value[rows if name in per_atom else graph].copy()
+          for name, value in arrays.items()
+        }
+      done += len(chosen)
     if on_progress is not None:
       on_progress(done, len(items))
 
-  for chosen, batch in _batches(items, size_buckets, preparer, dtype):
-    outputs = apply(batch)
-    if waiting is not None:
-      finish(*waiting)
-    waiting = chosen, outputs
+  for bucket in size_buckets:
+    batches = _choose_batches(items, bucket)
+    count = count_together(len(batches), bucket.budget)
+    for start in range(0, len(batches), count):
+      together = batches[start : start + count]
+      packed = [
+        preparer.pack([items[index] for index in chosen], bucket.budget, dtype)
+        for chosen in together
+      ]
+      outputs = apply(packed + [packed[-1]] * (count - len(packed)))
+      if waiting is not None:
+        finish(*waiting)
+      waiting = together, outputs[: len(together)]
   if waiting is not None:
     finish(*waiting)
   return results
 
 
-def _batches(
-  items: Sequence[Prepared],
-  size_buckets: Sequence[buckets.Bucket],
-  preparer: Preparer,
-  dtype: npt.DTypeLike,
-) -> Iterator[tuple[list[int], batch_lib.Batch]]:
-  """Indices of the structures of each batch in packing order, and the batch."""
-
-  def pack(
-    pool: pool_lib.Pool[int], budget: budget_lib.Budget
-  ) -> tuple[list[int], batch_lib.Batch]:
-    _, chosen = pool.take()
-    return chosen, preparer.pack([items[index] for index in chosen], budget, dtype)
-
-  for bucket in size_buckets:
-    pool: pool_lib.Pool[int] = pool_lib.Pool(bucket.budget, _POOL)
-    for index in bucket.members:
-      item = items[index]
-      pool.add(index, index, item.sizes, item.structure.record_id)
-      if pool.is_full:
-        yield pack(pool, bucket.budget)
-    while len(pool):
-      yield pack(pool, bucket.budget)
+def _choose_batches(
+  items: Sequence[Prepared], bucket: buckets.Bucket
+) -> list[list[int]]:
+  """Indices of the structures of each batch of a bucket, in packing order."""
+  batches = []
+  pool: pool_lib.Pool[int] = pool_lib.Pool(bucket.budget, _POOL)
+  for index in bucket.members:
+    item = items[index]
+    pool.add(index, index, item.sizes, item.structure.record_id)
+    if pool.is_full:
+      batches.append(pool.take()[1])
+  while len(pool):
+    batches.append(pool.take()[1])
+  return batches
 
 
 def _num_bytes(graphs: builder_lib.StructureGraphs) -> int:

@@ -1,7 +1,6 @@
 """An ASE calculator for a trained model."""
 
 from collections.abc import Sequence
-import os
 from typing import Any
 
 import ase
@@ -12,13 +11,21 @@ import numpy as np
 from jmp_hk import from_ase
 from jmp_hk.graphs import buckets
 from jmp_hk.graphs import packing
+from jmp_hk.inference import committee
+from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import smoothness
 from jmp_hk.runtime import configuration
+from jmp_hk.targets import config as tasks_lib
 
 
 class JMPCalculator(ase_calculator.Calculator):
   """Computes all that a head predicts, and the stress if it is conservative.
+
+  Results have ASE's names where ASE has one (`energy`, `forces`, `stress`, `charges`,
+  `magmoms`, …), else those of the targets: `calc.get_property("bandgap", atoms)`. A
+  committee gives means, and standard deviations over its members as `energy_std`,
+  `forces_std` and so on.
 
   Graphs are built anew at every call. Compiled programs are used again while atoms
   move, although their numbers of neighbors change. When forces are first asked for, a
@@ -31,7 +38,7 @@ class JMPCalculator(ase_calculator.Calculator):
 
   def __init__(
     self,
-    model: predictor_lib.Predictor | str | os.PathLike[str],
+    model: predictor_lib.Predictor | committee.Source,
     head: str | None = None,
     *,
     precision: str = "float32",
@@ -40,32 +47,26 @@ class JMPCalculator(ase_calculator.Calculator):
     """Makes a calculator.
 
     Args:
-      model: a loaded model, or a path that `jmp_hk.load` takes.
+      model: a loaded model or committee, or what `jmp_hk.load` takes.
       head: name of the head; may be left out if the model has one.
       precision: see `jmp_hk.load`; only where `model` is a path.
       **kwargs: arguments of ASE's calculators.
 
     Raises:
-      ValueError: there is no such head, or it predicts no energy.
+      ValueError: there is no such head.
       CheckpointError: the path leads to no model.
     """
     configuration.configure()
     super().__init__(**kwargs)
     if not isinstance(model, predictor_lib.Predictor):
-      model = predictor_lib.load(model, precision=precision)
+      model = committee.load(model, precision=precision)
     self._runner = model.head(head)
-    task = self._runner.task
-    names = [target.name for target in task.targets]
-    if "energy" not in names:
-      raise ValueError(
-        f"The head {task.name!r} predicts {', '.join(names)} but no energy; use "
-        "jmp_hk.predict for it."
-      )
-    specs = [target.spec for target in task.targets]
-    self.implemented_properties = [spec.calculator_property for spec in specs]
-    self.implemented_properties.append("free_energy")
-    if task.is_conservative:
-      self.implemented_properties.append("stress")
+    names = property_names(self._runner.task)
+    self.implemented_properties = list(names.values())
+    if isinstance(model, committee.Committee):
+      self.implemented_properties += [f"{name}_std" for name in names.values()]
+    if "energy" in names:
+      self.implemented_properties.append("free_energy")
     self._budget = buckets.MovingBudget(self._runner.builder, self._runner.info.graph)
     self._has_warned = False
 
@@ -110,14 +111,52 @@ class JMPCalculator(ase_calculator.Calculator):
         "another?"
       )
     result = runner.denormalise(structure, values)
-    self.results = {
-      target.spec.calculator_property: result.get(target)
-      for target in runner.task.targets
-    }
-    self.results["free_energy"] = self.results["energy"]
-    if result.stress is not None:
-      self.results["stress"] = result.stress
-    elif "stress" in properties:
+    self.results = results_of(runner.task, result)
+    if "stress" in properties and "stress" not in self.results:
       raise ase_calculator.PropertyNotImplementedError(
         "There is no stress without a periodic cell of finite volume."
       )
+
+
+def property_names(task: tasks_lib.TaskConfig) -> dict[str, str]:
+  """What the calculator of a head calls its predictions, by name of the target.
+
+  That is ASE's name where ASE has one and no other target is called so.
+
+  Args:
+    task: task of the head.
+  """
+  given = {target.name for target in task.predicted}
+  names: dict[str, str] = {}
+  for target in task.predicted:
+    name = target.spec.calculator_property
+    is_taken = name in names.values() or (name != target.name and name in given)
+    names[target.name] = target.name if is_taken else name
+  return names
+
+
+def results_of(
+  task: tasks_lib.TaskConfig, prediction: prediction_lib.Prediction
+) -> dict[str, Any]:
+  """Results of a calculator.
+
+  Args:
+    task: task of the head that predicted.
+    prediction: what it predicted.
+
+  Returns:
+    Everything that was predicted, by the names of `property_names`, with `NAME_std` of
+    committees; and the energy as `free_energy`, which ASE's optimisers ask for.
+  """
+  results: dict[str, Any] = {}
+  names = property_names(task)
+  for target in task.predicted:
+    value = prediction.get(target)
+    if value is None:
+      continue
+    results[names[target.name]] = value
+    if target.name in prediction.std:
+      results[f"{names[target.name]}_std"] = prediction.std[target.name]
+  if "energy" in results:
+    results["free_energy"] = results["energy"]
+  return results

@@ -212,11 +212,16 @@ def compare(
     LabelError: a structure lacks the label.
   """
   spec = target.spec
-  values = [prediction.get(target) for prediction in predictions]
+  values = []
+  for structure, prediction in zip(structures, predictions, strict=True):
+    value = prediction.get(target)
+    if value is None:  # Nor has it a label.
+      value = spec.missing_label(structure, normalised=False)
+    values.append(value)
   missing = [labels.is_missing(target, structure) for structure in structures]
   stacked = spec.stack_labels(
     [
-      spec.missing_label(structure)
+      spec.missing_label(structure, normalised=False)
       if is_missing
       else labels.required_label(target, structure)
       for structure, is_missing in zip(structures, missing, strict=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 
+import jax
 import numpy as np
 
 from jmp_hk import structure as structure_lib
@@ -11,6 +12,7 @@ from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import batching
 from jmp_hk.inference import preparation
 from jmp_hk.inference import single_head
+from jmp_hk.inference import spreading
 
 Result = preparation.Result
 
@@ -25,6 +27,7 @@ class Execution:
     batch_edges: about how many main edges a batch has.
     embed: whether to compute embeddings instead of predictions.
     on_progress: called after each batch, or None.
+    devices: devices that share the batches; none stands for the default one of jax.
     records_at_once: how many records have their graphs in memory together.
   """
 
@@ -33,6 +36,7 @@ class Execution:
   batch_edges: int
   embed: bool = False
   on_progress: batching.OnProgress | None = None
+  devices: Sequence[jax.Device] = ()
   records_at_once: int = 2048
 
   def run_atoms(
@@ -96,12 +100,16 @@ class Execution:
   ) -> list[dict[str, np.ndarray]]:
     """Outputs for prepared structures."""
     head = self.head
+    name: single_head.Function = "embed" if self.embed else "predict"
     return batching.run(
       items,
-      head.embed if self.embed else head.predict,
+      lambda batches: head.run(name, batches, self.devices[: len(batches)]),
       () if self.embed else head.per_atom,
       preparer.make_buckets(items, self.batch_edges, head.budgets),
       preparer,
       head.dtype,
       on_progress,
+      lambda number, budget: spreading.choose_count(
+        number, max(1, len(self.devices)), head.compiled_for(name, budget)
+      ),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +10,6 @@ from jmp_hk import dataset_info
 from jmp_hk import structure as structure_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
-
-_VOIGT = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +25,28 @@ class Prediction:
       volume.
     properties: other targets by name: a float, an [n, …] array per atom, the
       probability of class 1, or [k] probabilities of classes.
+    std: standard deviations over the members of a committee, by name of what was
+      predicted and in its shape and unit; empty for a single model.
   """
 
   energy: float | None = None
   forces: np.ndarray | None = None
   stress: np.ndarray | None = None
   properties: Mapping[str, spec_lib.Value] = dataclasses.field(default_factory=dict)
+  std: Mapping[str, spec_lib.Value] = dataclasses.field(default_factory=dict)
 
-  def get(self, target: tasks_lib.TargetConfig) -> spec_lib.Value:
-    """The prediction of one of the head's targets."""
+  @property
+  def energy_std(self) -> float | None:
+    """Standard deviation of the energy, eV; None for a single model."""
+    return self.std.get("energy")  # pyright: ignore[reportReturnType]
+
+  @property
+  def forces_std(self) -> np.ndarray | None:
+    """[n, 3] standard deviations of the forces, eV/Å; None for a single model."""
+    return self.std.get("forces")  # pyright: ignore[reportReturnType]
+
+  def get(self, target: tasks_lib.TargetConfig) -> spec_lib.Value | None:
+    """The prediction of one of the head's targets; None of an undefined stress."""
     if target.spec.label_name is not None:
       return getattr(self, target.spec.label_name)
     return self.properties[target.name]
@@ -58,13 +70,14 @@ def denormalise(
     The prediction.
   """
   constants = task.constants(info)
-  fields, properties = {}, {}
-  for spec in (target.spec for target in task.targets):
-    value = np.asarray(values[spec.name], np.float64)
-    value = spec.denormalise(value, constants, structure)
-    (properties if spec.label_name is None else fields)[spec.name] = value
-  has_volume = structure.pbc.any() and abs(np.linalg.det(structure.cell)) > 0
-  if task.is_conservative and "stress" in values and has_volume:
-    matrix = np.asarray(values["stress"], np.float64) * constants.energy_scale
-    fields["stress"] = ((matrix + matrix.T) / 2)[_VOIGT]
+  fields: dict[str, Any] = {}
+  properties: dict[str, spec_lib.Value] = {}
+  declared = {target.name for target in task.targets}
+  for spec in (target.spec for target in task.predicted):
+    if spec.name not in declared and spec.name not in values:
+      continue
+    if spec.is_defined(structure):
+      value = np.asarray(values[spec.name], np.float64)
+      value = spec.denormalise(value, constants, structure)
+      (properties if spec.label_name is None else fields)[spec.name] = value
   return Prediction(**fields, properties=properties)

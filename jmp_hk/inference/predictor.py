@@ -23,6 +23,7 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
 from jmp_hk.models import precision as precision_lib
 from jmp_hk.runtime import configuration
+from jmp_hk.training import sharding
 
 BATCH_EDGES = 4096  # Main edges of a batch; more does not pay on a CPU.
 
@@ -50,6 +51,7 @@ class Predictor:
     origin: licence and provenance of the weights, see `model_directory.LoadedModel`.
     precision: what it computes in, see `jmp_hk.load`.
     batch_edges: about how many main edges a batch has.
+    num_devices: how many devices of this process are used; zero uses all.
   """
 
   def __init__(
@@ -61,6 +63,7 @@ class Predictor:
     origin: Mapping[str, Any] | None = None,
     precision: str = "float32",
     batch_edges: int = BATCH_EDGES,
+    num_devices: int = 0,
   ) -> None:
     """Takes a model that is in memory; `load` reads one from disk.
 
@@ -71,8 +74,10 @@ class Predictor:
       origin: licence and provenance of the weights, where they are known.
       precision: what is computed in, see `jmp_hk.load`.
       batch_edges: about how many main edges a batch has.
+      num_devices: how many devices of this process are used, see `jmp_hk.load`.
 
     Raises:
+      DevicesError: there are fewer devices.
       ValueError: the precision is not known.
     """
     configuration.configure()
@@ -83,6 +88,9 @@ class Predictor:
     self.origin = dict(origin or {})
     self.precision = precision
     self.batch_edges = batch_edges
+    self.num_devices = num_devices
+    if num_devices:
+      sharding.local_devices(num_devices)
     self._heads: dict[str, single_head.SingleHead] = {}
     self._programs: single_head.Programs = {}
 
@@ -282,7 +290,14 @@ class Predictor:
   ) -> execution.Execution:
     runner = self.head(head)
     graph = graph or runner.info.graph
-    return execution.Execution(runner, graph, self.batch_edges, embed, on_progress)
+    return execution.Execution(
+      runner,
+      graph,
+      self.batch_edges,
+      embed,
+      on_progress,
+      sharding.local_devices(self.num_devices),
+    )
 
 
 def load(
@@ -294,6 +309,7 @@ def load(
   references: Mapping[str, str | os.PathLike[str]] | None = None,
   precision: str = "float32",
   batch_edges: int = BATCH_EDGES,
+  num_devices: int = 0,
 ) -> Predictor:
   """Loads a model.
 
@@ -307,12 +323,14 @@ def load(
       `reference_energies.load_references`.
     precision: see `Predictor`.
     batch_edges: see `Predictor`.
+    num_devices: see `jmp_hk.load`.
 
   Returns:
     The model.
 
   Raises:
     CheckpointError: there is no model, or it cannot be understood.
+    DevicesError: there are fewer devices.
     ReferencesError: a file of references cannot be used.
     ValueError: there is no such head, step, task or precision.
   """
@@ -334,6 +352,7 @@ def load(
     origin=loaded.origin,
     precision=precision,
     batch_edges=batch_edges,
+    num_devices=num_devices,
   )
 
 

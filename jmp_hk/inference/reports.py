@@ -121,7 +121,7 @@ def check_settings(
 def to_atoms(structure: structure_lib.Structure) -> ase.Atoms:
   """The structure as ASE has it, with its labels and its record id as info["record"].
 
-  Energy and forces are the results of its calculator.
+  Energy, forces and stress are the results of its calculator.
   """
   atoms = ase.Atoms(
     numbers=structure.atomic_numbers,
@@ -137,7 +137,7 @@ def to_atoms(structure: structure_lib.Structure) -> ase.Atoms:
       atoms.arrays[name] = value
     else:
       atoms.info[name] = value.item() if value.ndim == 0 else value
-  labels = {"energy": structure.energy, "forces": structure.forces}
+  labels = {name: getattr(structure, name) for name in structure_lib.LABELS}
   known = {name: value for name, value in labels.items() if value is not None}
   if known:
     atoms.calc = singlepoint.SinglePointCalculator(atoms, **known)

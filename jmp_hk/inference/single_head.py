@@ -1,9 +1,12 @@
 """One head of a model as functions that are compiled once for each budget."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 from typing import Any
+from typing import Literal
+from typing import NamedTuple
 
 import chex
 import haiku as hk
@@ -17,14 +20,35 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.inference import prediction
+from jmp_hk.inference import spreading
 from jmp_hk.models import heads
 from jmp_hk.models import model as model_lib
 from jmp_hk.models import precision as precision_lib
 from jmp_hk.runtime import compilation
 from jmp_hk.targets import config as tasks_lib
 
-# (function, model with unnamed head, precision, budget) → executable.
-Programs = dict[tuple[Any, ...], jax.stages.Compiled]
+Function = Literal["predict", "embed"]
+
+
+class ProgramKey(NamedTuple):
+  """What a program is compiled for.
+
+  Attributes:
+    function: what it computes.
+    model: configuration of the model with an unnamed head.
+    precision: what it computes in.
+    num_devices: on how many devices, each with a batch.
+    budget: static sizes of a batch.
+  """
+
+  function: Function
+  model: model_lib.ModelConfig
+  precision: str
+  num_devices: int
+  budget: budget_lib.Budget
+
+
+Programs = dict[ProgramKey, jax.stages.Compiled]
 
 
 class SingleHead:
@@ -78,8 +102,10 @@ class SingleHead:
         lambda x: jnp.asarray(x, self.dtype),
         model_lib.Variables(params, variables.scales),
       )
+    self._copies = spreading.DeviceCopies(self._variables)
     self._programs: Programs = {} if programs is None else programs
-    self._signature = _signature(self._model.config), precision
+    self._unnamed = _unnamed(self._model.config)
+    self._precision_name = precision
 
   @property
   def num_compilations(self) -> int:
@@ -94,12 +120,29 @@ class SingleHead:
   @property
   def budgets(self) -> list[budget_lib.Budget]:
     """Budgets for which something is compiled, oldest first."""
-    same = [key for key in self._programs if key[1:-1] == self._signature]
-    return list(dict.fromkeys(budget for *_, budget in same))
+    found = [
+      key.budget
+      for key in self._programs
+      if key == self._key(key.function, key.num_devices, key.budget)
+    ]
+    return list(dict.fromkeys(found))
+
+  def compiled_for(self, name: Function, budget: budget_lib.Budget) -> list[int]:
+    """Numbers of devices for which a function is compiled with a budget.
+
+    Args:
+      name: the function.
+      budget: static sizes of the batches.
+    """
+    return [
+      key.num_devices
+      for key in self._programs
+      if key == self._key(name, key.num_devices, budget)
+    ]
 
   def predict(self, batch: batch_lib.Batch) -> dict[str, jax.Array]:
     """Normalised predictions of a batch, see `Model.apply`; returns at once."""
-    return self._run("predict", batch)
+    return self.run("predict", [batch])[0]
 
   def denormalise(
     self, structure: structure_lib.Structure, values: Mapping[str, np.ndarray]
@@ -114,17 +157,42 @@ class SingleHead:
       "nodes" [G, atom channels] and, where the backbone has embeddings of edges,
       "edges" [G, edge channels]; zero for padding and for structures without edges.
     """
-    return self._run("embed", batch)
+    return self.run("embed", [batch])[0]
 
-  def _run(self, name: str, batch: batch_lib.Batch) -> dict[str, jax.Array]:
-    function = {"predict": self._predict, "embed": self._embed}[name]
+  def run(
+    self,
+    name: Function,
+    batches: Sequence[batch_lib.Batch],
+    devices: Sequence[jax.Device] = (),
+  ) -> list[dict[str, jax.Array]]:
+    """`predict` or `embed` for a batch on each of some devices; returns at once.
+
+    Args:
+      name: which of them.
+      batches: one batch or several of one budget.
+      devices: as many devices; not used for one batch, which goes to jax's default
+        device.
+
+    Returns:
+      What the function returns for each batch.
+    """
+    function = self._predict if name == "predict" else self._embed
     with self._precision():
-      key = (name, *self._signature, batch.budget)
+      if len(batches) == 1:
+        jitted, arguments = jax.jit(function), (self._variables, batches[0])
+      else:
+        jitted = spreading.on_each_device(function, devices)
+        arguments = self._copies.on(devices), spreading.put(batches, devices)
+      key = self._key(name, len(batches), batches[0].budget)
       if key not in self._programs:
-        self._programs[key] = compilation.compile_for(
-          jax.jit(function), self._variables, batch
-        )
-      return self._programs[key](self._variables, batch)
+        self._programs[key] = compilation.compile_for(jitted, *arguments)
+      outputs = self._programs[key](*arguments)
+    return [outputs] if len(batches) == 1 else spreading.split(outputs, devices)
+
+  def _key(
+    self, name: Function, num_devices: int, budget: budget_lib.Budget
+  ) -> ProgramKey:
+    return ProgramKey(name, self._unnamed, self._precision_name, num_devices, budget)
 
   def _predict(
     self, variables: model_lib.Variables, batch: batch_lib.Batch
@@ -185,7 +253,7 @@ def select(
   return dataclasses.replace(config, tasks=(config.tasks[index],)), selected
 
 
-def _signature(config: model_lib.ModelConfig) -> model_lib.ModelConfig:
+def _unnamed(config: model_lib.ModelConfig) -> model_lib.ModelConfig:
   """The configuration without names and factors that do not change the program."""
   tasks = [
     tasks_lib.TaskConfig(

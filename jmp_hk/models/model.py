@@ -34,7 +34,7 @@ class ModelConfig:
       lets dense layers use TensorFloat-32; "bfloat16" computes dense layers and
       messages in bfloat16. Parameters, geometry, bases, sums over edges and atoms and
       outputs are in true float32 with all of them.
-    stress: predict stress beside conservative forces.
+    stress: predict stress beside conservative forces, also where no task learns it.
   """
 
   backbone: backbone_lib.BackboneConfig
@@ -56,6 +56,12 @@ class ModelConfig:
   def is_conservative(self) -> bool:
     """Whether forces are derivatives of the energy."""
     return any(task.is_conservative for task in self.tasks)
+
+  @property
+  def predicts_stress(self) -> bool:
+    """Whether stress is predicted."""
+    targets = [target for task in self.tasks for target in task.targets]
+    return self.stress or any(target.name == "stress" for target in targets)
 
   @property
   def policy(self) -> precision_lib.Policy:
@@ -129,8 +135,9 @@ class Model:
     Returns:
       Target name to prediction in normalised units: [G] or [G, k] per structure,
       [N, 3] per atom, zero for padding and for structures whose task lacks the
-      target. Conservative models add "forces" [N, 3] and, with `config.stress`,
-      "stress" [G, 3, 3] (in units of energy per Å³).
+      target. Conservative models add "forces" [N, 3] and, with
+      `config.predicts_stress`, "stress" [G, 3, 3] (in units of energy per Å³); both
+      come from one differentiation of the energy.
     """
 
     def run(batch):
@@ -139,7 +146,7 @@ class Model:
     with self._arithmetic():
       if not self.config.is_conservative:
         return run(batch)
-      return conservative.with_derivatives(run, batch, self.config.stress)
+      return conservative.with_derivatives(run, batch, self.config.predicts_stress)
 
   def fit_state(
     self,

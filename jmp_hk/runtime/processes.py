@@ -1,6 +1,7 @@
 """Runs of several processes, which find each other and end together."""
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import ctypes
 import importlib
@@ -61,6 +62,7 @@ def connect(config: configuration.RuntimeConfig) -> None:
       coordinator_address=config.coordinator_address or None,
       num_processes=config.num_processes or None,
       process_id=config.process_id if explicit else None,
+      local_device_ids=slurm_devices(os.environ),
       initialization_timeout=config.connection_seconds,
       heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
       shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
@@ -73,6 +75,45 @@ def connect(config: configuration.RuntimeConfig) -> None:
       "without an address a cluster (Slurm, Open MPI, cloud) has to be detected."
     ) from error
   _end_in_words()
+
+
+def slurm_devices(environment: Mapping[str, str]) -> list[int] | None:
+  """Numbers of the GPUs of this task of Slurm: its share of those that it sees.
+
+  jax itself would give every task one GPU, although a task may have a whole node, or be
+  bound to one GPU that has the number 0 in each task.
+
+  Args:
+    environment: the variables of Slurm and CUDA.
+
+  Returns:
+    The numbers; None where this is no task of Slurm, no GPU is known, there are fewer
+    than tasks, or JAX_LOCAL_DEVICE_IDS says which to take.
+  """
+  names = ("SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_TASKS_PER_NODE")
+  if "JAX_LOCAL_DEVICE_IDS" in environment or any(n not in environment for n in names):
+    return None
+  visible = environment.get("CUDA_VISIBLE_DEVICES")
+  if visible is None:
+    count = environment.get("SLURM_GPUS_ON_NODE", "")
+    num_gpus = int(count) if count.isdecimal() else 0
+  else:
+    num_gpus = len([entry for entry in visible.split(",") if entry.strip()])
+  local, node = int(environment["SLURM_LOCALID"]), int(environment["SLURM_NODEID"])
+  tasks = _tasks_by_node(environment["SLURM_STEP_TASKS_PER_NODE"])[node]
+  if num_gpus == 1:  # That of this task alone.
+    return [0]
+  each = num_gpus // tasks
+  return list(range(local * each, (local + 1) * each)) or None
+
+
+def _tasks_by_node(text: str) -> list[int]:
+  """Reads Slurm's notation: "8(x3),4" stands for 8, 8, 8 and 4."""
+  counts = []
+  for entry in text.split(","):
+    number, _, repeats = entry.rstrip(")").partition("(x")
+    counts += [int(number)] * int(repeats or 1)
+  return counts
 
 
 def _end_in_words() -> None:

@@ -6,6 +6,7 @@ calculator property all follow from its declaration, see `spec.TargetSpec`.
 
 from collections.abc import Collection
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import enum
 from typing import ClassVar
@@ -13,11 +14,13 @@ from typing import ClassVar
 from jmp_hk import dataset_info
 from jmp_hk import names as names_lib
 from jmp_hk import ranges
+from jmp_hk import structure as structure_lib
 from jmp_hk.targets import classes
 from jmp_hk.targets import energy
 from jmp_hk.targets import forces
 from jmp_hk.targets import scalar
 from jmp_hk.targets import spec as spec_lib
+from jmp_hk.targets import stress
 from jmp_hk.targets import vector
 
 # Importing their modules registers the kinds of this program; others register
@@ -26,6 +29,7 @@ BUILT_IN = (
   energy.Energy,
   forces.DirectForces,
   forces.ConservativeForces,
+  stress.ConservativeStress,
   scalar.Scalar,
   scalar.SpatialExtent,
   vector.Vector,
@@ -35,7 +39,7 @@ BUILT_IN = (
 
 
 # Labels that `Structure` has fields for; other labels cannot have these names.
-FIELDS = ("energy", "forces")
+FIELDS = structure_lib.LABELS
 
 
 class Reduction(enum.Enum):
@@ -51,8 +55,8 @@ class TargetConfig:
   """One learned quantity of a task.
 
   Attributes:
-    name: name of the label in `Batch.targets` and of the prediction. "energy" and
-      "forces" are the labels that every structure record has fields for.
+    name: name of the label in `Batch.targets` and of the prediction. "energy",
+      "forces" and "stress" are the labels that structures have fields for.
     kind: name of a registered kind, e.g. "scalar", which says how it is predicted.
     reduction: how values of atoms become one of their structure, where they do.
     loss_coefficient: factor of this target's loss; zero switches the loss off.
@@ -98,6 +102,9 @@ class TargetConfig:
     return self.loss_coefficient > 0
 
 
+_STRESS = TargetConfig("stress", "conservative_stress", loss_coefficient=0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
   """One dataset's targets.
@@ -116,8 +123,16 @@ class TaskConfig:
 
   @property
   def is_conservative(self) -> bool:
-    """Whether forces are derivatives of the energy."""
+    """Whether forces or stress are derivatives of the energy."""
     return any(target.spec.is_derivative for target in self.targets)
+
+  @property
+  def predicted(self) -> tuple[TargetConfig, ...]:
+    """The targets, and the stress that conservative models predict undeclared."""
+    known = any(target.name == _STRESS.name for target in self.targets)
+    if known or not self.is_conservative:
+      return self.targets
+    return (*self.targets, _STRESS)
 
   @property
   def needs_edges(self) -> bool:
@@ -198,9 +213,25 @@ def check_tasks(tasks: tuple[TaskConfig, ...]) -> None:
       _check_target(target)
     if task.is_conservative and "energy" not in own:
       raise ValueError(
-        f'Conservative forces need a target "energy" beside them; task {task.name!r} '
-        f"has {own}."
+        'Conservative forces and stress need a target "energy" beside them; task '
+        f"{task.name!r} has {own}."
       )
+  _check_derivatives(list(shared.values()))
+
+
+def _check_derivatives(targets: Sequence[TargetConfig]) -> None:
+  """Checks that forces and stress are derivatives of one energy, or neither is."""
+  derived = [target.name for target in targets if target.spec.is_derivative]
+  of_heads = [
+    target.name
+    for target in targets
+    if target.name == "forces" and not target.spec.is_derivative
+  ]
+  if derived and of_heads:
+    raise ValueError(
+      f"The targets {', '.join(derived)} are derivatives of the energy, but forces "
+      "have a head of their own: use the kind conservative_forces for them."
+    )
 
 
 def _check_target(target: TargetConfig) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from jmp_hk import dataset_info
 from jmp_hk.targets import config as config_lib
+from jmp_hk.targets import spec as spec_lib
 
 _FORCE_COEFFICIENT = 10.0  # Of forces beside an energy, as JMP's fine-tuning on rMD17.
 
@@ -21,7 +22,8 @@ def declare(
 
   Args:
     targets: kinds by name of the label, or complete declarations. With kinds alone all
-      losses have the factor 1, but forces beside an energy 10.
+      losses have the factor 1, but forces beside an energy 10; and structures may lack
+      labels of stress.
 
   Returns:
     The declarations, see `with_energy`.
@@ -33,7 +35,9 @@ def declare(
   if isinstance(targets, Mapping):
     declared = []
     for name, kind in targets.items():
-      target = config_lib.TargetConfig(name, kind)
+      target = config_lib.TargetConfig(
+        name, kind, allow_missing=spec_lib.find(kind).may_be_missing
+      )
       if name == "forces" and "energy" in targets:
         target = dataclasses.replace(target, loss_coefficient=_FORCE_COEFFICIENT)
       declared.append(target)
@@ -50,14 +54,15 @@ def declare(
 def with_energy(
   targets: Sequence[config_lib.TargetConfig],
 ) -> tuple[config_lib.TargetConfig, ...]:
-  """Adds the energy that conservative forces are the derivative of.
+  """Adds the energy that conservative forces and stress are derivatives of.
 
   Args:
     targets: declarations with different names.
 
   Returns:
-    The declarations. Where forces are derivatives of the energy, that comes first, its
-    head has no biases (as published), and it has no loss unless it was declared.
+    The declarations. Where something is a derivative of the energy, that comes first,
+    its head has no biases (as published), and it has no loss unless it was declared.
+    Forces are added to a stress without them, also without a loss.
   """
   if not any(target.spec.is_derivative for target in targets):
     return tuple(targets)
@@ -66,7 +71,12 @@ def with_energy(
     "energy", config_lib.TargetConfig("energy", "energy", loss_coefficient=0.0)
   )
   energy = dataclasses.replace(energy, head_bias=False)
-  return (energy, *(target for target in targets if target.name != "energy"))
+  others = [target for target in targets if target.name != "energy"]
+  if "forces" not in given:
+    others.append(
+      config_lib.TargetConfig("forces", "conservative_forces", loss_coefficient=0.0)
+    )
+  return (energy, *others)
 
 
 def label_kind(
@@ -90,7 +100,7 @@ def with_classes(
   Raises:
     ValueError: a label does not exist, or is of another kind than its target.
   """
-  labels = {name for name in ("energy", "forces") if name in info.units}
+  labels = {name for name in config_lib.FIELDS if name in info.units}
   labels |= set(info.targets)
   for target in targets:
     if target.is_learned and target.name not in labels:

@@ -52,8 +52,8 @@ def check_statistics(
   for target in task.learned:
     if target.spec.label_name is None and target.name not in info.targets:
       raise ValueError(
-        f"Dataset {task.name!r} has no label {target.name!r}; besides energy and "
-        f"forces it has {sorted(info.targets)}."
+        f"Dataset {task.name!r} has no label {target.name!r}; besides energy, forces "
+        f"and stress it has {sorted(info.targets)}."
       )
 
 

@@ -27,6 +27,7 @@ from jmp_hk import dataset_summary
 from jmp_hk import serialization
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.targets import ase_names
 
 SpecT = TypeVar("SpecT", bound="type[TargetSpec]")
 # A label or a prediction of one structure on the host.
@@ -110,7 +111,7 @@ class TargetSpec(abc.ABC):
   label_name: ClassVar[str | None] = None
   # Whether there is a row per atom instead of one per structure.
   per_atom: ClassVar[bool] = False
-  # Shape of a row of labels.
+  # Shape of a row of labels on the device.
   shape: ClassVar[tuple[int, ...]] = ()
   # Whether labels are indices of classes, i.e. integers, instead of quantities.
   is_class: ClassVar[bool] = False
@@ -119,12 +120,19 @@ class TargetSpec(abc.ABC):
   predicted_from: ClassVar[PredictedFrom] = PredictedFrom.ATOMS
   # Whether fixed atoms are left out of metrics where the dataset says so.
   skips_fixed_atoms: ClassVar[bool] = False
+  # Whether structures may lack the label unless a declaration says otherwise.
+  may_be_missing: ClassVar[bool] = False
   # The target with the lowest rank stands for a task with several targets.
   headline_rank: ClassVar[int] = 1
 
   @property
   def prediction_shape(self) -> tuple[int, ...]:
-    """Shape of a row of predictions."""
+    """Shape of a row of predictions on the device."""
+    return self.shape
+
+  @property
+  def label_shape(self) -> tuple[int, ...]:
+    """Shape of a row of labels in physical units, on the host."""
     return self.shape
 
   @property
@@ -212,16 +220,25 @@ class TargetSpec(abc.ABC):
       return getattr(structure, self.label_name)
     return structure.targets.get(self.name)
 
-  def missing_label(self, structure: structure_lib.Structure) -> np.ndarray:
-    """What batches hold in place of the normalised label of a structure without one.
+  def is_defined(self, structure: structure_lib.Structure) -> bool:
+    """Whether the quantity exists for a structure at all; by default it does."""
+    del structure
+    return True
+
+  def missing_label(
+    self, structure: structure_lib.Structure, *, normalised: bool = True
+  ) -> np.ndarray:
+    """What stands in place of the label of a structure without one.
 
     Args:
       structure: the structure.
+      normalised: whether it is for a batch, instead of labels in physical units.
 
     Returns:
-      NaN in the shape of a normalised label, for classes -1.
+      NaN in the shape of a label, for classes -1.
     """
-    shape = (structure.num_atoms, *self.shape) if self.per_atom else self.shape
+    row = self.shape if normalised else self.label_shape
+    shape = (structure.num_atoms, *row) if self.per_atom else row
     return np.full(shape, -1) if self.is_class else np.full(shape, np.nan)
 
   def split_missing(self, label: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -324,7 +341,7 @@ class TargetSpec(abc.ABC):
   @property
   def calculator_property(self) -> str:
     """What a calculator calls the prediction: ASE's name where ASE has one."""
-    return self.name
+    return ase_names.property_name(self.name, per_atom=self.per_atom)
 
 
 _REGISTRY: dict[str, type[TargetSpec]] = {}

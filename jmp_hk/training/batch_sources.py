@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import dataclasses
 import itertools
 import logging
+import math
 import pathlib
 from typing import Any
 
@@ -96,7 +97,8 @@ class DatasetBatches(BatchSource):
     training: Sequence[datasets_lib.Dataset],
     validation: Sequence[datasets_lib.Dataset],
     budgets: run_budgets.RunBudgets,
-    microbatches: Sequence[int],
+    mesh: jax.sharding.Mesh,
+    evaluation_mesh: jax.sharding.Mesh | None = None,
   ) -> None:
     """Reads nothing yet.
 
@@ -105,9 +107,11 @@ class DatasetBatches(BatchSource):
       training: the mixture, with one dataset for each task of the model.
       validation: validation splits of some of these datasets.
       budgets: static sizes of microbatches.
-      microbatches: numbers of the microbatches that this process supplies.
+      mesh: the devices of training steps.
+      evaluation_mesh: the devices of evaluations; by default those of training.
 
     Raises:
+      DevicesError: the microbatches cannot be shared out evenly over the devices.
       ValueError: the datasets are not those of the model's tasks.
     """
     names = [dataset.name for dataset in training]
@@ -126,12 +130,14 @@ class DatasetBatches(BatchSource):
     self._config = dataclasses.replace(config, pipeline=pipeline)
     self._training = tuple(training)
     self._validation = tuple(validation)
-    self._local = tuple(microbatches)
+    count = config.train.num_microbatches
+    self._local = sharding.local_microbatches(mesh, count)
+    self._evaluation_mesh = evaluation_mesh or mesh
     self._spec = microbatches_lib.BatchSpec(
       config.model.tasks,
       config.model.backbone.graph_builder,
       budgets.training[-1],
-      config.train.num_microbatches,
+      count,
       smaller_budgets=budgets.training[:-1],
     )
     self._evaluation_budget = budgets.evaluation
@@ -206,13 +212,18 @@ class DatasetBatches(BatchSource):
   def _evaluation_stream(
     self, dataset: datasets_lib.Dataset, limit: int = 0
   ) -> evaluation_stream.EvaluationStream:
+    mesh = self._evaluation_mesh
+    count = mesh.size * math.ceil(self._spec.num_microbatches / mesh.size)
     return evaluation_stream.EvaluationStream(
       dataset,
       dataclasses.replace(
-        self._spec, budget=self._evaluation_budget, smaller_budgets=()
+        self._spec,
+        budget=self._evaluation_budget,
+        smaller_budgets=(),
+        num_microbatches=count,
       ),
       self._config.pipeline,
-      local_microbatches=self._local,
+      local_microbatches=sharding.local_microbatches(mesh, count),
       limit=limit,
     )
 
@@ -273,6 +284,7 @@ def open_datasets(
   validation: Sequence[datasets_lib.Dataset],
   workdir: pathlib.Path,
   mesh: jax.sharding.Mesh,
+  evaluation_mesh: jax.sharding.Mesh | None = None,
 ) -> DatasetBatches:
   """Opens the datasets of a run, and chooses its budgets.
 
@@ -282,13 +294,13 @@ def open_datasets(
     validation: validation splits of some of these datasets.
     workdir: directory of the run. Its budgets, once chosen, are stored there and stay,
       but for the sizes that the configuration gives.
-    mesh: the devices.
+    mesh: the devices of training steps.
+    evaluation_mesh: the devices of evaluations; by default those of training.
 
   Raises:
-    ValueError: the datasets are not those of the model's tasks, or the microbatches
-      cannot be shared out over the devices.
+    DevicesError: the microbatches cannot be shared out evenly over the devices.
+    ValueError: the datasets are not those of the model's tasks.
   """
-  local = sharding.local_microbatches(mesh, config.train.num_microbatches)
   if not validation:
     logger.warning("There are no validation data: the run is not validated.")
   return DatasetBatches(
@@ -296,5 +308,6 @@ def open_datasets(
     training,
     validation,
     run_budgets.load_or_choose(config, training, validation, workdir),
-    local,
+    mesh,
+    evaluation_mesh,
   )

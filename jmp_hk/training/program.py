@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+import haiku as hk
 import jax
 import numpy as np
 
@@ -29,9 +30,10 @@ class Program:
 
   Attributes:
     model: the model.
-    mesh: the devices.
-    budgets: budgets of training batches, the largest last; none where batches come
-      ready and have one shape.
+    mesh: the devices of training steps.
+    evaluation_mesh: the devices of evaluations.
+    budgets: budgets of training batches, the largest last; there is one where batches
+      come ready.
     shapes: shapes of the model's parameters and scale factors.
     optimizer: the optimiser.
     schedule: base learning rate by step.
@@ -47,6 +49,7 @@ class Program:
     example: batch_lib.Batch,
     mesh: jax.sharding.Mesh | None = None,
     budgets: Sequence[budget_lib.Budget] = (),
+    evaluation_mesh: jax.sharding.Mesh | None = None,
   ) -> None:
     """Builds the functions; compiles and computes nothing yet.
 
@@ -55,11 +58,14 @@ class Program:
       infos: constants of the dataset of each task by name.
       example: a microbatch of the run, for shapes.
       mesh: the devices; by default all of all processes.
-      budgets: budgets of training batches, the largest last.
+      budgets: budgets of training batches, the largest last; by default that of the
+        example.
+      evaluation_mesh: the devices of evaluations; by default those of training.
     """
     train = config.train
-    self.budgets = tuple(budgets)
+    self.budgets = tuple(budgets) or (example.budget,)
     self.mesh = mesh or sharding.make_mesh()
+    self.evaluation_mesh = evaluation_mesh or self.mesh
     self.model = model_lib.build_model(config.model)
     self.shapes: model_lib.Variables = jax.eval_shape(
       self.model.init, jax.random.PRNGKey(0), example
@@ -71,13 +77,15 @@ class Program:
       self.optimizer,
       train,
       self.mesh,
-      num_budgets=max(1, len(self.budgets)),
+      num_budgets=len(self.budgets),
     )
     self.eval_step = evaluation.make_eval_step(
-      objective.make_validation_sums(self.model, infos), self.mesh
+      objective.make_validation_sums(self.model, infos), self.evaluation_mesh
     )
     self._linear_fit_step = evaluation.make_eval_step(
-      objective.make_linear_fit_sums(self.model, infos), self.mesh, "linear_fit"
+      objective.make_linear_fit_sums(self.model, infos),
+      self.evaluation_mesh,
+      "linear_fit",
     )
     self._train = train
     known = [task for task in config.model.tasks if task.name in infos]
@@ -146,8 +154,13 @@ class Program:
     empty: Callable[[], batches_lib.PipelineBatch],
   ) -> dict[str, float]:
     """Metrics of a state's averaged weights, see `evaluation.evaluate`."""
-    variables = model_lib.Variables(state.evaluation_params, state.scales)
-    return evaluation.evaluate(self.eval_step, variables, batches, self.mesh, empty)
+    return evaluation.evaluate(
+      self.eval_step,
+      self._for_evaluation(state.evaluation_params, state.scales),
+      batches,
+      self.evaluation_mesh,
+      empty,
+    )
 
   def validate(
     self,
@@ -166,13 +179,13 @@ class Program:
     """
     raw = None
     if state.ema is not None:
-      raw = model_lib.Variables(state.params, state.scales)
+      raw = self._for_evaluation(state.params, state.scales)
     return evaluation.compare(
       self.eval_step,
-      model_lib.Variables(state.evaluation_params, state.scales),
+      self._for_evaluation(state.evaluation_params, state.scales),
       raw,
       batches,
-      self.mesh,
+      self.evaluation_mesh,
       empty,
       received,
     )
@@ -185,5 +198,12 @@ class Program:
     """Metrics of the per-element linear fit with zero forces; arguments as above."""
     nothing = model_lib.Variables({}, {})
     return evaluation.evaluate(
-      self._linear_fit_step, nothing, batches, self.mesh, empty
+      self._linear_fit_step, nothing, batches, self.evaluation_mesh, empty
     )
+
+  def _for_evaluation(self, params: hk.Params, scales: hk.State) -> model_lib.Variables:
+    """Weights on the devices of evaluations."""
+    variables = model_lib.Variables(params, scales)
+    if self.evaluation_mesh == self.mesh:
+      return variables
+    return sharding.copy_replicated(variables, self.evaluation_mesh)

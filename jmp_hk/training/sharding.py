@@ -51,11 +51,7 @@ class Machine:
     """
     count = jax.process_count()
     each = min(len(jax.local_devices(process_index=i)) for i in range(count))
-    if num_devices > count * each:
-      raise DevicesError(
-        f"There are {count * each} devices, fewer than num_devices={num_devices}: "
-        "lower it, or leave it out to use all."
-      )
+    _check_enough(count * each, num_devices)
     if 0 < num_devices < count:
       raise DevicesError(
         f"Each of the {count} processes uses at least one device, but num_devices is "
@@ -101,6 +97,48 @@ class Machine:
     share = num_microbatches // self.num_processes
     return max(n for n in range(1, self.devices_each + 1) if share % n == 0)
 
+  def make_mesh(self, each: int) -> jax.sharding.Mesh:
+    """A mesh over as many devices of each process."""
+    return make_mesh(
+      [
+        device
+        for process in range(self.num_processes)
+        for device in jax.local_devices(process_index=process)[:each]
+      ]
+    )
+
+
+def local_devices(num_devices: int = 0) -> list[jax.Device]:
+  """Devices of this process that computations of its own may use.
+
+  Args:
+    num_devices: how many; zero takes all, and where jax has been told of a default
+      device (`jax.default_device`) that one alone.
+
+  Raises:
+    DevicesError: there are fewer.
+  """
+  found = jax.local_devices()
+  _check_enough(len(found), num_devices)
+  chosen = jax.config.jax_default_device
+  if not num_devices and isinstance(chosen, jax.Device):
+    return [chosen]
+  return found[: num_devices or None]
+
+
+def share_of_process(num_devices: int) -> int:
+  """How many of a run's devices a process has; zero stands for all of them."""
+  return num_devices // jax.process_count()
+
+
+def _check_enough(count: int, num_devices: int) -> None:
+  """Checks that as many devices are there as are wanted."""
+  if num_devices > count:
+    raise DevicesError(
+      f"There are {count} devices, fewer than num_devices={num_devices}: lower it, or "
+      "leave it out to use all."
+    )
+
 
 def _alternatives(numbers: Sequence[int]) -> str:
   """Numbers as a list of choices."""
@@ -126,19 +164,26 @@ def open_mesh(
   if each < machine.devices_each:
     logger.info(
       "%d of %d devices are used: a step has %d structures in %d microbatches, as many "
-      "for each device.",
+      "for each device. Validations use all.",
       machine.num_processes * each,
       machine.num_processes * machine.devices_each,
       batch_size,
       num_microbatches,
     )
-  return make_mesh(
-    [
-      device
-      for process in range(machine.num_processes)
-      for device in jax.local_devices(process_index=process)[:each]
-    ]
-  )
+  return machine.make_mesh(each)
+
+
+def open_evaluation_mesh(num_devices: int = 0) -> jax.sharding.Mesh:
+  """A mesh over all devices that a run may use, however few its steps take.
+
+  Args:
+    num_devices: devices to use over all processes; zero uses all.
+
+  Raises:
+    DevicesError: that is impossible.
+  """
+  machine = Machine.present(num_devices)
+  return machine.make_mesh(machine.devices_each)
 
 
 def count_devices(num_microbatches: int, num_devices: int = 0) -> int:
@@ -235,6 +280,23 @@ def put_replicated(tree: TreeT, mesh: jax.sharding.Mesh) -> TreeT:
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
   )
+
+
+def copy_replicated(tree: TreeT, mesh: jax.sharding.Mesh) -> TreeT:
+  """Copies what every device of one mesh has to every device of another one.
+
+  Args:
+    tree: arrays that are replicated on a mesh with devices of this process.
+    mesh: the other mesh; arrays may share memory where it has the same devices.
+  """
+  sharding = replicated(mesh)
+
+  def copy(x: jax.Array) -> jax.Array:
+    mine = x.addressable_data(0)
+    copies = [jax.device_put(mine, device) for device in mesh.local_devices]
+    return jax.make_array_from_single_device_arrays(x.shape, sharding, copies)
+
+  return jax.tree.map(copy, tree)
 
 
 def from_first_process(tree: TreeT) -> TreeT:

@@ -26,19 +26,13 @@ logger = logging.getLogger(__name__)
 _BASELINE_NOTE = "baseline: a linear fit per element, or the mean; forces of zero"
 
 
-def tell_start(
-  config: config_lib.TrainerConfig,
-  program: program_lib.Program,
-  example: batch_lib.Batch,
-) -> None:
+def tell_start(config: config_lib.TrainerConfig, program: program_lib.Program) -> None:
   """Logs how large model and batches are.
 
   Args:
     config: configuration of the run.
     program: what it computes.
-    example: a microbatch of the run.
   """
-  budgets = program.budgets or (example.budget,)
   logger.info(
     "%s, %s parameters.",
     config.model.backbone.describe(),
@@ -48,12 +42,12 @@ def tell_start(
   kind = program.mesh.devices.flat[0].device_kind
   logger.info(
     "%s, on %d device%s (%s).",
-    _batches(config, budgets),
+    _batches(config, program.budgets),
     devices,
     "s" * (devices > 1),
     kind,
   )
-  logger.debug("Sizes of a microbatch: %s.", budgets)
+  logger.debug("Sizes of a microbatch: %s.", program.budgets)
 
 
 def tell_graphs(

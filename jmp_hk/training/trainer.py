@@ -16,7 +16,6 @@ import numpy as np
 from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.checkpoints import model_directory
-from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import datasets as datasets_lib
@@ -92,15 +91,23 @@ class Trainer:
     self.config = config = run_directory.complete(config, self.workdir)
     run_directory.check_config({"trainer": config}, self.workdir)
     preflight.check(config, (*training, *validation), self.workdir)
-    mesh = sharding.open_mesh(
-      config.train.batch_size, config.train.num_microbatches, config.train.num_devices
+    train = config.train
+    mesh = evaluation_mesh = sharding.open_mesh(
+      train.batch_size, train.num_microbatches, train.num_devices
     )
+    if batches is None:
+      evaluation_mesh = sharding.open_evaluation_mesh(train.num_devices)
     self._batches = batches or batch_sources.open_datasets(
-      config, training, validation, self.workdir, mesh
+      config, training, validation, self.workdir, mesh, evaluation_mesh
     )
     self._example = objective.first_microbatch(self._batches.padding().batch)
     self._program = program_lib.Program(
-      config, self._batches.infos, self._example, mesh, self._batches.budgets
+      config,
+      self._batches.infos,
+      self._example,
+      mesh,
+      self._batches.budgets,
+      evaluation_mesh,
     )
     self._check_outputs()
     self._initial = initial
@@ -109,8 +116,12 @@ class Trainer:
     self._host = state_lib.HostState()
     if processes.is_first():
       run_directory.store_config({"trainer": config}, self.workdir)
+<<<<<<< HEAD
     summary.tell_start(config, self._program, self._example)
     summary.tell_graphs(config, training)
+=======
+    summary.tell_start(config, self._program)
+>>>>>>> 14201d1646d11a91335fb7d0880a615ccb6b8f9c
 
   @classmethod
   def from_batches(
@@ -234,6 +245,7 @@ class Trainer:
       jax.device_get(variables),
       origin=self._origin,
       precision=self.config.model.precision,
+      num_devices=sharding.share_of_process(self.config.train.num_devices),
     )
 
   def _check_outputs(self) -> None:
@@ -295,16 +307,14 @@ class Trainer:
       f"of step {steps[-1]} in {self.workdir}; the same command continues."
     )
 
-  @property
-  def _budget(self) -> budget_lib.Budget:
-    """The largest budget of training."""
-    return (self._batches.budgets or (self._example.budget,))[-1]
-
   def _open_checkpointer(self) -> checkpointer_lib.Checkpointer:
     return checkpointer_lib.Checkpointer(
       self.workdir / model_directory.CHECKPOINTS,
       model_directory.describe(
-        self.config.model, self._batches.infos, self._budget, self._origin
+        self.config.model,
+        self._batches.infos,
+        self._program.budgets[-1],
+        self._origin,
       ),
       keep_last=self.config.train.keep_last,
       keep_best=self.config.train.keep_best,

@@ -1,12 +1,19 @@
 """A backbone that the runners do not know of trains, is stored and predicts."""
 
+import json
+
+from absl import flags
 import ase.build
+import ase.io
 import jax
 import numpy as np
 import pytest
 
+from experiments import evaluate
 from experiments import finetune
+from experiments import predict
 from experiments import pretrain
+from experiments.command_line import command
 import jmp_hk
 from jmp_hk.checkpoints import model_directory
 from tests import schnet
@@ -53,6 +60,63 @@ def test_pretraining(pretrained):
   # It has no scale factors to fit.
   loaded = model_directory.load_model_directory(pretrained)
   assert not jax.tree.leaves(loaded.variables.scales)
+
+
+def test_a_committee_of_it(pretrained, tmp_path, capsys):
+  data, workdir = finetune_data.convert_all(tmp_path), tmp_path / "run"
+  arguments = (
+    "--target=forces=conservative_forces",
+    f"--data={data}",
+    f"--workdir={workdir}",
+    f"--checkpoint={pretrained}",
+    "--decay_epochs=2",
+    "--warmup_epochs=1",
+    "--num_members=2",
+    *_RUN[2:],
+  )
+  finetune.run(finetune_data.parse(*arguments))
+  members = [workdir / "member_0", workdir / "member_1"]
+  seeds = [
+    json.loads((path / "config.json").read_text())["trainer"]["train"]["seed"]
+    for path in members
+  ]
+  assert seeds == [42, 43]
+  assert all((path / "finetune_result.json").is_file() for path in members)
+  metrics = json.loads((workdir / "test" / "metrics.json").read_text())
+  assert metrics["structures"] == 6
+  assert "Test of the committee of 2 members on 6 structures" in capsys.readouterr().out
+  with pytest.raises(command.FlagError, match="holds a committee of 2 members"):
+    finetune.run(finetune_data.parse(*arguments, "--num_members=1"))
+  # Predicting and evaluating take the directory, or the members.
+  together = ",".join(map(str, members))
+  shared = ["--compilation_cache="]
+  values = _parse(
+    evaluate, f"--checkpoint={workdir}", f"--data={data}", "--split=test", *shared
+  )
+  found = evaluate.run(values)
+  assert found["forces"]["mae"] == pytest.approx(metrics["targets"]["forces"]["mae"])
+  stored = json.loads(
+    (workdir / "evaluation" / "mine_test" / "metrics.json").read_text()
+  )
+  assert stored["settings"]["checkpoint"].count("member_") == 2
+  ase.io.write(tmp_path / "in.xyz", ase.build.molecule("CH3OH"))
+  values = _parse(
+    predict,
+    f"--checkpoint={together}",
+    f"--input={tmp_path}/in.xyz",
+    f"--output={tmp_path}/out.extxyz",
+    *shared,
+  )
+  predict.run(values)
+  atoms = ase.io.read(tmp_path / "out.extxyz")
+  assert atoms.arrays["jmp_forces_std"].max() > 0 and "jmp_energy_std" in atoms.info
+
+
+def _parse(runner, *arguments):
+  values = flags.FlagValues()
+  runner.define_flags(values)
+  values(["program", *arguments])
+  return values
 
 
 def test_fine_tuning_of_it(pretrained, tmp_path):

@@ -2,7 +2,11 @@
 
 import shutil
 
+import ase.build
+from ase.calculators import emt
+from ase.calculators import singlepoint
 import ase.io
+import numpy as np
 import pytest
 
 from experiments import finetune
@@ -129,6 +133,42 @@ def test_missing_labels_are_allowed_and_counted(raw, tmp_path):
   config, info = _prepare(tmp_path / "allowed", f"{_ENERGY},missing=allowed", path)
   assert sum(facts.missing["energy"] for facts in info.splits.values()) == 1
   assert config.trainer.model.tasks[0].targets[0].allow_missing
+
+
+def test_stress_is_learned_where_it_is(tmp_path):
+  rng, frames = np.random.default_rng(0), []
+  for index in range(10):
+    atoms = ase.build.bulk("Cu", cubic=True)
+    atoms.rattle(0.1, rng=rng)
+    atoms.calc = emt.EMT()
+    atoms.get_stress()
+    atoms.calc = singlepoint.SinglePointCalculator(atoms, **atoms.calc.results)
+    if index % 5 == 0:
+      del atoms.calc.results["stress"]
+    frames.append(atoms)
+  ase.io.write(tmp_path / "mine.extxyz", frames)
+  stress = "--target=stress=conservative_stress,coefficient=2"
+  path = f"--train_data={tmp_path}/mine.extxyz"
+  config, info = _prepare(tmp_path / "run", _ENERGY, _FORCES, stress, path)
+  assert sum(facts.missing["stress"] for facts in info.splits.values()) == 2
+  model = config.trainer.model
+  target = model.tasks[0].targets[-1]
+  assert (target.loss_coefficient, target.allow_missing) == (2.0, True)
+  assert model.predicts_stress and info.units["stress"] == "eV/Å³"
+  with pytest.raises(command.FlagError, match="expected the label 'stress'"):
+    _prepare(tmp_path / "all", f"{stress},missing=refused", path)
+  # Where it is not learned it is not read.
+  _, info = _prepare(tmp_path / "without", _ENERGY, path)
+  assert "stress" not in info.units
+
+
+def test_molecules_have_no_stress(raw, tmp_path):
+  with pytest.raises(command.FlagError, match="no label 'stress'"):
+    _prepare(
+      tmp_path,
+      "--target=stress=conservative_stress",
+      f"--train_data={raw}/mine.traj",
+    )
 
 
 def test_other_data_in_the_same_directory_are_refused(raw, tmp_path):

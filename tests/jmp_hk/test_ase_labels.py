@@ -72,6 +72,25 @@ class ChooseKeysTest(parameterized.TestCase):
     found = _choose(_atoms(("REF_energy",), ("forces",)))
     self.assertEqual(found, {"energy": "REF_energy", "forces": "forces"})
 
+  def test_stress_comes_before_virials_and_other_calculations(self):
+    atoms = ase.build.bulk("Cu")
+    atoms.info |= {"virial": np.eye(3), "stress_of_atoms": np.ones(6)}
+    self.assertEqual(_choose(atoms, labels=["stress"]), {"stress": "virial"})
+    atoms.info["stress"] = np.ones(6)
+    self.assertEqual(_choose(atoms, labels=["stress"]), {"stress": "stress"})
+    atoms.info |= {"REF_virials": np.eye(3), "REF_energy": 1.0}
+    self.assertEqual(_choose(atoms, labels=["stress"]), {"stress": "REF_virials"})
+    atoms.info |= {"REF_stress": np.ones(6), "energy": 2.0}
+    chosen = {"energy": "REF_energy", "stress": "REF_stress"}
+    self.assertEqual(_choose(atoms, labels=["energy", "stress"]), chosen)
+    del atoms.info["REF_stress"], atoms.info["REF_virials"]
+    with self.assertRaisesRegex(ase_labels.KeyNotFoundError, "different calculations"):
+      _choose(atoms, labels=["energy", "stress"])
+    # Of three atoms, a matrix has the shape of forces.
+    trimer = ase.build.bulk("Cu").repeat((3, 1, 1))
+    trimer.info["stress"] = np.eye(3)
+    self.assertEqual(_choose(trimer, labels=["stress"]), {"stress": "stress"})
+
   def test_shapes_count(self):
     atoms = _atoms(arrays=("energy", "force"))  # Energies of atoms.
     with self.assertRaises(ase_labels.KeyNotFoundError) as caught:

@@ -9,9 +9,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import ase
 import ase.build
+from ase.calculators import emt
 from ase.calculators import singlepoint
 import ase.io
 import chex
+import jax
 import numpy as np
 
 import jmp_hk
@@ -43,6 +45,21 @@ def _molecules(count: int, seed: int = 0) -> list[ase.Atoms]:
       atoms, energy=energy, forces=-2 * away
     )
     atoms.info |= {"size": float(np.square(atoms.positions).sum()), "kind": index % 3}
+    result.append(atoms)
+  return result
+
+
+def _crystals(count: int, seed: int = 0) -> list[ase.Atoms]:
+  """Rattled and strained copper with results of EMT."""
+  rng, result = np.random.default_rng(seed), []
+  for _ in range(count):
+    atoms = ase.build.bulk("Cu", "fcc", a=rng.uniform(3.4, 3.9), cubic=True)
+    strain = 0.03 * rng.standard_normal((3, 3))
+    atoms.set_cell(atoms.cell @ (np.eye(3) + strain), scale_atoms=True)
+    atoms.rattle(0.05, rng=rng)
+    atoms.calc = emt.EMT()
+    atoms.get_stress()
+    atoms.calc = singlepoint.SinglePointCalculator(atoms, **atoms.calc.results)
     result.append(atoms)
   return result
 
@@ -102,6 +119,38 @@ class FineTuningTest(parameterized.TestCase):
       self._tune(structures, num_steps=6, seed=1)
     with self.assertRaisesRegex(run_directory.OtherRunError, "structures: "):
       self._tune(_molecules(12, seed=1), num_steps=6)
+
+  def test_a_committee_is_trained_one_member_after_another(self):
+    structures = _molecules(12)
+    tune = lambda **kwargs: self._tune(structures, "committee", num_steps=2, **kwargs)
+    found = tune(num_members=2)
+    workdir = self.directory / "committee"
+    self.assertCountEqual([p.name for p in workdir.iterdir()], ["member_0", "member_1"])
+    weights = [jax.tree.leaves(member.variables.params) for member in found.members]
+    self.assertTrue(any((a != b).any() for a, b in zip(*weights, strict=True)))
+    # They validate on the same structures, and are loaded together.
+    references = [m.infos["fine_tuned"].energy_references for m in found.members]
+    self.assertEqual(*references)
+    [prediction] = jmp_hk.load(workdir).predict(structures[0])
+    [expected] = found.predict(structures[0])
+    self.assertEqual(prediction.energy, expected.energy)
+    self.assertGreater(prediction.energy_std, 0)
+    # The first is what a single run with that seed is.
+    single = self._tune(structures, "single", num_steps=2)
+    chex.assert_trees_all_equal(single.variables, found.members[0].variables)
+    # What is finished stays; one more is added.
+    file = workdir / "member_1" / "metrics.jsonl"
+    before = file.stat().st_mtime_ns
+    self.assertLen(tune(num_members=3).members, 3)
+    self.assertEqual(file.stat().st_mtime_ns, before)
+    for kwargs, message in (
+      ({"name": "committee"}, "holds a committee of 3 members"),
+      ({"name": "single", "num_members": 2}, "holds the run of a single model"),
+      ({"name": "new", "num_members": 0}, "num_members must be at least 1"),
+      ({"name": "new", "model": workdir}, "committee of 3 models cannot be trained"),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        self._tune(structures, **{"num_steps": 2, **kwargs})
 
   def test_a_stopped_run_is_continued(self):
     structures = _molecules(12)
@@ -195,6 +244,37 @@ class FineTuningTest(parameterized.TestCase):
     self.assertEqual(
       model.config.backbone, schnet.SchNetConfig(atom_channels=32, direct_vectors=False)
     )
+
+  def test_energy_forces_and_stress(self):
+    crystals = _crystals(24)
+    for atoms in crystals[::6]:
+      del atoms.calc.results["stress"]
+    model = self._tune(
+      crystals,
+      targets={
+        "energy": "energy",
+        "forces": "conservative_forces",
+        "stress": "conservative_stress",
+      },
+      graph=graph_config.GraphConfig(cutoff=4.0, max_neighbors=60),
+      num_steps=60,
+      learning_rate=3e-3,
+    )
+    task = model.config.tasks[0]
+    self.assertTrue(task.targets[-1].allow_missing)
+    self.assertEqual(model.infos["fine_tuned"].splits["train"].missing["stress"], 4)
+    records = writers.read_metrics(self.directory / "run" / writers.METRICS_FILE)
+    name = "fine_tuned/stress_mae_mev_per_cubic_angstrom"
+    errors = [record[name] for record in records if record["kind"] == "val"]
+    self.assertLess(errors[-1], 0.5 * errors[0])
+    # What is predicted has the sign and the order of EMT's.
+    fresh = _crystals(4, seed=1)
+    predicted = np.array([found.stress for found in model.predict(fresh)])
+    labels = np.array([atoms.get_stress() for atoms in fresh])
+    correlation = np.corrcoef(predicted.ravel(), labels.ravel())[0, 1]
+    self.assertGreater(correlation, 0.9)
+    # A molecule has none.
+    self.assertIsNone(model.predict(ase.build.molecule("Cu2"))[0].stress)
 
   def test_structures_without_a_label_do_not_count(self):
     path, structures = self.directory / "mine.traj", _molecules(12)

@@ -348,7 +348,7 @@ def _solve(
     r, low, high, _, count = state
     x = finite / r[:, None]
     grown = background * r**power
-    excess = truncation.switch(x).sum(axis=1) + grown - limit
+    excess = truncation.switch(x).sum(axis=1) + grown - adaptive.total_weight(limit)
     slope = (power * grown - (truncation.switch_slope(x) * x).sum(axis=1)) / r
     low = jnp.where(excess < 0, r, low)
     high = jnp.where(excess > 0, r, high)

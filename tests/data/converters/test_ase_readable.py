@@ -5,6 +5,7 @@ import shutil
 import ase
 from ase import constraints
 import ase.build
+from ase.calculators import emt
 from ase.calculators import singlepoint
 import ase.io
 import chex
@@ -15,6 +16,7 @@ from data import convert as convert_lib
 from data.conversion import base
 from data.formats import ase_atoms
 from jmp_hk import structure as structure_lib
+from jmp_hk import voigt
 from tests import shared_files
 from tests.data.converters import converted
 
@@ -190,6 +192,66 @@ def test_keys_are_found_and_stored(convert, tmp_path):
   assert float(found["train"][1].targets["GAP"]) == frames[1].info["gap"]
   options = info.provenance["splits"]["train"]["options"]
   assert options["energy_key"] == "REF_energy" and options["target_keys"] == "GAP=gap"
+
+
+def _crystals():
+  """Two crystals with a stress, one without, and a molecule."""
+  frames = []
+  for index, symbol in enumerate(("Cu", "Au", "Cu")):
+    atoms = ase.build.bulk(symbol, cubic=True)
+    atoms.rattle(0.1, seed=index)
+    atoms.calc = emt.EMT()
+    results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+    if index < 2:
+      results["stress"] = atoms.get_stress()
+    atoms.calc = singlepoint.SinglePointCalculator(atoms, **results)
+    frames.append(atoms)
+  return [*frames, _atoms(3)]
+
+
+@pytest.mark.parametrize("suffix", ["extxyz", "traj", "db"])
+def test_stress_is_kept_where_there_is_one(convert, tmp_path, suffix):
+  path, frames = tmp_path / f"mine.{suffix}", _crystals()
+  for atoms in frames:
+    ase.io.write(path, atoms, append=True)
+  found, info = convert("ase", path, "train")
+  assert info.units["stress"] == "eV/Å³"
+  assert info.splits["train"].missing == {"stress": 2}
+  structures = found["train"]
+  for structure, atoms in zip(structures[:2], frames, strict=False):
+    expected = atoms.calc.results["stress"]
+    chex.assert_trees_all_close(structure.stress, expected, rtol=1e-6, atol=1e-9)
+  assert [s.stress is None for s in structures] == [False, False, True, True]
+  # It need not be read, and then nothing is said about it.
+  found, info = convert("ase", path, "val", stress_key="none")
+  assert "stress" not in info.units and found["val"][0].stress is None
+
+
+def test_virials_and_other_units_of_stress(convert, tmp_path):
+  path, frames = tmp_path / "mine.extxyz", _crystals()[:2]
+  expected = [atoms.calc.results.pop("stress") for atoms in frames]
+  for atoms, stress in zip(frames, expected, strict=True):
+    matrix = voigt.to_matrix(stress)
+    atoms.info |= {"virial": -matrix * atoms.get_volume(), "kbar": 10 * matrix}
+    atoms.info["kbar"] *= voigt.GPA
+  ase.io.write(path, frames)
+  options = {"stress_key": "kbar", "stress_unit": "kbar"}
+  for split, given in (("train", {}), ("val", options)):
+    found, _ = convert("ase", path, split, **given)
+    for structure, stress in zip(found[split], expected, strict=True):
+      chex.assert_trees_all_close(structure.stress, stress, rtol=1e-5, atol=1e-8)
+
+
+def test_stress_of_what_has_none_is_refused(convert, tmp_path):
+  path, atoms = tmp_path / "mine.traj", _atoms(0)
+  atoms.calc.results["stress"] = np.ones(6)
+  ase.io.write(path, [atoms])
+  with pytest.raises(ValueError, match="without a periodic cell.*has no stress"):
+    convert("ase", path, "train")
+  with pytest.raises(base.PlanError, match="stress is read without it, see --stress_k"):
+    convert("ase", path, "train", targets="stress")
+  with pytest.raises(base.PlanError, match="--stress_unit=Pa is unknown"):
+    convert("ase", path, "train", stress_unit="Pa")
 
 
 def test_keys_that_are_not_plain_are_asked_for(convert, tmp_path):

@@ -13,9 +13,9 @@ from jmp_hk import structure as structure_lib
 
 
 @st.composite
-def structures(draw, labels: tuple[bool, bool, bool] | None = None):
+def structures(draw, labels: tuple[bool, ...] | None = None):
   """Valid structures of any size and label set."""
-  energy, forces, extra = labels or draw(st.tuples(*[st.booleans()] * 3))
+  energy, forces, stress, extra = labels or draw(st.tuples(*[st.booleans()] * 4))
   n = draw(st.integers(1, 200))
   rng = np.random.default_rng(draw(st.integers(0, 2**32)))
   targets = {}
@@ -34,6 +34,7 @@ def structures(draw, labels: tuple[bool, bool, bool] | None = None):
     fixed=rng.random(n) < 0.5,
     energy=draw(st.floats(-1e7, 1e7)) if energy else None,
     forces=rng.normal(size=(n, 3)).astype(np.float32) if forces else None,
+    stress=rng.normal(size=6) if stress else None,
     targets=targets,
     record_id=draw(st.text(max_size=300)),
   )
@@ -44,9 +45,9 @@ def assert_equal(a: structure_lib.Structure, b: structure_lib.Structure) -> None
     chex.assert_trees_all_equal(getattr(a, name), getattr(b, name), custom_message=name)
     assert getattr(a, name).dtype == getattr(b, name).dtype, name
   assert a.energy == b.energy and a.record_id == b.record_id
-  assert (a.forces is None) == (b.forces is None)
-  if a.forces is not None:
-    chex.assert_trees_all_equal(a.forces, b.forces)
+  for name in ("forces", "stress"):
+    assert (getattr(a, name) is None) == (getattr(b, name) is None)
+    chex.assert_trees_all_equal(getattr(a, name), getattr(b, name))
   assert set(a.targets) == set(b.targets)
   for name, value in a.targets.items():
     chex.assert_trees_all_equal(value, b.targets[name])

@@ -7,6 +7,7 @@ import tempfile
 from absl.testing import absltest
 from absl.testing import parameterized
 import ase
+from ase import units
 import ase.build
 from ase.calculators import singlepoint
 import ase.db
@@ -14,6 +15,7 @@ import ase.io
 import chex
 import numpy as np
 
+from jmp_hk import voigt
 from jmp_hk.inference import annotation
 from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import prediction_files
@@ -98,13 +100,22 @@ class AnnotateTest(parameterized.TestCase):
     atoms = _structure()
     stress = np.arange(6) / 100
     atoms.calc.results["stress"] = stress - 0.01
-    found = annotation.annotate(atoms, _prediction(atoms, stress), _TASK)
+    targets = [tasks_lib.TargetConfig("energy", "energy")]
+    targets.append(tasks_lib.TargetConfig("forces", "conservative_forces"))
+    task = tasks_lib.TaskConfig("mine", tuple(targets))
+    found = annotation.annotate(atoms, _prediction(atoms, stress), task)
     chex.assert_trees_all_equal(found.info["jmp_stress"], stress)
     chex.assert_trees_all_close(found.info["jmp_stress_error"], np.full(6, 0.01))
-    errors = annotation.compare([atoms], [_prediction(atoms, stress)], _TASK, _UNITS)
-    ((metric, value),) = errors["stress"].items()
-    self.assertEqual(metric.unit, "meV/Å³")
+    errors = annotation.compare([atoms], [_prediction(atoms, stress)], task, _UNITS)
+    (metric, value), *others = errors["stress"].items()
+    self.assertEqual((metric.title, metric.unit), ("MAE", "meV/Å³"))
     self.assertAlmostEqual(value, 10.0)
+    in_gpa = {metric.unit: value for metric, value in others}["GPa"]
+    self.assertAlmostEqual(in_gpa, 0.01 / units.GPa)
+    # A matrix is a label as well.
+    atoms.calc.results["stress"] = voigt.to_matrix(stress - 0.01)
+    found = annotation.annotate(atoms, _prediction(atoms, stress), task)
+    chex.assert_trees_all_close(found.info["jmp_stress_error"], np.full(6, 0.01))
 
   def test_relative_energies_are_not_compared(self):
     atoms = _structure()

@@ -21,7 +21,6 @@ import numpy as np
 
 from jmp_hk.inference import calculator
 from jmp_hk.inference import smoothness
-from jmp_hk.targets import config as tasks_lib
 from tests.jmp_hk.inference import predictors
 from tests.jmp_hk.models.gemnet_oc import small_model
 
@@ -165,14 +164,6 @@ class CalculatorTest(absltest.TestCase):
       atoms.get_forces(), expected.forces, rtol=1e-7, atol=1e-8
     )
     self.assertNotIn("stress", atoms.calc.implemented_properties)
-
-  def test_a_head_without_energy_is_refused(self):
-    config = small_model.direct_config(
-      tasks=(tasks_lib.TaskConfig("gap", (tasks_lib.TargetConfig("gap", "scalar"),)),)
-    )
-    model = predictors.make_predictor(config)
-    with self.assertRaisesRegex(ValueError, "predicts gap but no energy"):
-      calculator.JMPCalculator(model)
 
   def test_tensorflow_is_not_imported(self):
     program = (

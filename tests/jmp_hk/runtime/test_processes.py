@@ -57,6 +57,44 @@ def _start(workdir, steps, count, death="0:0:"):
   ]
 
 
+@pytest.mark.parametrize(
+  ("tasks", "node", "local", "gpus", "expected"),
+  [
+    ("8(x64)", 63, 5, "0,1,2,3,4,5,6,7", [5]),
+    ("1(x2)", 1, 0, "0,1,2,3", [0, 1, 2, 3]),
+    ("2(x2),1", 1, 1, "0,1,2,3", [2, 3]),
+    ("2(x2),1", 2, 0, "0,1,2,3", [0, 1, 2, 3]),
+    ("8", 0, 5, "GPU-8f2a", [0]),  # Bound to one, by --gpus-per-task=1.
+    ("4", 0, 3, "0,1", None),
+    ("4", 0, 3, "", None),
+  ],
+)
+def test_a_task_of_slurm_takes_its_share_of_the_gpus_it_sees(
+  tasks, node, local, gpus, expected
+):
+  environment = {
+    "SLURM_STEP_TASKS_PER_NODE": tasks,
+    "SLURM_NODEID": str(node),
+    "SLURM_LOCALID": str(local),
+    "CUDA_VISIBLE_DEVICES": gpus,
+  }
+  assert processes.slurm_devices(environment) == expected
+  chosen = environment | {"JAX_LOCAL_DEVICE_IDS": "0"}
+  assert processes.slurm_devices(chosen) is None
+
+
+def test_where_cuda_names_no_gpus_slurm_counts_them():
+  environment = {
+    "SLURM_STEP_TASKS_PER_NODE": "2",
+    "SLURM_NODEID": "0",
+    "SLURM_LOCALID": "1",
+  }
+  assert processes.slurm_devices(environment) is None
+  counted = environment | {"SLURM_GPUS_ON_NODE": "4"}
+  assert processes.slurm_devices(counted) == [2, 3]
+  assert processes.slurm_devices({"SLURM_GPUS_ON_NODE": "4"}) is None
+
+
 def _finish(started, timeout=240):
   """Output of every process; all of them must end."""
   try:

@@ -35,8 +35,3 @@ class AtomScalar(scalar.Scalar):
     """The numbers in the unit of the label, [n]."""
     statistics = constants.statistics[self.name]
     return value * statistics.std + statistics.mean
-
-  @property
-  def calculator_property(self) -> str:
-    """ASE's name of charges."""
-    return "charges" if self.name == "charge" else self.name

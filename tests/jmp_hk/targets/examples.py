@@ -14,6 +14,7 @@ TARGETS = {
     tasks_lib.TargetConfig("energy", "energy"),
     tasks_lib.TargetConfig("forces", "direct_forces"),
     tasks_lib.TargetConfig("forces", "conservative_forces"),
+    tasks_lib.TargetConfig("stress", "conservative_stress"),
     tasks_lib.TargetConfig("gap", "scalar"),
     tasks_lib.TargetConfig("extent", "spatial_extent"),
     tasks_lib.TargetConfig("velocity", "vector"),
@@ -47,17 +48,18 @@ def info(**changes) -> dataset_info.DatasetInfo:
 
 
 def structure(seed: int = 0, **changes) -> structure_lib.Structure:
-  """A molecule of three atoms with random labels."""
+  """A cell of three atoms with random labels."""
   rng = np.random.default_rng(seed)
   fields = {
     "positions": rng.normal(size=(3, 3)),
     "atomic_numbers": np.array([8, 1, 1], np.int32),
-    "cell": np.zeros((3, 3)),
-    "pbc": np.zeros(3, bool),
+    "cell": np.diag([9.0, 10.0, 11.0]),
+    "pbc": np.ones(3, bool),
     "tags": np.full(3, 2, np.int32),
     "fixed": np.array([True, False, False]),
     "energy": float(rng.normal(-2068.0, 5.0)),
     "forces": rng.normal(size=(3, 3)),
+    "stress": rng.normal(size=6),
     "targets": {
       "gap": np.float64(rng.normal()),
       "extent": np.float64(rng.normal()),

@@ -110,17 +110,22 @@ class CheckStatisticsTest(absltest.TestCase):
 
 class MissingLabelsTest(parameterized.TestCase):
   @parameterized.parameters(
-    ("energy", ()), ("direct_forces", (3, 3)), ("multiclass", ()), ("vector", (3, 3))
+    ("energy", ()),
+    ("direct_forces", (3, 3)),
+    ("conservative_stress", (3, 3)),
+    ("multiclass", ()),
+    ("vector", (3, 3)),
   )
   def test_what_stands_for_them_is_told_from_labels(self, kind, shape):
     target = dataclasses.replace(examples.TARGETS[kind], allow_missing=True)
     task = tasks_lib.TaskConfig("mine", (target,))
     rows = []
-    for changes in ({}, {"energy": None, "forces": None, "targets": {}}):
+    nothing = {"energy": None, "forces": None, "stress": None, "targets": {}}
+    for changes in ({}, nothing):
       structure = examples.structure(**changes)
       found = labels.normalise_labels(structure, examples.info(), task)[target.name]
       chex.assert_shape(found, shape)
-      rows.append(np.atleast_1d(found) if not target.spec.per_atom else found)
+      rows.append(found if target.spec.per_atom else found[None])
     stacked = np.concatenate(rows)
     filled, has_label = target.spec.split_missing(stacked)
     half = len(stacked) // 2

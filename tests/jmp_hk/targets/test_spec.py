@@ -130,13 +130,14 @@ class EveryKindTest(parameterized.TestCase):
   def test_a_structure_without_the_label(self, kind):
     spec = examples.TARGETS[kind].spec
     self.assertIsNotNone(spec.label(examples.structure()))
-    bare = examples.structure(energy=None, forces=None, targets={})
+    bare = examples.structure(energy=None, forces=None, stress=None, targets={})
     self.assertIsNone(spec.label(bare))
 
   @parameterized.parameters(
     ("energy", "mae_per_atom", "meV/atom", 1000.0),
     ("direct_forces", "mae", "meV/Å", 1000.0),
     ("conservative_forces", "mae", "meV/Å", 1000.0),
+    ("conservative_stress", "mae", "meV/Å³", 1000.0),
     ("scalar", "mae", "eV", 1.0),
     ("vector", "mae", "", 1.0),
     ("binary", "cross_entropy", "nat", 1.0),
@@ -176,8 +177,8 @@ class EveryKindTest(parameterized.TestCase):
 class RegistryTest(absltest.TestCase):
   def test_kinds_have_the_names_that_stored_configs_use(self):
     stored = (
-      "energy direct_forces conservative_forces scalar spatial_extent vector binary "
-      "multiclass"
+      "energy direct_forces conservative_forces conservative_stress scalar "
+      "spatial_extent vector binary multiclass"
     )
     self.assertLessEqual(set(stored.split()), set(spec_lib.kinds()))
 
