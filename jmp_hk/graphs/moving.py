@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
   from jmp_hk.graphs import batch as batch_lib
 
+
+class CandidatesError(RuntimeError):
+  """Candidates cannot be found, although graphs can be built."""
+
+
 Arrays = Mapping[str, np.ndarray]
 
 

@@ -101,7 +101,12 @@ def pack(
   make: Any = batch_lib.Batch
   return make(
     targets=packed_targets,
-    **structure_fields([item.graphs.structure for item in items], [item.task for item in items], layout, dtype),
+    **structure_fields(
+      [item.graphs.structure for item in items],
+      [item.task for item in items],
+      layout,
+      dtype,
+    ),
     graphs=builder.pack([item.graphs for item in items], layout),
   )
 

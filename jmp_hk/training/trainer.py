@@ -116,12 +116,8 @@ class Trainer:
     self._host = state_lib.HostState()
     if processes.is_first():
       run_directory.store_config({"trainer": config}, self.workdir)
-<<<<<<< HEAD
-    summary.tell_start(config, self._program, self._example)
-    summary.tell_graphs(config, training)
-=======
     summary.tell_start(config, self._program)
->>>>>>> 14201d1646d11a91335fb7d0880a615ccb6b8f9c
+    summary.tell_graphs(config, training)
 
   @classmethod
   def from_batches(

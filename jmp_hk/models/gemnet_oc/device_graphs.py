@@ -303,9 +303,7 @@ def _select_smoothly(
     axis=1,
   )
   ends = cutoffs[:, 0]
-  within = jnp.maximum(
-    ends[:, None], indexing.take_rows(ends, arrays["near_senders"])
-  )
+  within = jnp.maximum(ends[:, None], indexing.take_rows(ends, arrays["near_senders"]))
   return _Selection(
     main=_mirror(arrays, near < within),
     a2ee2a=near < cutoffs[:, 2, None],

@@ -15,6 +15,7 @@ from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import adaptive
 from jmp_hk.graphs import candidates as candidates_lib
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.graphs import moving as moving_lib
 from jmp_hk.graphs import nearest
 from jmp_hk.graphs import neighbors
 from jmp_hk.models.gemnet_oc.graphs import build
@@ -29,10 +30,6 @@ _TIES = {
   Truncation.SHELLS: nearest.SHELL_TOLERANCE,
 }
 _TIE_CHAIN = 4
-
-
-class AsymmetricSearchError(RuntimeError):
-  """A neighbor search found a pair in one direction only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +101,7 @@ def find_candidates(
 
   Raises:
     InvalidStructureError: see `find_neighbors`.
-    AsymmetricSearchError: a pair at the very end of the search was found once.
+    CandidatesError: a pair at the very end of the search was found once.
   """
   n = structure.num_atoms
   limits = dataclasses.astuple(build.neighbor_limits(config, n))
@@ -205,7 +202,7 @@ def _reverse(
     np.array_equal(near.senders[reverse], near.receivers)
     and np.array_equal(codes[reverse], -codes)
   ):
-    raise AsymmetricSearchError("The search found a pair in one direction only.")
+    raise moving_lib.CandidatesError("The search found a pair in one direction only.")
   return reverse
 
 
@@ -303,7 +300,9 @@ def _tables(
   starts = neighbors.row_starts(entry.a2a_pairs[:, 1], n)
   column = np.arange(len(entry.a2a_pairs)) - starts.take(entry.a2a_pairs[:, 1])
   senders = np.full((n, widths.senders), -1, np.int32)
-  senders[entry.a2a_pairs[:, 1], column] = entry.a2a_pairs[:, 0].astype(np.int32) + first
+  senders[entry.a2a_pairs[:, 1], column] = (
+    entry.a2a_pairs[:, 0].astype(np.int32) + first
+  )
   return {
     "far_senders": far.senders + np.int32(first),
     "far_offsets": far.offsets,

@@ -40,9 +40,7 @@ def _structure(atoms: ase.Atoms, tags: int = 2):
   atoms = atoms.copy()
   atoms.set_tags(tags)
   return dataclasses.replace(
-    helpers.make_structure(
-      np.array(atoms.positions), atoms.numbers.astype(np.int32)
-    ),
+    helpers.make_structure(np.array(atoms.positions), atoms.numbers.astype(np.int32)),
     cell=np.array(atoms.cell),
     pbc=np.array(atoms.pbc),
     tags=np.arange(len(atoms), dtype=np.int32) % 3 if tags < 0 else atoms.get_tags(),
@@ -153,9 +151,7 @@ class DeviceGraphsTest(parameterized.TestCase):
     truncation=("published", "shells", "smooth"), symmetrize=("published", "union")
   )
   def test_graphs_are_those_of_the_host(self, truncation, symmetrize):
-    builder = (
-      gemnet_graphs.UNION if symmetrize == "union" else gemnet_graphs.BUILDER
-    )
+    builder = gemnet_graphs.UNION if symmetrize == "union" else gemnet_graphs.BUILDER
     if symmetrize == "union" and truncation != "published":
       self.skipTest("Symmetrised by the union anyway.")
     program = _Program(builder, _settings(truncation))
@@ -190,9 +186,7 @@ class DeviceGraphsTest(parameterized.TestCase):
     ):
       chex.assert_trees_all_equal(ours, theirs)
     if expected.cutoffs is not None:
-      chex.assert_trees_all_close(
-        graphs.cutoffs, expected.cutoffs, rtol=0, atol=1e-10
-      )
+      chex.assert_trees_all_close(graphs.cutoffs, expected.cutoffs, rtol=0, atol=1e-10)
       chex.assert_trees_all_close(graphs.backgrounds, expected.backgrounds, rtol=1e-15)
 
   def test_what_does_not_fit_is_reported(self):
