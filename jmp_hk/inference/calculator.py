@@ -26,9 +26,9 @@ class JMPCalculator(ase_calculator.Calculator):
   committee gives means, and standard deviations over its members as `energy_std`,
   `forces_std` and so on.
 
-  Neighbors are searched for when atoms have moved by a quarter of an Å or so; in between,
-  graphs are built on the device. Compiled programs are used again while atoms move,
-  although their numbers of neighbors change. When forces are first asked for, a
+  Neighbors are searched for when an atom has moved by a quarter of an Å or so; in
+  between, graphs are built on the device. Compiled programs are used again while atoms
+  move, although their numbers of neighbors change. When forces are first asked for, a
   warning is logged if they do not suit molecular dynamics, see `smoothness`.
 
   Example:

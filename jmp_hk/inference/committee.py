@@ -116,6 +116,11 @@ class CommitteeHead(single_head.SingleHead):
     scaled = [head.in_physical_units(name, value[:, k]) for k, head in enumerate(heads)]
     return sum(scaled[1:], scaled[0]) / len(scaled)
 
+  def reference_energy(self, structure: structure_lib.Structure) -> float:
+    """See `SingleHead`; the mean over the members."""
+    heads = [super(), *self._others]
+    return sum(head.reference_energy(structure) for head in heads) / len(heads)
+
   def denormalise(
     self, structure: structure_lib.Structure, values: Mapping[str, np.ndarray]
   ) -> prediction_lib.Prediction:

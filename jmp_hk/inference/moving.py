@@ -2,8 +2,8 @@
 
 The host finds candidates of neighbors. As long as atoms have moved less than half of a
 skin since, everything else happens on the device in one program: graphs, model and, in
-`jmp_hk.dynamics`, the motion. Graphs are selected in float64 whatever the model computes
-in.
+`jmp_hk.dynamics`, the motion. Edges are selected in float64 whatever the model
+computes in.
 """
 
 from collections.abc import Callable

@@ -175,6 +175,13 @@ class SingleHead:
     [spec] = [t.spec for t in self.task.predicted if t.name == name]
     return value * float(spec.scale(self.task.constants(self.info)))
 
+  def reference_energy(self, structure: structure_lib.Structure) -> float:
+    """The energy in eV of a structure for which zero is predicted."""
+    specs = [t.spec for t in self.task.targets if t.spec.label_name == "energy"]
+    constants = self.task.constants(self.info)
+    zero = np.zeros(())
+    return sum(float(x.denormalise(zero, constants, structure)) for x in specs)
+
   def denormalise(
     self, structure: structure_lib.Structure, values: Mapping[str, np.ndarray]
   ) -> prediction.Prediction:

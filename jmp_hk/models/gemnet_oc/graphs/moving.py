@@ -2,9 +2,9 @@
 
 A far list holds all pairs that can come within the largest cutoff, for the atom-to-atom
 graph. A near list holds those that can be among the nearest ones, or within an adaptive
-cutoff, for the other three. What depends on neither distances nor selection is
-prepared here once for many steps: reverse pairs, distinct senders, and which pair closes
-a triangle with two others. `device_graphs` does the rest at every step.
+cutoff, for the other three. What depends on neither distances nor selection is prepared
+here once for many steps: reverse pairs, distinct senders, and which pair closes a
+triangle with two others. `device_graphs` does the rest at every step.
 """
 
 import dataclasses
@@ -230,7 +230,8 @@ class Widths:
 
 def needed_widths(entries: list[StructureCandidates]) -> Widths:
   """The smallest widths that hold the candidates of some structures."""
-  return Widths(*(max(column) for column in zip(*(e.widths for e in entries))))
+  columns = zip(*(entry.widths for entry in entries), strict=True)
+  return Widths(*map(max, columns))
 
 
 def roomy_widths(needed: Widths, most_atoms: int) -> Widths:
