@@ -113,7 +113,18 @@ class MovingBudget:
 
   def fit(self, sizes: Budget, structure: structure_lib.Structure) -> Budget:
     """A budget that the structure fits into, the last one if possible."""
-    limits = self._builder.limits(structure, self._config)
+    return self.fit_all(sizes, [structure])
+
+  def fit_all(
+    self, sizes: Budget, structures: Sequence[structure_lib.Structure]
+  ) -> Budget:
+    """A budget for a batch of structures, the last one if possible.
+
+    Args:
+      sizes: what they need together.
+      structures: the structures.
+    """
+    limits = self._limits(structures, type(sizes))
     wanted = _roomy(sizes, limits, _HEADROOM)
     budget = _reuse(sizes, wanted.num_main_items, self._budgets[::-1])
     if budget is not None:
@@ -123,6 +134,17 @@ class MovingBudget:
       wanted = budget_lib.largest([last, _roomy(sizes, limits, _MORE_HEADROOM)])
     self._budgets.append(wanted)
     return wanted
+
+  def _limits(
+    self, structures: Sequence[structure_lib.Structure], kind: type[Budget]
+  ) -> dict[str, int]:
+    """Sizes that no arrangement of the atoms exceeds, by field name."""
+    found = [self._builder.limits(x, self._config) for x in structures]
+    widths = budget_lib.width_names(kind)
+    return {
+      name: (max if name in widths else sum)(limits[name] for limits in found)
+      for name in set.intersection(*map(set, found))
+    }
 
 
 def _batch_budget(
@@ -170,7 +192,7 @@ def _roomy(sizes: Budget, limits: Mapping[str, int], headroom: float) -> Budget:
     else:
       room = max(32 * math.ceil(value * headroom / 32), _SMALL_COUNT)
     result[name] = max(min(room, limits.get(name, room)), value, 1)
-  result["num_graphs"], result["num_atoms"] = 2, sizes.num_atoms + 1
+  result["num_graphs"], result["num_atoms"] = sizes.num_graphs + 1, sizes.num_atoms + 1
   return kind(**result)
 
 

@@ -22,6 +22,7 @@ from jmp_hk.graphs import config as graph_config
 if TYPE_CHECKING:
   from jmp_hk.graphs import batch as batch_lib
   from jmp_hk.graphs import layout as layout_lib
+  from jmp_hk.graphs import moving as moving_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +139,18 @@ class GraphBuilder(abc.ABC):
     Returns:
       A pytree of arrays with static shapes, `Batch.graphs`.
     """
+
+  def moving(
+    self, config: graph_config.GraphConfig, skin: float
+  ) -> "moving_lib.MovingGraphs | None":
+    """How graphs follow moving atoms on the device; by default they cannot.
+
+    Args:
+      config: graph settings of the structures.
+      skin: by how much distances may change before the host is asked again, Å.
+    """
+    del config, skin
+    return None
 
   @abc.abstractmethod
   def width_limits(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.graphs import builder as builder_lib
@@ -100,23 +101,37 @@ def pack(
   make: Any = batch_lib.Batch
   return make(
     targets=packed_targets,
-    **_structure_fields(items, layout, dtype),
+    **structure_fields(
+      [item.graphs.structure for item in items],
+      [item.task for item in items],
+      layout,
+      dtype,
+    ),
     graphs=builder.pack([item.graphs for item in items], layout),
   )
 
 
-def _structure_fields(
-  items: Sequence[PackItem], layout: layout_lib.Layout, dtype: npt.DTypeLike
+def structure_fields(
+  structures: Sequence[structure_lib.Structure],
+  tasks: Sequence[int],
+  layout: layout_lib.Layout,
+  dtype: npt.DTypeLike,
 ) -> dict[str, np.ndarray]:
-  """Everything in a batch that is about atoms and structures."""
+  """Everything in a batch that is about atoms and structures, by field.
+
+  Args:
+    structures: structures in the order of the batch.
+    tasks: their tasks.
+    layout: where their atoms lie.
+    dtype: data type of positions and cells.
+  """
   budget, atoms = layout.budget, layout.atoms
-  structures = [item.graphs.structure for item in items]
   cell = np.zeros((budget.num_graphs, 3, 3), dtype)
   task = np.zeros(budget.num_graphs, np.int32)
-  if items:
-    cell[: len(items)] = np.stack([s.cell for s in structures])
-    task[: len(items)] = [item.task for item in items]
-    task[len(items) :] = items[-1].task
+  if structures:
+    cell[: len(structures)] = np.stack([s.cell for s in structures])
+    task[: len(structures)] = tasks
+    task[len(structures) :] = tasks[-1]
   graphs = np.arange(budget.num_graphs, dtype=np.int32)
   return {
     "positions": atoms([s.positions for s in structures], dtype, (3,)),
@@ -127,7 +142,7 @@ def _structure_fields(
     "node_graph": np.repeat(graphs, layout.n_node),
     "n_node": layout.n_node,
     "cell": cell,
-    "graph_mask": graphs < len(items),
+    "graph_mask": graphs < len(structures),
     "task": task,
   }
 

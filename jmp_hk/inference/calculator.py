@@ -5,13 +5,12 @@ from typing import Any
 
 import ase
 from ase.calculators import calculator as ase_calculator
-import jax
 import numpy as np
 
 from jmp_hk import from_ase
-from jmp_hk.graphs import buckets
-from jmp_hk.graphs import packing
+from jmp_hk import structure as structure_lib
 from jmp_hk.inference import committee
+from jmp_hk.inference import moving
 from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import smoothness
@@ -27,7 +26,8 @@ class JMPCalculator(ase_calculator.Calculator):
   committee gives means, and standard deviations over its members as `energy_std`,
   `forces_std` and so on.
 
-  Graphs are built anew at every call. Compiled programs are used again while atoms
+  Neighbors are searched for when an atom has moved by a quarter of an Å or so; in
+  between, graphs are built on the device. Compiled programs are used again while atoms
   move, although their numbers of neighbors change. When forces are first asked for, a
   warning is logged if they do not suit molecular dynamics, see `smoothness`.
 
@@ -67,13 +67,15 @@ class JMPCalculator(ase_calculator.Calculator):
       self.implemented_properties += [f"{name}_std" for name in names.values()]
     if "energy" in names:
       self.implemented_properties.append("free_energy")
-    self._budget = buckets.MovingBudget(self._runner.builder, self._runner.info.graph)
+    self._stepper = moving.Stepper(self._runner)
+    self._structure: structure_lib.Structure | None = None
+    self._known: list[np.ndarray] = []  # What must not change while atoms move.
     self._has_warned = False
 
   @property
   def num_compilations(self) -> int:
     """Number of programs compiled so far, for all heads of the model."""
-    return self._runner.num_compilations
+    return self._runner.num_compilations + len(self._runner.moving_programs)
 
   def calculate(
     self,
@@ -92,15 +94,12 @@ class JMPCalculator(ase_calculator.Calculator):
     if self.atoms is None:
       raise ase_calculator.CalculatorSetupError("There are no atoms to calculate.")
     runner = self._runner
-    structure = from_ase.from_atoms(self.atoms, runner.info, "the structure")
+    structure, is_same = self._follow(self.atoms)
     if "forces" in properties and not self._has_warned:
       self._has_warned = True
       smoothness.warn(runner.task, runner.info, structure)
-    graphs = runner.builder.build(structure, runner.info.graph)
-    budget = self._budget.fit(runner.builder.sizes(graphs), structure)
-    item = packing.PackItem(graphs)
-    batch = packing.pack([item], runner.builder, budget, runner.dtype)
-    outputs = jax.device_get(runner.predict(batch))
+    outputs = self._stepper.predict(structure, is_same)
+    self._structure = structure
     values = {
       name: value[: structure.num_atoms] if name in runner.per_atom else value[0]
       for name, value in outputs.items()
@@ -116,6 +115,20 @@ class JMPCalculator(ase_calculator.Calculator):
       raise ase_calculator.PropertyNotImplementedError(
         "There is no stress without a periodic cell of finite volume."
       )
+
+  def _follow(self, atoms: ase.Atoms) -> tuple[structure_lib.Structure, bool]:
+    """The structure, and whether it is the last one with atoms that have moved a bit.
+
+    Then it needs no checks: those were made when its neighbors were searched for.
+    """
+    known = [np.array(atoms.numbers), np.array(atoms.pbc), atoms.get_tags()]
+    before, self._known = self._known, known
+    last, self._structure = self._structure, None
+    if last is not None and all(map(np.array_equal, before, known)):
+      positions, cell = atoms.positions, np.array(atoms.cell)
+      if self._stepper.is_near(positions, cell):
+        return moving.moved(last, positions, cell), True
+    return from_ase.from_atoms(atoms, self._runner.info, "the structure"), False
 
 
 def property_names(task: tasks_lib.TaskConfig) -> dict[str, str]:

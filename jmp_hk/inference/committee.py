@@ -16,7 +16,9 @@ from collections.abc import Sequence
 import os
 import pathlib
 from typing import Any
+from typing import cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,30 @@ class CommitteeHead(single_head.SingleHead):
         {key: jnp.stack([member[key] for member in alike], 1) for key in alike[0]}
         for alike in zip(*found, strict=True)
       ]
+
+  @property
+  def variables(self) -> chex.ArrayTree:
+    """See `SingleHead`; those of every member."""
+    return super().variables, *(member.variables for member in self._others)
+
+  def apply(
+    self, variables: chex.ArrayTree, batch: batch_lib.Batch
+  ) -> dict[str, jax.Array]:
+    """See `SingleHead`; outputs are [G, members, …] or [N, members, …]."""
+    members = cast(Sequence[chex.ArrayTree], variables)
+    alike = [super(CommitteeHead, self).apply(one, batch) for one in members]
+    return {name: jnp.stack([one[name] for one in alike], 1) for name in alike[0]}
+
+  def in_physical_units(self, name: str, value: jax.Array) -> jax.Array:
+    """See `SingleHead`; the mean over the members."""
+    heads = [super(), *self._others]
+    scaled = [head.in_physical_units(name, value[:, k]) for k, head in enumerate(heads)]
+    return sum(scaled[1:], scaled[0]) / len(scaled)
+
+  def reference_energy(self, structure: structure_lib.Structure) -> float:
+    """See `SingleHead`; the mean over the members."""
+    heads = [super(), *self._others]
+    return sum(head.reference_energy(structure) for head in heads) / len(heads)
 
   def denormalise(
     self, structure: structure_lib.Structure, values: Mapping[str, np.ndarray]

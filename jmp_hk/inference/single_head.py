@@ -1,5 +1,6 @@
 """One head of a model as functions that are compiled once for each budget."""
 
+from collections.abc import Hashable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -7,6 +8,7 @@ import dataclasses
 from typing import Any
 from typing import Literal
 from typing import NamedTuple
+from typing import cast
 
 import chex
 import haiku as hk
@@ -102,6 +104,8 @@ class SingleHead:
         lambda x: jnp.asarray(x, self.dtype),
         model_lib.Variables(params, variables.scales),
       )
+    # Programs of `moving`, by everything that they are compiled for.
+    self.moving_programs: dict[Hashable, jax.stages.Compiled] = {}
     self._copies = spreading.DeviceCopies(self._variables)
     self._programs: Programs = {} if programs is None else programs
     self._unnamed = _unnamed(self._model.config)
@@ -143,6 +147,40 @@ class SingleHead:
   def predict(self, batch: batch_lib.Batch) -> dict[str, jax.Array]:
     """Normalised predictions of a batch, see `Model.apply`; returns at once."""
     return self.run("predict", [batch])[0]
+
+  @property
+  def variables(self) -> chex.ArrayTree:
+    """Parameters and scale factors, for `apply`."""
+    return self._variables
+
+  def apply(
+    self, variables: chex.ArrayTree, batch: batch_lib.Batch
+  ) -> dict[str, jax.Array]:
+    """What `predict` gives, as a part of a program that is being traced.
+
+    Args:
+      variables: `variables`, as an argument of that program.
+      batch: packed structures in `dtype`.
+    """
+    with jax.enable_x64(bool(self.dtype == np.float64)):
+      return self._predict(cast(model_lib.Variables, variables), batch)
+
+  def in_physical_units(self, name: str, value: jax.Array) -> jax.Array:
+    """A prediction times its unit, without per-element references; traced.
+
+    Args:
+      name: name of a target.
+      value: what `apply` gives for it, [G, …] or [N, …].
+    """
+    [spec] = [t.spec for t in self.task.predicted if t.name == name]
+    return value * float(spec.scale(self.task.constants(self.info)))
+
+  def reference_energy(self, structure: structure_lib.Structure) -> float:
+    """The energy in eV of a structure for which zero is predicted."""
+    specs = [t.spec for t in self.task.targets if t.spec.label_name == "energy"]
+    constants = self.task.constants(self.info)
+    zero = np.zeros(())
+    return sum(float(x.denormalise(zero, constants, structure)) for x in specs)
 
   def denormalise(
     self, structure: structure_lib.Structure, values: Mapping[str, np.ndarray]

@@ -16,6 +16,7 @@ from jmp_hk.models.gemnet_oc.graphs import measure as measure_lib
 
 if TYPE_CHECKING:
   from jmp_hk.graphs import layout as layout_lib
+  from jmp_hk.models.gemnet_oc import device_graphs
   from jmp_hk.models.gemnet_oc.graphs import packing
 
 Budget = budget_lib.GemNetOCBudget
@@ -68,6 +69,14 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
     from jmp_hk.models.gemnet_oc.graphs import packing
 
     return packing.pack(graphs, layout)
+
+  def moving(
+    self, config: graph_config.GraphConfig, skin: float
+  ) -> "device_graphs.GemNetOCMovingGraphs":
+    """See `GraphBuilder`."""
+    from jmp_hk.models.gemnet_oc import device_graphs
+
+    return device_graphs.GemNetOCMovingGraphs(config, self.options, skin)
 
   def width_limits(
     self, configs: Sequence[graph_config.GraphConfig], most_atoms: int

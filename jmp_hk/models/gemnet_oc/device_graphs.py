@@ -1,0 +1,520 @@
+"""GemNet-OC's graphs from candidates, in static shapes on the device.
+
+Takes the place of `graphs.build` and `graphs.packing` while atoms move: distances,
+selection by cutoff and number of neighbors, edges, tables, reverse edges and
+exclusions. Distances are in float64, as on the host, so the edges are the same.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import adaptive
+from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import config as graph_config
+from jmp_hk.graphs import moving as moving_lib
+from jmp_hk.graphs import nearest
+from jmp_hk.graphs import neighbors
+from jmp_hk.models import indexing
+from jmp_hk.models.gemnet_oc import truncation
+from jmp_hk.models.gemnet_oc.graphs import budget as gemnet_budget
+from jmp_hk.models.gemnet_oc.graphs import build
+from jmp_hk.models.gemnet_oc.graphs import moving as candidates_lib
+from jmp_hk.models.gemnet_oc.graphs import packing
+
+Arrays = Mapping[str, jax.Array]
+Truncation = graph_config.Truncation
+
+# Distances are sorted as integers of this many steps per Å, with their slot in the bits
+# below: XLA sorts one integer many times faster than a number with an index.
+_STEPS = 2**38
+_WASTE = 1.5  # Known widths are used again if they are at most so much too large.
+_MAX_ITERATIONS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class GemNetOCMovingGraphs(moving_lib.MovingGraphs):
+  """See `MovingGraphs`.
+
+  Attributes:
+    config: cutoff, number of neighbors, truncation.
+    options: symmetrisation and which edges make quadruplets.
+    skin: see `MovingGraphs`.
+  """
+
+  config: graph_config.GraphConfig
+  options: build.GraphOptions
+  skin: float
+
+  @property
+  def reach(self) -> float:
+    """See `MovingGraphs`."""
+    return self.config.cutoff + self.skin
+
+  def find(
+    self, structure: structure_lib.Structure
+  ) -> candidates_lib.StructureCandidates:
+    """See `MovingGraphs`."""
+    return candidates_lib.find_candidates(
+      structure, self.config, self.options, self.skin
+    )
+
+  def widths(
+    self,
+    entries: Sequence[candidates_lib.StructureCandidates],
+    known: Sequence[candidates_lib.Widths] = (),
+  ) -> candidates_lib.Widths:
+    """See `MovingGraphs`."""
+    needed = candidates_lib.needed_widths(list(entries))
+    most_atoms = sum(entry.structure.num_atoms for entry in entries)
+    roomy = candidates_lib.roomy_widths(needed, most_atoms)
+    for widths in known:
+      if widths.holds(needed) and widths.far <= _WASTE * roomy.far:
+        return widths
+    return roomy
+
+  def pack(
+    self,
+    entries: Sequence[candidates_lib.StructureCandidates],
+    widths: candidates_lib.Widths,
+    num_atoms: int,
+  ) -> dict[str, np.ndarray]:
+    """See `MovingGraphs`."""
+    return candidates_lib.pack_candidates(list(entries), widths, num_atoms)
+
+  def estimate(
+    self,
+    entries: Sequence[candidates_lib.StructureCandidates],
+    widths: candidates_lib.Widths,
+  ) -> gemnet_budget.GemNetOCBudget:
+    """See `MovingGraphs`; the senders of all far pairs have their place."""
+    sizes = [
+      build.build_graphs(entry.structure, self.config, self.options).sizes
+      for entry in entries
+    ]
+    total = budget_lib.total(sizes, gemnet_budget.GemNetOCBudget)
+    return dataclasses.replace(total, a2a_width=widths.senders)
+
+  def build(
+    self,
+    arrays: Arrays,
+    atoms: moving_lib.Atoms,
+    budget: budget_lib.Budget,
+    dtype: Any,
+  ) -> tuple[packing.GemNetOCGraphs, jax.Array]:
+    """See `MovingGraphs`."""
+    assert isinstance(budget, gemnet_budget.GemNetOCBudget)
+    near = _distances(arrays, "near", atoms)
+    far = _distances(arrays, "far", atoms)
+    selection = _SELECTIONS[self.config.truncation](arrays, near, far, self)
+    return _pack(arrays, atoms, selection, budget, dtype)
+
+
+def _distances(arrays: Arrays, name: str, atoms: moving_lib.Atoms) -> jax.Array:
+  """[N, W] distances of candidates in Å, infinity where there are none."""
+  senders, offsets = arrays[f"{name}_senders"], arrays[f"{name}_offsets"]
+  cell = atoms.cell[0] if len(atoms.cell) <= 2 else atoms.cell[atoms.node_graph]
+  squares = jnp.zeros(senders.shape)
+  for axis in range(3):  # One direction at a time: XLA vectorises that.
+    x = atoms.positions[:, axis]
+    shift = jnp.zeros(senders.shape)
+    for row in range(3):
+      edge = cell[row, axis] if cell.ndim == 2 else cell[:, row, axis, None]
+      shift = shift + offsets[row] * edge
+    along = x[:, None] - indexing.take_rows(x, senders) - shift
+    squares = squares + along * along
+  distances = jnp.sqrt(squares)
+  real = arrays[f"{name}_mask"] & (distances > neighbors.MIN_DISTANCE)
+  return jnp.where(real, distances, jnp.inf)
+
+
+class _Selection(NamedTuple):
+  """Which candidates are edges.
+
+  Attributes:
+    main: [N, C] bool near pairs in the main graph, symmetric.
+    a2ee2a: [N, C] bool near pairs in the a2ee2a graph.
+    qint: [N, C] bool near pairs in the qint graph.
+    a2a: [N, F] bool far pairs in the a2a graph.
+    cutoffs: [N, 4] cutoffs of atoms, or None.
+  """
+
+  main: jax.Array
+  a2ee2a: jax.Array
+  qint: jax.Array
+  a2a: jax.Array
+  cutoffs: jax.Array | None = None
+
+
+def _mirror(arrays: Arrays, chosen: jax.Array) -> jax.Array:
+  """[N, C] whether the forward one of a pair and its reverse is chosen."""
+  other = indexing.take_rows(chosen.reshape(-1), arrays["reverse"])
+  return jnp.where(arrays["is_forward"], chosen, other)
+
+
+def _either(arrays: Arrays, chosen: jax.Array) -> jax.Array:
+  """[N, C] whether a pair or its reverse is chosen."""
+  return chosen | indexing.take_rows(chosen.reshape(-1), arrays["reverse"])
+
+
+class _Order(NamedTuple):
+  """Candidates of each atom by nearness, see `jmp_hk.graphs.nearest`.
+
+  Attributes:
+    slots: [N, C] int64 slots in the order of nearness; those without are last.
+    steps: [N, C] int64 their distances in steps of 1 / `_STEPS` Å.
+    count: [N, 1] number of neighbors.
+  """
+
+  slots: jax.Array
+  steps: jax.Array
+  count: jax.Array
+
+
+def _sort(distances: jax.Array, highest: jax.Array) -> _Order:
+  """Sorts candidates by distance; tied ones come in the order of their slots."""
+  width = distances.shape[1]
+  bits = max(width - 1, 1).bit_length()
+  inside = distances <= highest[:, None]
+  count = inside.sum(axis=1, keepdims=True)
+  steps = (jnp.where(inside, distances, 0) * _STEPS).astype(jnp.int64)
+  largest = jnp.int64(2 ** (63 - bits) - 1)
+  steps = jnp.where(inside, steps, largest)
+  slot = jax.lax.broadcasted_iota(jnp.int64, distances.shape, 1)
+  low = jnp.int64(2**bits - 1)
+  key = jnp.sort((steps << bits) | slot, axis=1)
+  by_distance = key >> bits
+  new = by_distance[:, 1:] - by_distance[:, :-1] >= round(
+    nearest.TIE_TOLERANCE * _STEPS
+  )
+  group = jnp.cumsum(jnp.pad(new, ((0, 0), (1, 0))), axis=1, dtype=jnp.int64)
+  # What is outside stays behind what is inside.
+  group = jnp.where(slot < count, group, width)
+  slots = jnp.sort((group << bits) | (key & low), axis=1) & low
+  return _Order(slots, jnp.take_along_axis(steps, slots, axis=1), count)
+
+
+def _put_back(order: _Order, values: jax.Array) -> jax.Array:
+  """[N, C] small integers by rank, moved to the slots of the candidates."""
+  key = (order.slots << 20) | values
+  return jnp.sort(key, axis=1) & jnp.int64(2**20 - 1)
+
+
+def _ranks(order: _Order) -> jax.Array:
+  """[N, C] position of each candidate by nearness; large where it is no neighbor."""
+  place = jax.lax.broadcasted_iota(jnp.int64, order.slots.shape, 1)
+  return _put_back(order, jnp.where(place < order.count, place, 2**19))
+
+
+def _whole_shells(order: _Order, limits: Sequence[jax.Array]) -> list[jax.Array]:
+  """[N, C] bool for each limit, see `nearest.whole_shells`."""
+  width = order.slots.shape[1]
+  place = jax.lax.broadcasted_iota(jnp.int64, order.slots.shape, 1)
+  gap = order.steps[:, 1:] - order.steps[:, :-1] >= round(
+    nearest.SHELL_TOLERANCE * _STEPS
+  )
+  new = jnp.pad(gap, ((0, 0), (1, 0)), constant_values=True)
+  new = new | (place >= order.count)
+  first = jax.lax.cummax(jnp.where(new, place, 0), axis=1)
+  begins = jnp.where(new, place, width)
+  behind = jnp.pad(begins[:, 1:], ((0, 0), (0, 1)), constant_values=width)
+  end = jnp.minimum(jax.lax.cummin(behind, axis=1, reverse=True), order.count)
+  taken = jnp.zeros_like(place)
+  for bit, limit in enumerate(limits):
+    limit = limit[:, None]
+    whole = (end <= limit) | (
+      (first < limit) & ((first == 0) | (first + end <= 2 * limit))
+    )
+    taken = taken | ((whole & (place < order.count)).astype(jnp.int64) << bit)
+  taken = _put_back(order, taken)
+  return [(taken >> bit) & 1 == 1 for bit in range(len(limits))]
+
+
+def _may_bind(far: jax.Array, moving: GemNetOCMovingGraphs) -> bool:
+  """Whether the limit of the a2a graph can leave pairs out."""
+  config = moving.config
+  sizes = [config.max_neighbors, *(limit for _, limit in config.max_neighbors_by_size)]
+  return far.shape[1] > min(sizes) * 1000 // 30
+
+
+def _select_nearest(
+  arrays: Arrays, near: jax.Array, far: jax.Array, moving: GemNetOCMovingGraphs
+) -> _Selection:
+  """See `build._select_nearest`."""
+  limits, highest = arrays["limits"], arrays["highest"]
+  rank = _ranks(_sort(near, highest))
+  chosen = [rank < limits[:, column, None] for column in (0, 2, 3)]
+  a2a = far <= highest[:, None]
+  if _may_bind(far, moving):
+    a2a = a2a & (_ranks(_sort(far, highest)) < limits[:, 1, None])
+  symmetrize = _mirror if moving.options.symmetrize == "published" else _either
+  return _Selection(
+    main=symmetrize(arrays, chosen[0]),
+    a2ee2a=chosen[1],
+    qint=chosen[2] & (arrays["qint_column"] >= 0),
+    a2a=a2a,
+  )
+
+
+def _select_shells(
+  arrays: Arrays, near: jax.Array, far: jax.Array, moving: GemNetOCMovingGraphs
+) -> _Selection:
+  """See `build._select_shells`."""
+  limits, highest = arrays["limits"], arrays["highest"]
+  order = _sort(near, highest)
+  main, a2ee2a, qint = _whole_shells(order, [limits[:, k] for k in (0, 2, 3)])
+  a2a = far <= highest[:, None]
+  if _may_bind(far, moving):
+    [a2a] = _whole_shells(_sort(far, highest), [limits[:, 1]])
+  return _Selection(
+    main=_either(arrays, main),
+    a2ee2a=main & a2ee2a,
+    qint=main & qint & (arrays["qint_column"] >= 0),
+    a2a=a2a,
+  )
+
+
+def _select_smoothly(
+  arrays: Arrays, near: jax.Array, far: jax.Array, moving: GemNetOCMovingGraphs
+) -> _Selection:
+  """See `build._select_smoothly`."""
+  largest = moving.config.cutoff
+  near = jnp.where(near <= arrays["highest"][:, None], near, jnp.inf)
+  far = jnp.where(far <= arrays["highest"][:, None], far, jnp.inf)
+  cutoffs = jnp.stack(
+    [
+      _solve(
+        far if column == 1 else near,
+        arrays["limits"][:, column].astype(near.dtype),
+        arrays["backgrounds"][:, column],
+        largest,
+        arrays["guess"][:, column],
+      )
+      for column in range(4)
+    ],
+    axis=1,
+  )
+  ends = cutoffs[:, 0]
+  within = jnp.maximum(ends[:, None], indexing.take_rows(ends, arrays["near_senders"]))
+  return _Selection(
+    main=_mirror(arrays, near < within),
+    a2ee2a=near < cutoffs[:, 2, None],
+    qint=(near < cutoffs[:, 3, None]) & (arrays["qint_column"] >= 0),
+    a2a=far < cutoffs[:, 1, None],
+    cutoffs=cutoffs,
+  )
+
+
+_SELECTIONS = {
+  Truncation.PUBLISHED: _select_nearest,
+  Truncation.SHELLS: _select_shells,
+  Truncation.SMOOTH: _select_smoothly,
+}
+
+
+def _solve(
+  distances: jax.Array,
+  limit: jax.Array,
+  background: jax.Array,
+  largest: float,
+  guess: jax.Array,
+) -> jax.Array:
+  """[N] cutoffs, the roots that `adaptive.adaptive_cutoffs` finds on the host.
+
+  Newton's method, with bisection where it leaves the bracket.
+
+  Args:
+    distances: [N, W] distances in Å, infinity where there are none.
+    limit: [N] wanted numbers, zero for padding.
+    background: [N] factors of `adaptive.background`.
+    largest: largest cutoff in Å.
+    guess: [N] where to start, Å.
+  """
+  power = adaptive.BACKGROUND_POWER
+  used = limit > 0
+  finite = jnp.where(jnp.isfinite(distances), distances, 2 * largest)
+
+  def step(state):
+    r, low, high, _, count = state
+    x = finite / r[:, None]
+    grown = background * r**power
+    excess = truncation.switch(x).sum(axis=1) + grown - adaptive.total_weight(limit)
+    slope = (power * grown - (truncation.switch_slope(x) * x).sum(axis=1)) / r
+    low = jnp.where(excess < 0, r, low)
+    high = jnp.where(excess > 0, r, high)
+    new = r - excess / jnp.where(used, slope, 1)
+    done = (jnp.abs(excess) <= 1e-15 * limit) | (jnp.abs(new - r) <= 4e-16 * r)
+    inside = (new > low) & (new < high)
+    new = jnp.where(inside, new, (low + high) / 2)
+    new = jnp.where(done | ~used, r, new)
+    return new, low, high, (done | ~used).all(), count + 1
+
+  top = jnp.full_like(guess, largest)
+  start = jnp.clip(jnp.where(used, guess, largest), 1e-3 * largest, largest)
+  state = (start, jnp.zeros_like(top), top, jnp.array(False), 0)
+  more = lambda state: ~state[3] & (state[4] < _MAX_ITERATIONS)
+  r = jax.lax.while_loop(more, step, state)[0]
+  return jnp.where(used, r, 0)
+
+
+class _Compact(NamedTuple):
+  """The edges of one graph, packed.
+
+  Attributes:
+    graph: the edges.
+    candidate: [E] index of each edge's candidate in the flat table.
+    valid: [E] bool, no padding.
+    edge: [N, W] int32 edge of each candidate; anything where it is none.
+    slot: [N, W] int32 position of each chosen candidate among those of its row.
+    count: [N] int32 edges into each atom.
+    start: [N] int32 the first of them.
+  """
+
+  graph: jraph.GraphsTuple
+  candidate: jax.Array
+  valid: jax.Array
+  edge: jax.Array
+  slot: jax.Array
+  count: jax.Array
+  start: jax.Array
+
+  def table(self, width: int) -> jax.Array:
+    """[N, width] edges into each atom, -1 for "nothing there"."""
+    slots = jnp.arange(width, dtype=jnp.int32)
+    return jnp.where(slots < self.count[:, None], self.start[:, None] + slots, -1)
+
+  def needs(self) -> tuple[jax.Array, jax.Array]:
+    """Number of edges, and the largest number of edges into one atom."""
+    return self.count.sum(dtype=jnp.int32), self.count.max()
+
+
+def _compact(
+  arrays: Arrays, name: str, mask: jax.Array, atoms: moving_lib.Atoms, size: int
+) -> _Compact:
+  """Packs chosen candidates into a list of edges, in the order of their atoms."""
+  integer = jnp.int32
+  width = mask.shape[1]
+  count = mask.sum(axis=1, dtype=integer)
+  start = jnp.cumsum(count, dtype=integer) - count
+  slot = jnp.cumsum(mask, axis=1, dtype=integer) - 1
+  edge = start[:, None] + slot
+  place = jnp.where(mask, edge, size).reshape(-1)
+  every = jnp.arange(mask.size, dtype=integer)
+  candidate = jnp.zeros(size, integer).at[place].set(every, mode="drop")
+  total = count.sum(dtype=integer)
+  valid = jnp.arange(size, dtype=integer) < total
+  pad = atoms.num_real.astype(integer)
+  senders = arrays[f"{name}_senders"].reshape(-1)
+  offsets = arrays[f"{name}_offsets"].reshape(3, -1)
+  take = indexing.take_rows
+  offsets = jnp.stack([take(row, candidate) for row in offsets], axis=1)
+  groups = len(atoms.n_node)
+  n_edge = jnp.zeros(groups, integer).at[atoms.node_graph].add(count)
+  spare = atoms.node_graph[pad]
+  graph = jraph.GraphsTuple(
+    nodes=None,
+    edges={"cell_offsets": jnp.where(valid[:, None], offsets, 0).astype(integer)},
+    receivers=jnp.where(valid, candidate // width, pad).astype(integer),
+    senders=jnp.where(valid, take(senders, candidate), pad).astype(integer),
+    globals=None,
+    n_node=atoms.n_node,
+    n_edge=n_edge.at[spare].add(size - total),
+  )
+  return _Compact(graph, candidate, valid, edge, slot, count, start)
+
+
+def _pack(
+  arrays: Arrays,
+  atoms: moving_lib.Atoms,
+  selection: _Selection,
+  budget: gemnet_budget.GemNetOCBudget,
+  dtype: Any,
+) -> tuple[packing.GemNetOCGraphs, jax.Array]:
+  """Edges and tables of what was selected, and the sizes that they need."""
+  take = indexing.take_rows
+  pack = lambda name, mask, size: _compact(arrays, name, mask, atoms, size)
+  main = pack("near", selection.main, budget.num_main)
+  a2ee2a = pack("near", selection.a2ee2a, budget.num_a2ee2a)
+  qint = pack("near", selection.qint, budget.num_qint)
+  a2a = pack("far", selection.a2a, budget.num_a2a)
+  of_edges = lambda x, graph: jnp.where(
+    graph.valid, take(x.reshape(-1), graph.candidate), 0
+  ).astype(jnp.int32)
+  own = jnp.arange(budget.num_main, dtype=jnp.int32)
+  reverse = take(arrays["reverse"].reshape(-1), main.candidate)
+  reverse = jnp.where(main.valid, take(main.edge.reshape(-1), reverse), own)
+  main_table = main.table(budget.main_width)
+  qint_table = qint.table(budget.qint_width)
+  cutoffs = backgrounds = None
+  if selection.cutoffs is not None:
+    cutoffs = selection.cutoffs.astype(dtype)
+    backgrounds = arrays["backgrounds"].astype(dtype)
+  graphs = packing.GemNetOCGraphs(
+    main=main.graph,
+    a2a=a2a.graph,
+    a2ee2a=a2ee2a.graph,
+    qint=qint.graph,
+    reverse_edge=reverse.astype(jnp.int32),
+    main_table=main_table,
+    a2ee2a_table=a2ee2a.table(budget.a2ee2a_width),
+    qint_table=qint_table,
+    main_slot=of_edges(main.slot, main),
+    a2a_senders=_widen(arrays["a2a_senders"], budget.a2a_width),
+    a2a_slot=of_edges(arrays["a2a_slot"], a2a),
+    quad_exclusion=_exclusion(
+      arrays, selection.main, main, main_table, qint, qint_table
+    ),
+    cutoffs=cutoffs,
+    backgrounds=backgrounds,
+  )
+  needs = {"num_graphs": 0, "num_atoms": 0, "num_cutoffs": 0, "a2a_width": 0}
+  needs["num_main"], needs["main_width"] = main.needs()
+  needs["num_a2a"], _ = a2a.needs()
+  needs["num_a2ee2a"], needs["a2ee2a_width"] = a2ee2a.needs()
+  needs["num_qint"], needs["qint_width"] = qint.needs()
+  names = budget_lib.names(type(budget))
+  return graphs, jnp.stack([jnp.asarray(needs[name], jnp.int32) for name in names])
+
+
+def _widen(table: jax.Array, width: int) -> jax.Array:
+  """Fills the rows of a table up to a larger width."""
+  return jnp.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=-1)
+
+
+def _exclusion(
+  arrays: Arrays,
+  chosen: jax.Array,
+  main: _Compact,
+  main_table: jax.Array,
+  qint: _Compact,
+  qint_table: jax.Array,
+) -> jax.Array:
+  """See `GemNetOCGraphs.quad_exclusion`.
+
+  The candidates say which pair c→b closes the triangle of c→a and b→a; it counts where
+  it is a main edge.
+  """
+  take = indexing.take_rows
+  width = chosen.shape[1]
+  columns = arrays["third"].shape[2]
+  if not columns:
+    return jnp.full((*main_table.shape, qint_table.shape[1]), -1, jnp.int32)
+  of_main = take(main.candidate, jnp.maximum(main_table, 0))
+  of_qint = take(qint.candidate, jnp.maximum(qint_table, 0))
+  column = jnp.maximum(take(arrays["qint_column"].reshape(-1), of_qint), 0)
+  middle = take(arrays["near_senders"].reshape(-1), of_qint)
+  third = take(
+    arrays["third"].reshape(-1), of_main[:, :, None] * columns + column[:, None, :]
+  )
+  present = (third >= 0) & (main_table >= 0)[:, :, None] & (qint_table >= 0)[:, None]
+  slots = jnp.where(chosen, main.slot, -1).reshape(-1)
+  closing = jnp.where(present, middle[:, None, :] * width + third, 0)
+  return jnp.where(present, take(slots, closing), -1).astype(jnp.int32)
