@@ -23,8 +23,20 @@ _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 # What takes neither time nor memory traffic of its own.
 _FREE = frozenset(
-  "parameter constant get-tuple-element tuple bitcast after-all partition-id "
-  "replica-id while call conditional opt-barrier".split()
+  [
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "while",
+    "call",
+    "conditional",
+    "opt-barrier",
+  ]
 )
 
 
@@ -168,9 +180,7 @@ def _parse_instruction(name: str, text: str) -> Instruction:
   close = _closing("(" + rest) - 1
   operands = tuple(_NAME.findall(rest[:close]))
   number = int(rest[:close]) if opcode == "parameter" else -1
-  return Instruction(
-    name, text[: end + 1], opcode, operands, rest[close + 1 :], number
-  )
+  return Instruction(name, text[: end + 1], opcode, operands, rest[close + 1 :], number)
 
 
 def _closing(text: str) -> int:

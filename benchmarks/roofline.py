@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -32,29 +33,39 @@ class Card:
 
   Attributes:
     name: name of its description in `benchmarks/cards`.
-    memory_gb: size of its memory, 10^9 bytes.
-    bandwidth: nominal rate of its memory, bytes per second.
     rates: operations per second that large matrix products reach, by precision.
   """
 
   name: str
-  memory_gb: float
-  bandwidth: float
   rates: Mapping[str, float]
 
-  @property
+  @functools.cached_property
   def description(self) -> str:
     """What XLA needs to know of the card (a `GpuTargetConfigProto` as text)."""
     return (_DESCRIPTIONS / f"{self.name}.txtpb").read_text()
 
+  @property
+  def bandwidth(self) -> float:
+    """Nominal rate of its memory, bytes per second."""
+    return self._number("memory_bandwidth")
+
+  @property
+  def memory_gb(self) -> float:
+    """Size of its memory, 10^9 bytes."""
+    return self._number("device_memory_size") / 1e9
+
+  def _number(self, field: str) -> float:
+    found = re.search(rf"\b{field}: (\d+)", self.description)
+    assert found is not None, field
+    return float(found[1])
+
 
 _HOPPER = {"bf16": 600e12, "tf32": 280e12, "f32": 48e12, "f64": 30e12}
+_AMPERE = {"bf16": 250e12, "tf32": 125e12, "f32": 16e12, "f64": 9e12}
 CARDS = {
-  "a100": Card(
-    "a100", 80, 2.04e12, {"bf16": 250e12, "tf32": 125e12, "f32": 16e12, "f64": 9e12}
-  ),
-  "h100": Card("h100", 80, 3.35e12, _HOPPER),
-  "h200": Card("h200", 141, 4.8e12, _HOPPER),
+  "a100": Card("a100", _AMPERE),
+  "h100": Card("h100", _HOPPER),
+  "h200": Card("h200", _HOPPER),
 }
 
 
@@ -241,9 +252,7 @@ def _bytes_read(
 def _bytes_of_parameter(inside: hlo.Computation, position: int, size: int) -> int:
   """What a fusion reads of one of its operands."""
   parameters = [
-    entry.name
-    for entry in inside.values()
-    if entry.parameter_number == position
+    entry.name for entry in inside.values() if entry.parameter_number == position
   ]
   if not parameters:
     return size

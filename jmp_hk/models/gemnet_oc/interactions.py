@@ -70,7 +70,9 @@ def symmetric_up_projection(
 ) -> jax.Array:
   """Sum of two projections, one of them of the reverse edge, over √2."""
   forward, backward = (
-    layers.Dense(channels, activation=True, dropout=dropout, name=f"up_projection_{way}")
+    layers.Dense(
+      channels, activation=True, dropout=dropout, name=f"up_projection_{way}"
+    )
     for way in ("ca", "ac")
   )
   if dropout:

@@ -72,6 +72,7 @@ _CALLS = (
   "remat2",
   "closed_call",
   "custom_jvp_call",
+  "custom_vjp_call",
 )
 
 
