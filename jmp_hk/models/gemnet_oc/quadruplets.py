@@ -171,10 +171,11 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
   collinear = jnp.maximum(
     take(quads.collinear), take_terms(quads.input_weights[:, order].reshape(-1))
   ).astype(messages.dtype)[..., None]
-  perpendicular = jnp.einsum("ewl,ewc->elc", cos_cab * collinear, terms)
-  cos_cab = cos_cab * (1 - collinear)
+  regular, perpendicular = cos_cab * (1 - collinear), cos_cab * collinear
   if graphs.cutoffs is None:
-    return jnp.einsum("ewl,ewc->elc", cos_cab, terms)[:, None], perpendicular
+    both = jnp.concatenate([regular, perpendicular], axis=-1)
+    both = jnp.einsum("ewl,ewc->elc", both, terms)
+    return both[:, None, :order], both[:, order:]
   # cos k(α_c - α_d) is one for d = c, but its smooth weights are not.
   of_d = quads.input_weights.transpose(0, 2, 1)
   of_d = take_terms(of_d.reshape(-1, of_d.shape[-1]))  # [E, W, 2L]
@@ -182,8 +183,8 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
   cos_dihedral = of_c[0] * of_d[..., :order]
   cos_dihedral = cos_dihedral.at[..., 1:].add(of_c[1, ..., 1:] * of_d[..., order + 1 :])
   cos_dihedral = cos_dihedral.astype(messages.dtype)
-  regular = jnp.einsum("ewk,ewl,ewc->eklc", cos_dihedral, cos_cab, terms)
-  return regular, perpendicular
+  perpendicular = jnp.einsum("ewl,ewc->elc", perpendicular, terms)
+  return jnp.einsum("ewk,ewl,ewc->eklc", cos_dihedral, regular, terms), perpendicular
 
 
 def _multiplicity(batch, geometry) -> jax.Array:
