@@ -3,11 +3,11 @@
   python -m benchmarks.gpu_compile --model=small --data=mixture --structures=110
     --precision=bf16 --card=h100
 
-Compiles the step for a card that need not be there, and prints one line of JSON for each
-case: memory, kernels by kind, bytes moved, precision and amount of matrix products, the
-least time that they take on the card (see `benchmarks.roofline`), and the modules where
-that goes. Nothing is run on a card. XLA cannot try kernels out, so matrix products go to
-cuBLAS. Needs jax's CUDA plugin, see docs/performance.md.
+Compiles the step for a card that need not be there, and prints one line of JSON for
+each case: memory, kernels by kind, bytes moved, precision and amount of matrix
+products, the least time that they take on the card (see `benchmarks.roofline`), and the
+modules where that goes. Nothing is run on a card. XLA cannot try kernels out, so matrix
+products go to cuBLAS. Needs jax's CUDA plugin, see docs/performance.md.
 """
 
 import itertools
@@ -31,11 +31,20 @@ from data.command_line import flag_help
 from data.command_line import program as program_lib
 
 # Trying kernels out needs a card; Triton's products are no good without that.
-_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 
 class MissingPluginError(RuntimeError):
   """jax's CUDA plugin is not installed; the message says how to get it."""
+
+
+def prepare() -> None:
+  """Keeps jax from starting a card that is there, which is of no use here.
+
+  Called instead of `configuration.configure`, whose flags for the CPU are not wanted.
+  """
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  jax.config.update("jax_platforms", "cpu")
 
 
 def device_of(card: roofline.Card) -> jax.Device:
@@ -91,7 +100,7 @@ def run_case(
   step = batches.steps[0]
   trained = training.Training(config, step[0], device)
   start = time.perf_counter()
-  compiled = trained.compile_only(step, _OPTIONS)
+  compiled = trained.compile_only(step, OPTIONS)
   seconds = time.perf_counter() - start
   text = compiled.as_text() or ""
   name = "/".join([model, data, precision] + ["remat"] * remat)
@@ -152,9 +161,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def _measure(values: flags.FlagValues) -> None:
-  # A card that is there is of no use here, and none of the CPU's flags is wanted.
-  os.environ["JAX_PLATFORMS"] = "cpu"
-  jax.config.update("jax_platforms", "cpu")
+  prepare()
   for model, data, precision, remat, card in itertools.product(
     values.model, values.data, values.precision, values.remat, values.card
   ):

@@ -22,21 +22,19 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 # What takes neither time nor memory traffic of its own.
-_FREE = frozenset(
-  [
-    "parameter",
-    "constant",
-    "get-tuple-element",
-    "tuple",
-    "bitcast",
-    "after-all",
-    "partition-id",
-    "replica-id",
-    "while",
-    "call",
-    "conditional",
-    "opt-barrier",
-  ]
+_FREE = (
+  "parameter",
+  "constant",
+  "get-tuple-element",
+  "tuple",
+  "bitcast",
+  "after-all",
+  "partition-id",
+  "replica-id",
+  "while",
+  "call",
+  "conditional",
+  "opt-barrier",
 )
 
 
