@@ -105,7 +105,8 @@ class BasisEmbeddings(hk.Module):
       triplet_circular=self._circular(main, "mlp_cbf_tint"),
       quad_radial=project(main, "mlp_rbf_qint"),
       quad_circular=self._quad_circular(geometry),
-      quad_spherical=self._quad_spherical(main),
+      # The largest of them; what all blocks add to its derivative stays as small.
+      quad_spherical=self._quad_spherical(main).astype(h.dtype),
       quad_output=quad_output_weights(geometry.quadruplets),
       atom_edge_radial=project(a2ee2a, "mlp_rbf_aeint"),
       atom_edge_circular=self._circular(main, "mlp_cbf_aeint"),
