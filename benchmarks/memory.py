@@ -1,10 +1,11 @@
 """Memory of the training step by batch size, from XLA's account of the compiled step.
 
-  python -m benchmarks.memory --model=small,large --precision=bf16 --remat=false,true
+  python -m benchmarks.memory --model=small,large --precision=bf16 --card=h100
 
 Compiles the step on the mixture for two batch sizes without running it, and says how
-many structures fit cards of several sizes. Runs on any back end; compiled for a CPU it
-is an estimate for accelerators, whose compilers fuse and schedule differently.
+many structures fit cards of several sizes. With --card it is compiled for that card,
+which need not be there (see `benchmarks.gpu_compile`), otherwise for what this machine
+has. Compiled for a CPU a step needs more memory than on a GPU.
 """
 
 import itertools
@@ -14,7 +15,9 @@ from absl import flags
 import jax
 
 from benchmarks import cases
+from benchmarks import gpu_compile
 from benchmarks import measure
+from benchmarks import roofline
 from benchmarks import samples
 from benchmarks import training
 from data.command_line import flag_help
@@ -26,7 +29,11 @@ _USABLE = 0.9  # Part of a card that is left for the step.
 
 
 def run_case(
-  model: str, precision: str, remat: bool, sizes: tuple[int, int] = (4, 12)
+  model: str,
+  precision: str,
+  remat: bool,
+  card: str = "",
+  sizes: tuple[int, int] = (12, 48),
 ) -> dict[str, object]:
   """Estimates one case.
 
@@ -34,6 +41,7 @@ def run_case(
     model: one of `cases.MODELS`.
     precision: one of `cases.PRECISIONS`.
     remat: compute the insides of blocks again in the backward pass.
+    card: one of `roofline.CARDS`, or "" for this machine.
     sizes: two wanted numbers of structures.
 
   Returns:
@@ -42,13 +50,17 @@ def run_case(
   case = cases.CASES["mixture"]
   config = case.model(model, precision, remat)
   sample = samples.Sample(case)
+  device, backend, options = None, jax.default_backend(), {}
+  if card:
+    device, backend = gpu_compile.device_of(roofline.CARDS[card]), card
+    options = gpu_compile.OPTIONS
+  elif backend == "cpu":  # LLVM's optimisations do not change memory.
+    options = {"xla_backend_optimization_level": 0}
   structures, needs, edges = [], [], []
   for size in sizes:
     batches = sample.batches(size)
     step = batches.steps[0]
-    compiled = training.Training(config, step[0]).compile_only(
-      step, fast=jax.default_backend() == "cpu"
-    )
+    compiled = training.Training(config, step[0], device).compile_only(step, options)
     held = [float(microbatch.graph_mask.sum()) for (microbatch,) in batches.steps]
     structures.append(sum(held) / len(held))
     edges.append(batches.budget.num_main_items)
@@ -62,7 +74,7 @@ def run_case(
   }
   return {
     "case": f"{model}/mixture/{precision}{'/remat' if remat else ''}",
-    "backend": jax.default_backend(),
+    "backend": backend,
     "fixed_mib": round(fixed / measure.MIB),
     "kib_per_main_edge": round(per_edge / 1024, 1),
     "mib_per_structure": round(per_structure / measure.MIB, 1),
@@ -86,14 +98,25 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     "Whether blocks are computed again in the backward pass",
     values,
   )
+  flags.DEFINE_enum(
+    "card",
+    None,
+    list(roofline.CARDS),
+    "Card that the step is compiled for; by default it is compiled for this machine.",
+    flag_values=values,
+  )
 
 
 def _measure(values: flags.FlagValues) -> None:
-  configuration.configure()
+  if values.card:
+    gpu_compile.prepare()
+  else:
+    configuration.configure()
   for model, precision, remat in itertools.product(
     values.model, values.precision, values.remat
   ):
-    print(json.dumps(run_case(model, precision, remat == "true")), flush=True)
+    result = run_case(model, precision, remat == "true", values.card or "")
+    print(json.dumps(result), flush=True)
 
 
 PROGRAM = program_lib.Program(
@@ -101,6 +124,7 @@ PROGRAM = program_lib.Program(
   description=__doc__,
   define_flags=define_flags,
   run=_measure,
+  errors=lambda: (gpu_compile.MissingPluginError,),
 )
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The real training step on random weights, ready to be timed."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 import chex
@@ -17,20 +18,30 @@ from jmp_hk.training import state as state_lib
 # AdamW with a moving average; the number of steps does not change what one computes.
 _TRAIN = train_config.TrainConfig(num_steps=1, batch_size=1, ema_decay=0.99)
 
+# Names of platforms of devices, where `jax.default_backend` has another.
+_PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}
+
 
 class Training:
   """A training run on one device, without data and without outputs."""
 
-  def __init__(self, config: model_lib.ModelConfig, example: batch_lib.Batch):
+  def __init__(
+    self,
+    config: model_lib.ModelConfig,
+    example: batch_lib.Batch,
+    device: jax.Device | None = None,
+  ):
     """Builds the step; compiles nothing and draws no weights yet.
 
     Args:
       config: configuration of the model.
       example: a microbatch, for shapes.
+      device: where it runs, also one that is not there (`jax.experimental.topologies`),
+        for which the step can be compiled; by default the first that is.
     """
     # Batches are packed already, so their size does not matter.
     run = train_config.TrainerConfig(config, _TRAIN)
-    self._mesh = sharding.make_mesh(jax.local_devices()[:1])
+    self._mesh = sharding.make_mesh([device or jax.local_devices()[0]])
     self._program = program_lib.Program(run, {}, example, self._mesh)
     self._state: state_lib.TrainState | None = None
 
@@ -65,13 +76,15 @@ class Training:
     return metrics
 
   def compile_only(
-    self, microbatches: Sequence[batch_lib.Batch], fast: bool = False
+    self,
+    microbatches: Sequence[batch_lib.Batch],
+    options: Mapping[str, str | bool | int] | None = None,
   ) -> jax.stages.Compiled:
     """Compiles the step for the shapes of its microbatches without making a state.
 
     Args:
       microbatches: microbatches of any step of the budget.
-      fast: leave LLVM's optimisations out, which do not change memory.
+      options: XLA's flags for this compilation, without the dashes.
     """
     stacked = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
@@ -79,11 +92,10 @@ class Training:
       ),
       microbatches[0],
     )
-    lowered = self.step.lower(self._program.state_shapes(), stacked)
-    options: dict[str, str | bool] = {}
-    if fast:
-      options["xla_backend_optimization_level"] = "0"
-    return lowered.compile(compiler_options=options)
+    (device,) = self._mesh.devices.flat
+    with compilation.trace_for(_PLATFORMS.get(device.platform, device.platform)):
+      lowered = self.step.lower(self._program.state_shapes(), stacked)
+    return lowered.compile(compiler_options=dict(options or {}))
 
 
 def random_variables(shapes: model_lib.Variables) -> model_lib.Variables:

@@ -9,6 +9,9 @@ Absent entries get indices of their own behind the end, since XLA may do anythin
 indices that were said to be unique repeat. What is gathered there is zero.
 """
 
+import functools
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -120,6 +123,87 @@ def take_slots(
       wrap_negative_indices=False,
     )
   )
+
+
+class Places(NamedTuple):
+  """Where the edges of a set stand in the table of their receivers.
+
+  Sizes: e edges, N atoms, W width of the table.
+
+  Attributes:
+    table: [N, W] int32 edges by receiver and slot, -1 for "nothing there".
+    rows: [e] int32 receivers, ascending.
+    slots: [e] int32 slots, ascending within a row.
+    present: [e] bool, edges that are in the table; all others come last.
+  """
+
+  table: jax.Array
+  rows: jax.Array
+  slots: jax.Array
+  present: jax.Array
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def to_table(x: jax.Array, places: Places, slot_axis: int = 1) -> jax.Array:
+  """What edges hold, in the table of their receivers.
+
+  Its derivative is `from_table` and the other way round: both are gathers, also where a
+  program is differentiated twice, and nothing is added to arrays of zeros.
+
+  Args:
+    x: [e, …].
+    places: where the edges stand.
+    slot_axis: which axis of the result is W; those before it are the first of `x`.
+
+  Returns:
+    [N, W, …] for slot axis one, zero where the table has nothing.
+  """
+  return jnp.moveaxis(take_table(x, places.table), 1, slot_axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def from_table(x: jax.Array, places: Places, slot_axis: int = 1) -> jax.Array:
+  """What a table holds for each edge, the inverse of `to_table`.
+
+  Args:
+    x: [N, W, …].
+    places: where the edges stand.
+    slot_axis: which axis of `x` is W.
+
+  Returns:
+    [e, …], zero for edges that are not in the table.
+  """
+  rows, slots, present = places[1:]
+  return take_slots(x, rows, slots, present, slot_axis=slot_axis)
+
+
+def _forward(function):
+  return lambda x, places, axis: (function(x, places, axis), places)
+
+
+to_table.defvjp(
+  _forward(to_table), lambda axis, places, y: (from_table(y, places, axis), None)
+)
+from_table.defvjp(
+  _forward(from_table), lambda axis, places, y: (to_table(y, places, axis), None)
+)
+
+
+@jax.custom_vjp
+def swap_rows(x: jax.Array, partner: jax.Array) -> jax.Array:
+  """Rows in another order, which restores the first if it is applied again.
+
+  Args:
+    x: [rows, …].
+    partner: [rows] integers, a permutation that is its own inverse.
+  """
+  return take_distinct(x, partner)
+
+
+swap_rows.defvjp(
+  lambda x, partner: (swap_rows(x, partner), partner),
+  lambda partner, y: (swap_rows(y, partner), None),
+)
 
 
 def _count_up(index: jax.Array) -> jax.Array:

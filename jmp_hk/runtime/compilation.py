@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from collections.abc import Hashable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
+import contextvars
 import functools
 import time
 from typing import Any
@@ -13,6 +16,28 @@ from jmp_hk.runtime import allocator
 
 # Arguments and results of a compiled function are any pytrees of arrays.
 Signature = list[tuple[str, str]]
+
+
+_target = contextvars.ContextVar("target_platform", default="")
+
+
+@contextlib.contextmanager
+def trace_for(platform: str) -> Iterator[None]:
+  """Programs that are traced inside are for a platform that may not be here.
+
+  Args:
+    platform: as `jax.default_backend` names it, e.g. "gpu".
+  """
+  token = _target.set(platform)
+  try:
+    yield
+  finally:
+    _target.reset(token)
+
+
+def target_platform() -> str:
+  """What programs are being traced for: this process's back end, see `trace_for`."""
+  return _target.get() or jax.default_backend()
 
 
 class RecompileError(RuntimeError):

@@ -85,7 +85,13 @@ class GemNetOCConfig(backbone_lib.BackboneConfig):
   @property
   def dense_modules(self) -> tuple[type[hk.Module], ...]:
     """See `BackboneConfig`; the projections of radial bases are not among them."""
-    return layers.Dense, layers.SplitDense, layers.Residual
+    return (
+      layers.Dense,
+      layers.SplitDense,
+      layers.GatedDense,
+      layers.SymmetricSum,
+      layers.Residual,
+    )
 
   @property
   def message_modules(self) -> tuple[type[hk.Module], ...]:

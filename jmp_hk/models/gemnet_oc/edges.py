@@ -66,6 +66,22 @@ def compute_edges(batch: batch_lib.Batch, graph: jraph.GraphsTuple) -> Edges:
   return Edges(distances=distances, vectors=vectors, mask=mask)
 
 
+def places(
+  batch: batch_lib.Batch, graph: jraph.GraphsTuple, table: jax.Array
+) -> indexing.Places:
+  """Where the edges of a set stand in the table of their receivers.
+
+  Args:
+    batch: packed structures.
+    graph: the edge set, sorted by receivers.
+    table: [N, W] its edges into each atom, in their order, -1 for "nothing there".
+  """
+  receivers = layout.ends(graph).receivers
+  count = jnp.arange(len(receivers), dtype=table.dtype)
+  slots = count - table[receivers, 0] if table.shape[1] else count
+  return indexing.Places(table, receivers, slots, batch.atom_mask[receivers])
+
+
 def same_sources(
   first: jraph.GraphsTuple,
   first_table: jax.Array,

@@ -71,7 +71,8 @@ def compute_geometry(batch: batch_lib.Batch, num_spherical: int) -> Geometry:
   )
   main, a2a, a2ee2a, qint = truncation.weigh(batch, main, a2a, a2ee2a, qint)
   valid = graphs.main_table >= 0
-  vectors = indexing.take_table(main.vectors, graphs.main_table)
+  main_places = edges_lib.places(batch, graphs.main, graphs.main_table)
+  vectors = indexing.to_table(main.vectors, main_places)
   width = graphs.main_table.shape[1]
   edge_edge_mask = valid[:, :, None] & valid[:, None, :] & ~jnp.eye(width, dtype=bool)
   edge_edge = edges_lib.masked_legendre(
@@ -87,7 +88,8 @@ def compute_geometry(batch: batch_lib.Batch, num_spherical: int) -> Geometry:
       graphs.a2ee2a_table,
     )
   )
-  atom_vectors = indexing.take_table(a2ee2a.vectors, graphs.a2ee2a_table)
+  atom_places = edges_lib.places(batch, graphs.a2ee2a, graphs.a2ee2a_table)
+  atom_vectors = indexing.to_table(a2ee2a.vectors, atom_places)
   edge_atom = edges_lib.masked_legendre(
     jnp.einsum("nix,nox->nio", vectors, atom_vectors),
     edge_atom_mask,

@@ -25,7 +25,7 @@ def gated_down_projection(
   *,
   dense_name: str,
   dropout: float,
-  gather: Callable[[jax.Array], jax.Array] = lambda x: x,
+  gather: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
   """Dense layer, product with a radial filter, projection to few channels.
 
@@ -36,17 +36,30 @@ def gated_down_projection(
     channels: output width.
     dense_name: name of the first layer.
     dropout: rate.
-    gather: from rows to edges, applied after the first layer.
+    gather: from rows to edges, applied after the first layer; None where the rows are
+      those edges.
 
   Returns:
     [e, channels].
   """
-  x = layers.Dense(x.shape[-1], activation=True, dropout=dropout, name=dense_name)(x)
-  x = gather(x)
-  gated = x * layers.Dense(x.shape[-1], name="mlp_rbf")(radial)
-  gated = scale_factor.ScaleFactor(name="scale_rbf")(
-    gated, rows=lambda: (gated, mask), reference=lambda: (x, mask)
-  )
+  width = x.shape[-1]
+  dense = layers.Dense(width, activation=True, dropout=dropout, name=dense_name)
+  gate = layers.Dense(width, name="mlp_rbf")
+  scale = scale_factor.ScaleFactor(name="scale_rbf")
+  if gather is None and not dropout:
+    product = layers.GatedDense(name="gated")
+    w = dense.weight(width, x.dtype)
+    g = gate.weight(radial.shape[-1], x.dtype)
+    scaled = scale(
+      g,
+      rows=lambda: (product(x, w, radial, g), mask),
+      reference=lambda: (dense(x), mask),
+    )
+    gated = product(x, w, radial, scaled)
+  else:
+    y = dense(x) if gather is None else gather(dense(x))
+    gated = y * gate(radial)
+    gated = scale(gated, rows=lambda: (gated, mask), reference=lambda: (y, mask))
   return layers.Dense(
     channels, activation=True, dropout=dropout, name="down_projection"
   )(gated)
@@ -56,13 +69,16 @@ def symmetric_up_projection(
   x: jax.Array, channels: int, reverse: jax.Array, dropout: float
 ) -> jax.Array:
   """Sum of two projections, one of them of the reverse edge, over √2."""
-  forward = layers.Dense(
-    channels, activation=True, dropout=dropout, name="up_projection_ca"
-  )(x)
-  backward = layers.Dense(
-    channels, activation=True, dropout=dropout, name="up_projection_ac"
-  )(x)
-  return layers.skip(forward, indexing.take_distinct(backward, reverse))
+  forward, backward = (
+    layers.Dense(
+      channels, activation=True, dropout=dropout, name=f"up_projection_{way}"
+    )
+    for way in ("ca", "ac")
+  )
+  if dropout:
+    return layers.skip(forward(x), indexing.swap_rows(backward(x), reverse))
+  weights = (layer.weight(x.shape[-1], x.dtype) for layer in (forward, backward))
+  return layers.SymmetricSum(name="up_projection")(x, *weights, reverse)
 
 
 def bilinear(
@@ -88,7 +104,6 @@ def bilinear(
 def table_to_edges(
   table: jax.Array,
   batch: batch_lib.Batch,
-  geometry: geometry_lib.Geometry,
   *,
   slot_axis: int = 1,
 ) -> jax.Array:
@@ -97,16 +112,14 @@ def table_to_edges(
   Args:
     table: what atoms hold for every slot of their row of `main_table`.
     batch: packed structures.
-    geometry: its geometry.
     slot_axis: which axis of the table is K.
   """
-  return indexing.take_slots(
-    table,
-    batch.graphs.main.receivers,
-    batch.graphs.main_slot,
-    geometry.main.mask,
-    slot_axis=slot_axis,
-  )
+  return indexing.from_table(table, main_places(batch), slot_axis)
+
+
+def main_places(batch: batch_lib.Batch) -> indexing.Places:
+  """Where the main edges stand in the table of their receivers."""
+  return edges_lib.places(batch, batch.graphs.main, batch.graphs.main_table)
 
 
 class Neighborhood(NamedTuple):
@@ -118,7 +131,7 @@ class Neighborhood(NamedTuple):
   Attributes:
     radial: [e, rbf] radial embedding of the edges that carry messages.
     mask: [e] bool, real edges among them.
-    table: [N, W] int32, ids of those edges into each atom.
+    places: where those edges stand in the table [N, W] of their receivers.
     angular: [N, K, L, W] Y_l of the angle between main edge and message.
     angular_mask: [N, K, W] bool, pairs that count.
     circular: [E, cbf, L] radial weights of the main edges per Legendre order.
@@ -126,7 +139,7 @@ class Neighborhood(NamedTuple):
 
   radial: jax.Array
   mask: jax.Array
-  table: jax.Array
+  places: indexing.Places
   angular: jax.Array
   angular_mask: jax.Array
   circular: jax.Array
@@ -141,7 +154,7 @@ def triplet_neighborhood(
   return Neighborhood(
     radial=bases.triplet_radial,
     mask=geometry.main.mask,
-    table=batch.graphs.main_table,
+    places=main_places(batch),
     angular=geometry.edge_edge,
     angular_mask=geometry.edge_edge_mask,
     circular=bases.triplet_circular,
@@ -157,7 +170,7 @@ def atom_edge_neighborhood(
   return Neighborhood(
     radial=bases.atom_edge_radial,
     mask=geometry.a2ee2a.mask,
-    table=batch.graphs.a2ee2a_table,
+    places=edges_lib.places(batch, batch.graphs.a2ee2a, batch.graphs.a2ee2a_table),
     angular=geometry.edge_atom,
     angular_mask=geometry.edge_atom_mask,
     circular=bases.atom_edge_circular,
@@ -194,7 +207,7 @@ class EdgeUpdate(hk.Module):
     batch: batch_lib.Batch,
     geometry: geometry_lib.Geometry,
     neighborhood: Neighborhood,
-    gather: Callable[[jax.Array], jax.Array] = lambda x: x,
+    gather: Callable[[jax.Array], jax.Array] | None = None,
   ) -> jax.Array:
     """Sums messages over the neighborhood of every main edge.
 
@@ -203,7 +216,7 @@ class EdgeUpdate(hk.Module):
       batch: packed structures.
       geometry: geometry of the batch.
       neighborhood: what carries the messages.
-      gather: from rows of `x` to the edges that carry them.
+      gather: from rows of `x` to the edges that carry them; None where they are those.
 
     Returns:
       [E, edge channels] update of the main edges.
@@ -217,10 +230,10 @@ class EdgeUpdate(hk.Module):
       dropout=self._dropout,
       gather=gather,
     )
-    inputs = indexing.take_table(x, neighborhood.table)
+    inputs = indexing.to_table(x, neighborhood.places)
     angular = neighborhood.angular.astype(inputs.dtype)
     sums = jnp.einsum("nilj,njc->nilc", angular, inputs)
-    sums = table_to_edges(sums, batch, geometry)
+    sums = table_to_edges(sums, batch)
     circular = neighborhood.circular.astype(inputs.dtype)
     sums = jnp.einsum("eml,elc->emc", circular, sums)
     x = bilinear(
@@ -274,7 +287,7 @@ class EdgeAtomInteraction(hk.Module):
       dense_name="dense_ba",
       dropout=self._dropout,
     )
-    inputs = indexing.take_table(x, batch.graphs.main_table)
+    inputs = indexing.to_table(x, main_places(batch))
     circular = bases.edge_atom_circular.astype(inputs.dtype)
     sums = jnp.einsum("nmj,njc->nmc", circular, inputs)
     x = bilinear(

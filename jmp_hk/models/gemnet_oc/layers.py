@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import indexing
 from jmp_hk.models import layers as base_layers
+from jmp_hk.runtime import compilation
 
 _SQRT_HALF = 0.5**0.5
 
@@ -60,6 +61,20 @@ def _activated(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 @_saving_products
+def _gated(x: jax.Array, w: jax.Array, radial: jax.Array, gate: jax.Array) -> jax.Array:
+  return base_layers.scaled_silu(x @ w) * (radial @ gate)
+
+
+@_saving_products
+def _symmetric(
+  x: jax.Array, forward: jax.Array, backward: jax.Array, reverse: jax.Array
+) -> jax.Array:
+  y = base_layers.scaled_silu(x @ backward)
+  y = base_layers.scaled_silu(x @ forward) + indexing.swap_rows(y, reverse)
+  return y * _SQRT_HALF
+
+
+@_saving_products
 def _residual(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
   y = base_layers.scaled_silu(base_layers.scaled_silu(x @ first) @ second)
   return (x + y) * _SQRT_HALF
@@ -108,6 +123,45 @@ class Dense(hk.Module):
     return base_layers.get_weight("w", (inputs, self._channels), dtype, _dense_init)
 
 
+class GatedDense(hk.Module):
+  """An activated dense layer times a linear function of a radial embedding.
+
+  Both products and the activation are one function, so that few kernels read and write
+  what is as long as the edges, in the backward pass too. The parameters are other
+  modules'.
+  """
+
+  def __call__(
+    self, x: jax.Array, w: jax.Array, radial: jax.Array, gate: jax.Array
+  ) -> jax.Array:
+    """Maps [e, in], by weights [in, out] and [rbf, out], to [e, out]."""
+    return _gated(x, w, radial, gate)
+
+
+class SymmetricSum(hk.Module):
+  """Sum of two activated dense layers over √2, the second of the reverse edge."""
+
+  def __call__(
+    self,
+    x: jax.Array,
+    forward: jax.Array,
+    backward: jax.Array,
+    reverse: jax.Array,
+  ) -> jax.Array:
+    """Computes it as one function, for the reason given in `GatedDense`.
+
+    Args:
+      x: [E, in].
+      forward: [in, channels] weight.
+      backward: [in, channels] weight of the reverse edge.
+      reverse: [E] int32, the edge with swapped ends.
+
+    Returns:
+      [E, channels].
+    """
+    return fusion_barrier(_symmetric(x, forward, backward, reverse))
+
+
 class Residual(hk.Module):
   """Two activated dense layers with a skip connection, (x + f(x)) / √2."""
 
@@ -152,7 +206,7 @@ def fusion_barrier(x: jax.Array) -> jax.Array:
   that grows with depth squared. It needs the compiler flag that
   `jmp_hk.runtime.configuration` sets. Other back ends do not need it.
   """
-  if jax.default_backend() == "cpu":
+  if compilation.target_platform() == "cpu":
     return jax.lax.optimization_barrier(x)
   return x
 

@@ -185,8 +185,10 @@ def _outputs(batch: batch_lib.Batch, main: Edges, qint: Edges, order: int):
   """Angles of c→a about b→a, per atom, slot of c→a and slot of b→a."""
   graphs = batch.graphs
   edges, axes = graphs.main_table, graphs.qint_table
-  main_vectors = indexing.take_table(main.vectors, edges)
-  axis_vectors = indexing.take_table(qint.vectors, axes)
+  places = edges_lib.places(batch, graphs.main, edges)
+  main_vectors = indexing.to_table(main.vectors, places)
+  places = edges_lib.places(batch, graphs.qint, axes)
+  axis_vectors = indexing.to_table(qint.vectors, places)
   first, second = _frame(axis_vectors)
   same = edges_lib.same_sources(graphs.main, edges, graphs.qint, axes)
   mask = (edges >= 0)[:, :, None] & (axes >= 0)[:, None, :] & ~same

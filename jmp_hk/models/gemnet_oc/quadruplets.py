@@ -109,7 +109,8 @@ def _sum_quadruplets(
     bases: its bases.
 
   Returns:
-    [E, L·L, c], ordered by (Fourier order k, Legendre order l1).
+    [E, (L + 1)·L, c], ordered by (Fourier order k, Legendre order l1), with those for
+    cos θ = 0 in place of order L, see `SharedBases.quad_spherical`.
   """
   graphs = batch.graphs
   order = geometry.quadruplets.cos_abd.shape[1]
@@ -128,19 +129,19 @@ def _sum_quadruplets(
     ],
     axis=2,
   )
-  pairs = indexing.take_table(pairs, graphs.qint_table)  # [N, W, L + 1, 2, c]
+  places = edges_lib.places(batch, graphs.qint, graphs.qint_table)
+  pairs = indexing.to_table(pairs, places)  # [N, W, L + 1, 2, c]
   pairs = pairs.transpose(0, 2, 3, 1, 4)
   pairs = pairs.reshape(*pairs.shape[:2], -1, pairs.shape[-1])
   sums = jnp.einsum("nkxs,nksc->nkxc", bases.quad_output.astype(dtype), pairs)
   num_atoms, width = graphs.main_table.shape
   sums = sums.reshape(num_atoms, order + 1, width, order, -1)
   # [E, L + 1, L, c]
-  sums = interactions.table_to_edges(sums, batch, geometry, slot_axis=2)
-  excluded, excluded_collinear = _excluded(messages, batch, geometry)
-  perpendicular = sums[:, order] - excluded_collinear
-  cosines = jnp.asarray(shared_bases.perpendicular_cosines(order), dtype)
-  sums = sums[:, :order] + cosines[:, None, None] * perpendicular[:, None] - excluded
-  return sums.reshape(sums.shape[0], order**2, -1)
+  sums = interactions.table_to_edges(sums, batch, slot_axis=2)
+  regular, perpendicular = _excluded(messages, batch, geometry)
+  regular = jnp.broadcast_to(regular, (len(sums), order, *regular.shape[2:]))
+  sums -= jnp.concatenate([regular, perpendicular[:, None]], axis=1)
+  return sums.reshape(len(sums), (order + 1) * order, -1)
 
 
 def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
@@ -153,7 +154,7 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
   """
   graphs = batch.graphs
   quads = geometry.quadruplets
-  take = functools.partial(interactions.table_to_edges, batch=batch, geometry=geometry)
+  take = functools.partial(interactions.table_to_edges, batch=batch)
   index = graphs.quad_exclusion[graphs.main.receivers, graphs.main_slot]  # [E, W]
   edges = graphs.qint_table[graphs.main.receivers]
   # For an edge b→a each c→b in the table of b belongs to one c→a.
@@ -170,10 +171,11 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
   collinear = jnp.maximum(
     take(quads.collinear), take_terms(quads.input_weights[:, order].reshape(-1))
   ).astype(messages.dtype)[..., None]
-  perpendicular = jnp.einsum("ewl,ewc->elc", cos_cab * collinear, terms)
-  cos_cab = cos_cab * (1 - collinear)
+  regular, perpendicular = cos_cab * (1 - collinear), cos_cab * collinear
   if graphs.cutoffs is None:
-    return jnp.einsum("ewl,ewc->elc", cos_cab, terms)[:, None], perpendicular
+    both = jnp.concatenate([regular, perpendicular], axis=-1)
+    both = jnp.einsum("ewl,ewc->elc", both, terms)
+    return both[:, None, :order], both[:, order:]
   # cos k(α_c - α_d) is one for d = c, but its smooth weights are not.
   of_d = quads.input_weights.transpose(0, 2, 1)
   of_d = take_terms(of_d.reshape(-1, of_d.shape[-1]))  # [E, W, 2L]
@@ -181,8 +183,8 @@ def _excluded(messages, batch, geometry) -> tuple[jax.Array, jax.Array]:
   cos_dihedral = of_c[0] * of_d[..., :order]
   cos_dihedral = cos_dihedral.at[..., 1:].add(of_c[1, ..., 1:] * of_d[..., order + 1 :])
   cos_dihedral = cos_dihedral.astype(messages.dtype)
-  regular = jnp.einsum("ewk,ewl,ewc->eklc", cos_dihedral, cos_cab, terms)
-  return regular, perpendicular
+  perpendicular = jnp.einsum("ewl,ewc->elc", perpendicular, terms)
+  return jnp.einsum("ewk,ewl,ewc->eklc", cos_dihedral, regular, terms), perpendicular
 
 
 def _multiplicity(batch, geometry) -> jax.Array:

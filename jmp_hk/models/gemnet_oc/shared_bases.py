@@ -30,7 +30,8 @@ class SharedBases:
     triplet_circular: [E, cbf, L] radial weights per Legendre order.
     quad_radial: [E, rbf].
     quad_circular: [Q, K, cbf] circular basis of the angle a-b-d.
-    quad_spherical: [E, sbf, L·L] radial weights per (Fourier order, Legendre order).
+    quad_spherical: [E, sbf, (L + 1)·L] radial weights per (Fourier order, Legendre
+      order); Fourier order L stands for the terms with cos θ = 0.
     quad_output: [N, L + 1, K·L, 2·W] geometry that turns the Fourier sums of qint
       edges into sums per main edge; the last order holds cos θ = 0 terms.
     atom_edge_radial: [B, rbf].
@@ -104,7 +105,8 @@ class BasisEmbeddings(hk.Module):
       triplet_circular=self._circular(main, "mlp_cbf_tint"),
       quad_radial=project(main, "mlp_rbf_qint"),
       quad_circular=self._quad_circular(geometry),
-      quad_spherical=self._quad_spherical(main),
+      # The largest of them; what all blocks add to its derivative stays as small.
+      quad_spherical=self._quad_spherical(main).astype(h.dtype),
       quad_output=quad_output_weights(geometry.quadruplets),
       atom_edge_radial=project(a2ee2a, "mlp_rbf_aeint"),
       atom_edge_circular=self._circular(main, "mlp_cbf_aeint"),
@@ -141,15 +143,22 @@ class BasisEmbeddings(hk.Module):
 
   @hk.transparent
   def _quad_spherical(self, radial: jax.Array) -> jax.Array:
-    """Radial weights with the dihedral's Legendre series turned to cosines."""
+    """Radial weights with the dihedral's Legendre series turned to cosines.
+
+    What follows the last order k multiplies sums over dihedrals with cos θ = 0.
+    """
     config = self._config
     order, channels = config.num_spherical, config.spherical_channels
     projection = bases.BasisProjection(channels, order**2, name="mlp_sbf_qint")
     weight = projection.weight(radial).reshape(-1, channels, order, order)
     to_cosines = jnp.asarray(bases.legendre_to_cosines(order), weight.dtype)
     weight = jnp.einsum("rcpl,lk->rckp", weight, to_cosines)
-    flat = radial @ weight.reshape(radial.shape[-1], -1)
-    return flat.reshape(-1, channels, order**2)
+    series = radial @ weight.reshape(radial.shape[-1], -1)
+    series = series.reshape(-1, channels, order, order)
+    cosines = enumerate(perpendicular_cosines(order).tolist())
+    perpendicular = sum(cosine * series[:, :, k] for k, cosine in cosines if cosine)
+    series = jnp.concatenate([series, jnp.asarray(perpendicular)[:, :, None]], axis=2)
+    return series.reshape(-1, channels, (order + 1) * order)
 
   @hk.transparent
   def _edge_atom(
@@ -159,7 +168,9 @@ class BasisEmbeddings(hk.Module):
     radial: jax.Array,
   ) -> jax.Array:
     weights = self._circular(radial, "mlp_cbf_eaint")
-    weights = indexing.take_table(weights, batch.graphs.a2ee2a_table)
+    graphs = batch.graphs
+    places = edges_lib.places(batch, graphs.a2ee2a, graphs.a2ee2a_table)
+    weights = indexing.to_table(weights, places)
     return jnp.einsum("nocl,njlo->ncj", weights, geometry.edge_atom)
 
   @hk.transparent

@@ -59,6 +59,51 @@ class GatherTest(absltest.TestCase):
     ours = lambda x: (weights * indexing.take_distinct(x, index, present)).sum()
     chex.assert_trees_all_equal(jax.grad(ours)(self.x), jax.grad(plain)(self.x))
 
+  def test_first_and_second_derivatives_of_tables_are_those_of_plain_indexing(self):
+    table = jnp.array([[0, 1, -1], [-1, -1, -1], [2, 3, 4]])
+    places = indexing.Places(
+      table,
+      rows=jnp.array([0, 0, 2, 2, 2, 2]),
+      slots=jnp.array([0, 1, 0, 1, 2, 3]),
+      present=jnp.arange(6) < 5,
+    )
+
+    def plain_to(x, axis):
+      taken = jnp.where((table >= 0)[..., None, None], x[table], 0)
+      return jnp.moveaxis(taken, 1, axis)
+
+    def plain_from(x, axis):
+      taken = jnp.moveaxis(x, axis, 1)[places.rows, places.slots % 3]
+      return jnp.where(places.present[:, None, None], taken, 0)
+
+    rng = np.random.default_rng(1)
+    for ours, plain, shape in (
+      (indexing.to_table, plain_to, (6, 3, 2)),
+      (indexing.from_table, plain_from, (3, 3, 3, 2)),
+    ):
+      for axis in (1, 2):
+        x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+        weights = jnp.asarray(rng.normal(size=plain(x, axis).shape), jnp.float32)
+
+        def square_of_slope(x, function, weights=weights):
+          total = lambda x: (weights * function(x) ** 3).sum()
+          return (jax.grad(total)(x) ** 2).sum()
+
+        @jax.jit
+        def both(x, ours=ours, plain=plain, axis=axis, second=square_of_slope):
+          functions = (lambda x: ours(x, places, axis), lambda x: plain(x, axis))
+          return [(f(x), jax.grad(second)(x, f)) for f in functions]
+
+        actual, expected = both(x)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5)
+
+  def test_swapped_rows_are_swapped_back_in_the_derivative(self):
+    partner = np.array([1, 0, 2, 5, 4, 3])
+    weights = np.arange(12, dtype=np.float32).reshape(6, 2)
+    chex.assert_trees_all_equal(indexing.swap_rows(self.x, partner), self.x[partner])
+    gradient = jax.grad(lambda x: (weights * indexing.swap_rows(x, partner)).sum())
+    chex.assert_trees_all_equal(gradient(self.x), weights[partner])
+
   def test_a_table_may_have_no_columns(self):
     none = indexing.take_table(self.x, np.zeros((3, 0), np.int32))
     self.assertEqual(none.shape, (3, 0, 2))
@@ -72,6 +117,7 @@ _CALLS = (
   "remat2",
   "closed_call",
   "custom_jvp_call",
+  "custom_vjp_call",
 )
 
 

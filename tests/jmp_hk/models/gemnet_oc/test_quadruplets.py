@@ -50,8 +50,11 @@ def _factorised(batch, messages):
   basis = shared_bases.SharedBases(**empty | {"quad_output": output})
   masked = jnp.where(geometry.quadruplets.input_mask[..., None], messages, 0)
   sums = quadruplets._sum_quadruplets(masked, batch, geometry, basis)
-  sums = sums.reshape(-1, _ORDER, _ORDER, messages.shape[-1])
-  to_cosines = jnp.asarray(bases.legendre_to_cosines(_ORDER))
+  sums = sums.reshape(-1, _ORDER + 1, _ORDER, messages.shape[-1])
+  # The last are the terms with cos θ = 0.
+  to_cosines = bases.legendre_to_cosines(_ORDER)
+  perpendicular = to_cosines @ shared_bases.perpendicular_cosines(_ORDER)
+  to_cosines = jnp.asarray(np.column_stack([to_cosines, perpendicular]))
   return (
     jnp.einsum("pk,eklc->eplc", to_cosines, sums),
     quadruplets._multiplicity(batch, geometry),
