@@ -152,6 +152,7 @@ class BackboneConfig(serialization.Polymorphic, abc.ABC):
     state: hk.State,
     batches: Sequence[batch_lib.Batch],
     on_progress: Callable[[str, float], None] = lambda name, value: None,
+    together: int = 1,
   ) -> hk.MutableState:
     """Fits what is neither drawn nor trained (scale factors) before the first step.
 
@@ -161,11 +162,12 @@ class BackboneConfig(serialization.Polymorphic, abc.ABC):
       state: fresh Haiku state of the model.
       batches: packed structures of one shape, a sample of the training data.
       on_progress: called with a name and its value after each fit.
+      together: how many of them, one after another, are the microbatches of a step.
 
     Returns:
       The state to start from; by default the given one.
     """
-    del embed, params, batches, on_progress
+    del embed, params, batches, on_progress, together
     return {module: dict(leaves) for module, leaves in state.items()}
 
 

@@ -153,6 +153,7 @@ class Model:
     variables: Variables,
     batches: Sequence[batch_lib.Batch],
     on_progress: Callable[[str, float], None] = lambda name, value: None,
+    together: int = 1,
   ) -> Variables:
     """Fits what the backbone fits before the first step, see `BackboneConfig`.
 
@@ -160,6 +161,8 @@ class Model:
       variables: fresh variables.
       batches: packed structures of one shape, a sample of the training data.
       on_progress: called with a name and its value after each fit.
+      together: how many of them, one after another, are the microbatches of a step. The
+        fit does not depend on how a step is divided.
 
     Returns:
       The variables with the fitted state.
@@ -175,7 +178,7 @@ class Model:
       return model.embed(Variables(params, state), batch)
 
     scales = self.config.backbone.fit_state(
-      embed, variables.params, variables.scales, batches, on_progress
+      embed, variables.params, variables.scales, batches, on_progress, together
     )
     return variables._replace(scales=scales)
 

@@ -70,18 +70,25 @@ def sample(
   plan: exact.ExactPlan,
   count: int,
 ) -> list[batch_lib.Batch]:
-  """The first microbatches of the first steps, of one shape, without edge dropout.
+  """All microbatches of the first steps, of one shape, without edge dropout.
 
   Args:
     datasets: the mixture.
     spec: what batches look like.
     plan: says which structures a step has.
     count: number of steps.
+
+  Returns:
+    The microbatches, step by step.
   """
   preparation = microbatches.Preparation(tuple(datasets), spec)
   steps = [plan.step(number) for number in range(count)]
   bucket = max(step.bucket for step in steps)
-  return [spec.pack(_items(preparation, plan, step, 0), bucket).batch for step in steps]
+  return [
+    spec.pack(_items(preparation, plan, step, index), bucket).batch
+    for step in steps
+    for index in range(spec.num_microbatches)
+  ]
 
 
 def _items(

@@ -79,7 +79,16 @@ class BatchSource(abc.ABC):
 
   @abc.abstractmethod
   def sample(self, count: int) -> list[batch_lib.Batch]:
-    """Microbatches of the training data of one shape, the same in every process."""
+    """Microbatches of the training data of one shape, the same in every process.
+
+    Args:
+      count: number of steps, from each of which there are `num_sampled` microbatches.
+    """
+
+  @property
+  def num_sampled(self) -> int:
+    """How many microbatches of a step `sample` gives."""
+    return 1
 
   def merge_positions(
     self, positions: Sequence[Mapping[str, Any]]
@@ -202,6 +211,11 @@ class DatasetBatches(BatchSource):
       local_microbatches=(0,),
     ) as stream:
       return [objective.first_microbatch(next(stream).batch) for _ in range(count)]
+
+  @property
+  def num_sampled(self) -> int:
+    """See `BatchSource`; all of exact steps, which have the same structures always."""
+    return 1 if self._plan is None else self._spec.num_microbatches
 
   def merge_positions(
     self, positions: Sequence[Mapping[str, Any]]

@@ -130,14 +130,14 @@ def fit_scales(
     model: the model.
     variables: its fresh variables.
     batches: the training data.
-    num_batches: microbatches to fit on; zero fits nothing.
+    num_batches: steps to fit on; zero fits nothing.
     workdir: directory of the run; a table of all factors is stored there.
   """
   if not num_batches:
     return variables
   fitted: dict[str, float] = {}
   variables = model.fit_state(
-    variables, batches.sample(num_batches), fitted.__setitem__
+    variables, batches.sample(num_batches), fitted.__setitem__, batches.num_sampled
   )
   if fitted and processes.is_first():
     with files.open_atomically(workdir / SCALES_FILE, "w") as file:

@@ -131,12 +131,13 @@ class GemNetOCConfig(backbone_lib.BackboneConfig):
     state: hk.State,
     batches: Sequence[batch_lib.Batch],
     on_progress: Callable[[str, float], None] = lambda name, value: None,
+    together: int = 1,
   ) -> hk.MutableState:
     """Fits every scale factor that is still zero ("not fitted")."""
     # What is observed inside a block could not leave a rematerialised one.
     config = dataclasses.replace(self, remat=False)
     apply = lambda state, batch: embed(config, params, state, batch)
-    return scale_factor.fit(apply, state, batches, on_progress)
+    return scale_factor.fit(apply, state, batches, on_progress, together)
 
 
 class OutputMLP(hk.Module):

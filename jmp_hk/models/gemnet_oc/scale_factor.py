@@ -22,18 +22,32 @@ import numpy as np
 from jmp_hk.graphs import batch as batch_lib
 
 
+class Moments(NamedTuple):
+  """Rows of a batch in sums that add up over batches.
+
+  Attributes:
+    count: [] number of rows.
+    mean: [channels] mean of each column.
+    squares: [channels] squared deviations from it, summed over rows.
+    variance: [] unbiased variance per column, averaged over columns.
+  """
+
+  count: jax.Array
+  mean: jax.Array
+  squares: jax.Array
+  variance: jax.Array
+
+
 class Observation(NamedTuple):
   """What fitting one factor needs from one batch.
 
   Attributes:
-    reference_variance: mean over columns of the variance to reach.
-    variance: mean over columns of the variance before scaling.
-    num_rows: rows that `variance` was taken over.
+    reference: rows whose variance is to be reached.
+    values: rows before scaling.
   """
 
-  reference_variance: jax.Array
-  variance: jax.Array
-  num_rows: jax.Array
+  reference: Moments
+  values: Moments
 
 
 # A function that returns rows [n, channels] and their weights [n]; it is called only
@@ -62,22 +76,18 @@ def observe() -> Iterator[dict[str, Observation]]:
 
 
 def _observe(rows: Rows, reference: Rows) -> Observation:
-  values, weights = rows()
-  return Observation(
-    reference_variance=_column_variance(*reference()),
-    variance=_column_variance(values, weights),
-    num_rows=weights.sum(),
-  )
+  return Observation(reference=_moments(*reference()), values=_moments(*rows()))
 
 
-def _column_variance(rows: jax.Array, weights: jax.Array) -> jax.Array:
-  """Unbiased variance per column of rows repeated `weights` times, averaged."""
+def _moments(rows: jax.Array, weights: jax.Array) -> Moments:
+  """Moments of rows repeated `weights` times."""
   rows = rows.reshape(-1, rows.shape[-1]).astype(jnp.promote_types(rows, jnp.float32))
   weights = weights.reshape(-1, 1).astype(rows.dtype)
   count = weights.sum()
   mean = (weights * rows).sum(0) / jnp.maximum(count, 1)
   squares = (weights * (rows - mean) ** 2).sum(0)
-  return (squares / jnp.maximum(count - 1, 1)).mean()
+  variance = (squares / jnp.maximum(count - 1, 1)).mean()
+  return Moments(count, mean, squares, variance)
 
 
 class ScaleFactor(hk.Module):
@@ -137,6 +147,7 @@ def fit(
   state: hk.State,
   batches: Sequence[batch_lib.Batch],
   on_factor: Callable[[str, float], None] = lambda module, value: None,
+  together: int = 1,
 ) -> hk.MutableState:
   """Fits every scale factor that is still zero ("not fitted").
 
@@ -149,6 +160,8 @@ def fit(
     state: scale factors, a Haiku state.
     batches: packed structures of one shape, together a sample of the training data.
     on_factor: called with module and value after each fit, for progress.
+    together: how many of them, one after another, are the microbatches of a step, whose
+      variances are taken over all their rows.
 
   Returns:
     The scale factors, a tree like `state`.
@@ -170,22 +183,39 @@ def fit(
     if float(scales[module]["scale_factor"]) != 0.0:
       continue
     values = [jax.device_get(measure(scales, batch)[module]) for batch in batches]
-    value = _fitted_value(values)
+    value = _fitted_value(
+      [values[i : i + together] for i in range(0, len(values), together)]
+    )
     dtype = scales[module]["scale_factor"].dtype
     scales[module]["scale_factor"] = np.asarray(value, dtype)
     on_factor(module, value)
   return scales
 
 
-def _fitted_value(observations: Sequence[Observation]) -> float:
-  """sqrt(reference variance / variance), averaged over batches by rows.
+def _fitted_value(steps: Sequence[Sequence[Observation]]) -> float:
+  """sqrt(reference variance / variance), averaged over steps by rows.
 
   A branch without variance (a data set without quadruplets, say) keeps one.
   """
-  rows = np.array([o.num_rows for o in observations], np.float64)
+  rows = np.array([sum(o.values.count for o in step) for step in steps], np.float64)
   if not rows.sum():
     return 1.0
-  reference = np.average([o.reference_variance for o in observations], weights=rows)
-  variance = np.average([o.variance for o in observations], weights=rows)
+  references = [_variance([o.reference for o in step]) for step in steps]
+  reference = np.average(references, weights=rows)
+  variance = np.average(
+    [_variance([o.values for o in step]) for step in steps], weights=rows
+  )
   ratio = np.sqrt(reference / variance) if variance > 0 else 1.0
   return float(ratio) if np.isfinite(ratio) and ratio > 0 else 1.0
+
+
+def _variance(parts: Sequence[Moments]) -> float:
+  """Unbiased variance per column over the rows of all parts, averaged over columns."""
+  if len(parts) == 1:
+    return float(parts[0].variance)
+  counts = np.array([part.count for part in parts], np.float64)[:, None]
+  means = np.array([part.mean for part in parts], np.float64)
+  mean = (counts * means).sum(0) / max(counts.sum(), 1)
+  squares = np.array([part.squares for part in parts], np.float64).sum(0)
+  squares = squares + (counts * (means - mean) ** 2).sum(0)
+  return float((squares / max(counts.sum() - 1, 1)).mean())

@@ -143,12 +143,15 @@ def test_the_sample_has_one_shape_and_all_edges(molecules, plan):
     builder=gemnet_graphs.BUILDER,
     budget=plan.buckets[-1],
     smaller_budgets=plan.buckets[:-1],
+    num_microbatches=plan.identity[1],
   )
   sample = exact_lane.sample(molecules, spec, plan, 8)
-  assert len(sample) == 8
+  assert len(sample) == 8 * spec.num_microbatches
   assert len({batch.budget for batch in sample}) == 1
   stream = _take(_stream(molecules, plan, dropout=0), 8)
-  for batch, entry in zip(sample, stream, strict=True):
-    assert batch.graph_mask.sum() == entry.batch.graph_mask[0].sum()
-    count = entry.batch.graph_mask[0].sum()
-    chex.assert_trees_all_equal(batch.n_node[:count], entry.batch.n_node[0, :count])
+  for position, batch in enumerate(sample):
+    step, index = divmod(position, spec.num_microbatches)
+    entry = stream[step].batch
+    count = entry.graph_mask[index].sum()
+    assert batch.graph_mask.sum() == count
+    chex.assert_trees_all_equal(batch.n_node[:count], entry.n_node[index, :count])

@@ -45,12 +45,28 @@ class ScaleFittingTest(parameterized.TestCase):
     for name in fitted:
       value = float(scales[name]["scale_factor"])
       self.assertGreater(value, 0)
-      rows = [o[name].num_rows for o in observed]
+      rows = [o[name].values.count for o in observed]
       before, wanted = (
-        np.average([getattr(o[name], field) for o in observed], weights=rows)
-        for field in ("variance", "reference_variance")
+        np.average([getattr(o[name], field).variance for o in observed], weights=rows)
+        for field in ("values", "reference")
       )
       np.testing.assert_allclose(value**2 * before, wanted, rtol=1e-4, err_msg=name)
+
+  def test_factors_do_not_depend_on_how_a_step_is_divided(self):
+    model, variables = _unfitted()
+    structures = [small_model.molecule(), small_model.crystal(), small_model.crystal(3)]
+    pack = lambda chosen: small_model.make_batch(chosen, dtype=np.float32)
+    whole = model.fit_state(variables, [pack(structures)])
+    parts = [pack(structures[:1]), pack(structures[1:]), pack([])]
+    divided = model.fit_state(variables, parts, together=3)
+    chex.assert_trees_all_close(divided.scales, whole.scales, rtol=1e-5)
+    # Means of the parts' variances would not do.
+    apart = model.fit_state(variables, parts[:2])
+    differ = [
+      abs(a / b - 1) > 1e-3
+      for a, b in zip(*map(jax.tree.leaves, (apart.scales, whole.scales)), strict=True)
+    ]
+    self.assertTrue(any(differ))
 
   def test_factors_that_are_set_stay_and_a_branch_without_data_gets_one(self):
     model, variables = _unfitted()
