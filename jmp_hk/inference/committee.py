@@ -77,7 +77,7 @@ class CommitteeHead(single_head.SingleHead):
     self,
     name: single_head.Function,
     batches: Sequence[batch_lib.Batch],
-    devices: Sequence[jax.Device] = (),
+    devices: Sequence[jax.Device] = (),  # pyright: ignore[reportInvalidTypeForm]
   ) -> list[dict[str, jax.Array]]:
     """See `SingleHead.run`; outputs are [G, members, …] or [N, members, …].
 

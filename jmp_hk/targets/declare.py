@@ -105,8 +105,14 @@ def with_classes(
   labels |= set(info.targets)
   for target in targets:
     if target.is_learned and target.name not in labels:
+      hint = (
+        " Structures without a periodic cell of finite volume have none."
+        if target.name == "stress"
+        else ""
+      )
       raise ValueError(
         f"The data have no label {target.name!r}, only {', '.join(sorted(labels))}."
+        f"{hint}"
       )
   return tuple(
     _with_classes(target, info) if target.spec.is_class else target
