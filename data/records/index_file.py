@@ -229,7 +229,10 @@ class _Stored:
       raise ValueError("its checksum is wrong")
     self.description = json.loads(content)
     count = self.description["records"]
-    self._arrays = [("<i8", (count + 1,)), ("<i4", (count,))]
+    self._arrays: list[tuple[str, tuple[int, ...]]] = [
+      ("<i8", (count + 1,)),
+      ("<i4", (count,)),
+    ]
     for entry in self.description["sizes"]:
       self._arrays.append(("<i4", (count, len(entry["fields"]))))
     self._starts = [_HEAD.size + length]
