@@ -429,7 +429,7 @@ class _Compactor:
   def __init__(self, structure: structure_lib.Structure, offsets: np.ndarray):
     """Looks at the largest edge set's offsets; the others' are among them."""
     self._dtype = tables.index_dtype(structure.num_atoms)
-    has_any = len(offsets) and np.any(structure.pbc)
+    has_any = len(offsets) and structure.is_periodic
     small = not has_any or max(offsets.max(), -offsets.min()) < 2**15
     self._offset_dtype = np.int16 if small else np.int32
 
