@@ -50,7 +50,7 @@ def find_problem(
     )
   pbc = np.asarray(pbc)
   heights, across = np.zeros(0), high - low
-  if pbc.any():
+  if any(pbc.tolist()):
     heights, across = _spans(positions, np.asarray(cell, np.float64), pbc)
   return _span_problem(len(positions), heights, across, reach) or _crowd_problem(
     positions

@@ -66,6 +66,11 @@ class Structure:
     """Number of atoms, n."""
     return len(self.atomic_numbers)
 
+  @property
+  def is_periodic(self) -> bool:
+    """Whether any direction is periodic."""
+    return any(self.pbc.tolist())  # Of three values, faster than in NumPy.
+
   def label(self, name: str) -> float | np.ndarray | None:
     """A label by name, or None where there is none."""
     value = getattr(self, name) if name in LABELS else None

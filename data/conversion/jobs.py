@@ -17,6 +17,7 @@ import numpy as np
 from data.conversion import base
 from data.conversion import inputs
 from data.records import index
+from data.records import index_file
 from data.records import schema
 from data.records import shards
 from jmp_hk import dataset_summary
@@ -103,16 +104,16 @@ def complete(job: Job) -> Outcome:
     size_tables.row(schema.decode(record, str(job.shard)), BUILDER, graph)
     for record in shards.read_shard(job.shard)
   ]
-  sizes = dict(found.sizes) | {key: index.table(fields, np.array(rows, np.int32))}
-  index.store(job.shard, dataclasses.replace(found, sizes=sizes))
+  sizes = dict(found.sizes) | {key: index_file.table(fields, np.array(rows, np.int32))}
+  index_file.store(job.shard, dataclasses.replace(found, sizes=sizes))
   return Outcome(found.num_records)
 
 
 def _is_measured(job: Job) -> bool:
   key, fields = _columns(job, job.converter.declare())
   try:
-    found = index.load(job.shard).sizes.get(key)
-  except index.IndexFileError:
+    found = index_file.load(job.shard).sizes.get(key)
+  except index_file.IndexFileError:
     return False
   return found is not None and found.fields == fields
 

@@ -2,7 +2,8 @@
 
 schema     the record layout, in NumPy only
 shards     sharded TFRecord files: atomic writing, checked reading
-index      where the records of a shard lie, and how large their graphs are
+index_file where the records of a shard lie, and how large their graphs are
+index      makes indices, while a shard is written or afterwards
 source     the shards of a split as a source of structures, read in any order
 datasets   which datasets a run reads, and how they are opened
 tf_reader  `tf_dataset`, a split as a tf.data.Dataset for programs of your own

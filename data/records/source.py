@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from data.records import index as index_lib
+from data.records import index_file
 from data.records import schema
 from data.records import shards as shards_lib
 from jmp_hk import structure as structure_lib
@@ -97,7 +98,7 @@ class ShardSource(shards_lib.Split):
     for i, shard in enumerate(self.shards):
       index = self._index(i)
       rows = table.rows(np.arange(starts[i], starts[i + 1]))
-      sizes = dict(index.sizes) | {key: index_lib.table(fields, rows)}
+      sizes = dict(index.sizes) | {key: index_file.table(fields, rows)}
       if not index_lib.try_store(shard, dataclasses.replace(index, sizes=sizes)):
         logger.info(
           "The sizes of graphs cannot be stored in %s: they are measured again next "
@@ -133,7 +134,7 @@ class ShardSource(shards_lib.Split):
         )
     return structure
 
-  def _index(self, number: int) -> index_lib.Index:
+  def _index(self, number: int) -> index_file.Index:
     """The index of a shard."""
     kept = self._layout.kept.get(number)
     return kept if kept is not None else index_lib.open_index(self.shards[number])[0]
@@ -142,8 +143,8 @@ class ShardSource(shards_lib.Split):
     """Where the records of a shard begin."""
     try:
       if number not in self._layout.kept:
-        return index_lib.load_offsets(self.shards[number])
-    except index_lib.IndexFileError:
+        return index_file.load_offsets(self.shards[number])
+    except index_file.IndexFileError:
       pass  # It is made again.
     return self._index(number).offsets
 
@@ -154,8 +155,8 @@ class ShardSource(shards_lib.Split):
       RecordFileError: the index is damaged.
     """
     try:
-      return index_lib.load_rows(self.shards[number], key)
-    except index_lib.IndexFileError as error:
+      return index_file.load_rows(self.shards[number], key)
+    except index_file.IndexFileError as error:
       raise shards_lib.RecordFileError(
         f"{error}. Run the same python -m data.convert once more, which measures the "
         "graphs of this shard again; or delete the file."
@@ -198,7 +199,7 @@ class _Layout:
   starts: np.ndarray
   checksum: str
   largest: _Largest
-  kept: dict[int, index_lib.Index]
+  kept: dict[int, index_file.Index]
   measured: dict[str, size_tables.SizesTable]
 
 

@@ -86,8 +86,8 @@ def find_neighbors(structure: structure_lib.Structure, cutoff: float) -> EdgeSet
 
 def edge_limit(structure: structure_lib.Structure, cutoff: float) -> float:
   """The largest distance of an edge in Å, see above."""
-  is_periodic = np.any(structure.pbc)
-  return cutoff + CUTOFF_TOLERANCE if is_periodic else cutoff - CUTOFF_TOLERANCE
+  tolerance = CUTOFF_TOLERANCE if structure.is_periodic else -CUTOFF_TOLERANCE
+  return cutoff + tolerance
 
 
 def find_pairs(
@@ -147,7 +147,7 @@ def _check(
   name = structure.record_id or "structure"
   if not np.isfinite(positions).all():
     raise structure_lib.InvalidStructureError(f"{name}: positions are not finite.")
-  if pbc.any():
+  if structure.is_periodic:
     if not np.isfinite(cell).all():
       raise structure_lib.InvalidStructureError(f"{name}: the cell is not finite.")
     vectors = cell[pbc]
@@ -175,9 +175,9 @@ def home_cells(structure: structure_lib.Structure) -> np.ndarray:
   Returns:
     [n, 3] int32, zero along directions that are not periodic.
   """
-  pbc = np.asarray(structure.pbc, dtype=bool)
-  if not pbc.any():
+  if not structure.is_periodic:
     return np.zeros((structure.num_atoms, 3), np.int32)
+  pbc = np.asarray(structure.pbc, dtype=bool)
   basis = pairs_lib.basis(np.asarray(structure.cell, np.float64), pbc)
   fractions = np.asarray(structure.positions, np.float64) @ np.linalg.inv(basis)
   home = np.floor(fractions).astype(np.int32)

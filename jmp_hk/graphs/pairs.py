@@ -66,7 +66,7 @@ def find(
   """
   num_atoms = len(positions)
   places = np.ascontiguousarray(positions.T)
-  if not num_atoms or not pbc.any():
+  if not num_atoms or not any(pbc.tolist()):
     if num_atoms * num_atoms > _MOST_PAIRS:
       return None
     senders = itself = np.arange(num_atoms)

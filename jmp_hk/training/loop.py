@@ -168,9 +168,7 @@ class Loop:
         self._count()
       logger.info("%s", summary.compilation(self._program, item.batch))
 
-    self.state, metrics = train_step(
-      self.state, item.batch, before_compiling=announce
-    )
+    self.state, metrics = train_step(self.state, item.batch, before_compiling=announce)
     self._step += 1
     self._log.add(metrics, item.info)
     if train_step.num_compilations > known:

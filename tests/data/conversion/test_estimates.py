@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -83,3 +85,15 @@ def test_archives_that_have_to_be_unpacked_are_named(tmp_path):
   with pytest.raises(base.PlanError, match=r"rmd17\.tar\.bz2.*is unpacked into"):
     estimates.estimate(converter, tmp_path / "out" / "ethanol")
   assert [path.name for path in tmp_path.iterdir()] == ["rmd17.tar.bz2"]
+
+
+def test_a_conversion_starts_without_slow_modules():
+  program = (
+    "import sys; from data import convert; convert._kinds_by_option(); "
+    "slow = {'tensorflow', 'jax', 'scipy', 'ase.io', 'ase.db', 'ase.constraints'}; "
+    "print(sorted(slow & set(sys.modules)))"
+  )
+  result = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert result.stdout.strip() == "[]"

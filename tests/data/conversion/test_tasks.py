@@ -18,7 +18,7 @@ from data.conversion import registry
 from data.conversion import runner
 from data.converters import oc20
 from data.records import datasets as datasets_lib
-from data.records import index
+from data.records import index_file
 from data.records import schema
 from data.records import shards
 from jmp_hk import serialization
@@ -256,7 +256,7 @@ def test_measuring_can_be_left_out_and_changes_no_shard(tmp_path):
   _convert(source, tmp_path / "without", measure=False)
   for shard in shards.list_shards(tmp_path / "without", "train"):
     assert shard.read_bytes() == (tmp_path / "with" / shard.name).read_bytes()
-    found = index.load(shard)
+    found = index_file.load(shard)
     assert not found.sizes
     decoded = [schema.decode(record) for record in shards.read_shard(shard)]
     assert found.num_atoms.tolist() == [s.num_atoms for s in decoded]
@@ -267,7 +267,7 @@ def test_sizes_can_be_added_to_what_was_converted_without(tmp_path):
   info = _convert(source, tmp_path / "whole")
   _convert(source, tmp_path / "out", measure=False)
   shard = tmp_path / "out" / shards.shard_name("train", 1, 3)
-  index.path_of(shard).unlink()  # As of an earlier version.
+  index_file.path_of(shard).unlink()  # As of an earlier version.
   assert _convert(source, tmp_path / "out", num_workers=2) == info
   assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 

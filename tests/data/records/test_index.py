@@ -14,6 +14,7 @@ import pytest
 
 from data.records import datasets as datasets_lib
 from data.records import index
+from data.records import index_file
 from data.records import schema
 from data.records import shards
 from jmp_hk.graphs import budget as budget_lib
@@ -44,7 +45,7 @@ def _molecules(count):
 def test_an_index_says_where_records_lie_and_what_they_need(tmp_path, count):
   structures = _molecules(count)
   shard = _write(tmp_path, structures)
-  found = index.load(shard)
+  found = index_file.load(shard)
   assert found.num_records == count
   content = shard.read_bytes()
   records = [
@@ -63,7 +64,7 @@ def test_an_index_says_where_records_lie_and_what_they_need(tmp_path, count):
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_a_walk_over_the_records_gives_the_same_but_for_sizes(tmp_path, count):
   shard = _write(tmp_path, _molecules(count), key="")
-  written, walked = index.load(shard), index.scan(shard)
+  written, walked = index_file.load(shard), index.scan(shard)
   chex.assert_trees_all_equal(written.offsets, walked.offsets)
   chex.assert_trees_all_equal(written.num_atoms, walked.num_atoms)
   assert (written.checksum, written.last) == (walked.checksum, walked.last)
@@ -74,7 +75,7 @@ def test_equal_shards_have_equal_indices(tmp_path):
     (tmp_path / name).mkdir()
     _write(tmp_path / name, _molecules(5))
   first, second = (
-    index.path_of(tmp_path / name / shards.shard_name("train", 0, 1)).read_bytes()
+    index_file.path_of(tmp_path / name / shards.shard_name("train", 0, 1)).read_bytes()
     for name in ("a", "b")
   )
   assert first == second
@@ -93,37 +94,37 @@ def test_a_failed_writer_leaves_neither_shard_nor_index(tmp_path):
 @pytest.mark.parametrize("position", [0, 9, 13, 17, 60, 300, -1])
 def test_a_damaged_index_is_made_anew_and_said(tmp_path, caplog, position):
   shard = _write(tmp_path, _molecules(9))
-  path = index.path_of(shard)
+  path = index_file.path_of(shard)
   content = bytearray(path.read_bytes())
   content[position] ^= 16
   path.write_bytes(content)
-  with pytest.raises(index.IndexFileError, match="train-00000-of-00001.index"):
-    index.load(shard)
+  with pytest.raises(index_file.IndexFileError, match="train-00000-of-00001.index"):
+    index_file.load(shard)
   with caplog.at_level(logging.WARNING):
     found, is_stored = index.open_index(shard)
   assert "new index" in caplog.text and is_stored
-  chex.assert_trees_all_equal(found.offsets, index.load(shard).offsets)
+  chex.assert_trees_all_equal(found.offsets, index_file.load(shard).offsets)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 30, 200])
 def test_a_truncated_index_is_made_anew(tmp_path, keep):
   shard = _write(tmp_path, _molecules(9))
-  path = index.path_of(shard)
+  path = index_file.path_of(shard)
   path.write_bytes(path.read_bytes()[:keep])
   assert index.open_index(shard)[0].num_records == 9
-  assert index.load(shard).num_records == 9
+  assert index_file.load(shard).num_records == 9
 
 
 def test_the_index_of_another_shard_is_made_anew(tmp_path):
   shard = _write(tmp_path, _molecules(9))
-  stale = index.path_of(shard).read_bytes()
+  stale = index_file.path_of(shard).read_bytes()
   # Of the same length and the same number of atoms, with other coordinates.
   others = [dataclasses.replace(s, positions=s.positions + 1) for s in _molecules(9)]
   size = shard.stat().st_size
   _write(tmp_path, others)
   assert shard.stat().st_size == size
-  fresh = index.load(shard).checksum
-  index.path_of(shard).write_bytes(stale)
+  fresh = index_file.load(shard).checksum
+  index_file.path_of(shard).write_bytes(stale)
   found, _ = index.open_index(shard)
   assert found.checksum == fresh and not found.sizes
 
@@ -136,23 +137,23 @@ def _damage(path: pathlib.Path, position: int) -> None:
 
 def test_parts_of_an_index_are_read_and_checked_by_themselves(tmp_path):
   shard = _write(tmp_path, _molecules(9))
-  whole = index.load(shard)
-  assert index.load_summary(shard) == index.summarize(whole)
-  chex.assert_trees_all_equal(index.load_offsets(shard), whole.offsets)
+  whole = index_file.load(shard)
+  assert index_file.load_summary(shard) == index_file.summarize(whole)
+  chex.assert_trees_all_equal(index_file.load_offsets(shard), whole.offsets)
   chex.assert_trees_all_equal(
-    index.load_rows(shard, "a key"), whole.sizes["a key"].rows
+    index_file.load_rows(shard, "a key"), whole.sizes["a key"].rows
   )
-  with pytest.raises(index.IndexFileError, match="damaged"):
-    index.load_rows(shard, "another key")
-  _damage(index.path_of(shard), -1)  # In the last row of sizes.
-  chex.assert_trees_all_equal(index.load_offsets(shard), whole.offsets)
-  with pytest.raises(index.IndexFileError, match="checksum is wrong"):
-    index.load_rows(shard, "a key")
+  with pytest.raises(index_file.IndexFileError, match="damaged"):
+    index_file.load_rows(shard, "another key")
+  _damage(index_file.path_of(shard), -1)  # In the last row of sizes.
+  chex.assert_trees_all_equal(index_file.load_offsets(shard), whole.offsets)
+  with pytest.raises(index_file.IndexFileError, match="checksum is wrong"):
+    index_file.load_rows(shard, "a key")
   rows = 9 * len(_FIELDS) * 4
-  _damage(index.path_of(shard), -rows - 9 * 4 - 1)  # In the size of the shard.
-  assert index.load_summary(shard) == index.summarize(whole)
-  with pytest.raises(index.IndexFileError, match="checksum is wrong"):
-    index.load_offsets(shard)
+  _damage(index_file.path_of(shard), -rows - 9 * 4 - 1)  # In the size of the shard.
+  assert index_file.load_summary(shard) == index_file.summarize(whole)
+  with pytest.raises(index_file.IndexFileError, match="checksum is wrong"):
+    index_file.load_offsets(shard)
 
 
 class SourceTest(parameterized.TestCase):
@@ -265,7 +266,7 @@ class SourceTest(parameterized.TestCase):
     rows = np.zeros((45, 11), np.int32)
     source.remember(builder, graph, size_tables.ArraySizes(builder.budget_type, rows))
     for shard in source.shards:
-      _damage(index.path_of(shard), -1)
+      _damage(index_file.path_of(shard), -1)
     again = self._copy()
     self.assertEqual(again.fetch([44])[0].record_id, self.everything[44].record_id)
     with self.assertRaisesRegex(
@@ -273,25 +274,25 @@ class SourceTest(parameterized.TestCase):
     ):
       _ = again.measured(builder, graph).values
     for shard in source.shards:
-      _damage(index.path_of(shard), -9 * 11 * 4 - 9 * 4 - 1)
+      _damage(index_file.path_of(shard), -9 * 11 * 4 - 9 * 4 - 1)
     self.assertEqual(
       self._copy().fetch([44])[0].record_id, self.everything[44].record_id
     )
-    self.assertEqual(index.load(source.shards[-1]).num_records, 9)
+    self.assertEqual(index_file.load(source.shards[-1]).num_records, 9)
 
   def test_a_folder_that_cannot_be_written_is_read_all_the_same(self):
     source = self._copy()
     for shard in source.shards:
-      index.path_of(shard).unlink(missing_ok=True)
+      index_file.path_of(shard).unlink(missing_ok=True)
       # Nothing can be written under this name, not even by root.
-      index.path_of(shard).mkdir()
+      index_file.path_of(shard).mkdir()
     self.assertEqual(source.identity, self.source.identity)
     again = pickle.loads(pickle.dumps(source))
     self.assertEqual(
       [s.record_id for s in again.fetch([40, 2])],
       [self.everything[i].record_id for i in (40, 2)],
     )
-    self.assertTrue(all(index.path_of(shard).is_dir() for shard in source.shards))
+    self.assertTrue(all(index_file.path_of(shard).is_dir() for shard in source.shards))
 
 
 def test_more_shards_than_are_kept_open_can_be_read(tmp_path):

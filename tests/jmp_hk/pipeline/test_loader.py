@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from data.records import index
+from data.records import index_file
 from data.records import shards
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import budget as budget_lib
@@ -183,7 +183,7 @@ def test_a_damaged_record_is_named(corpus_directory, tmp_path, num_workers):
   (dataset,) = corpus.open_all(tmp_path / "copy", names=["molecules"])
   shard: pathlib.Path = dataset.source.shards[2]
   content = bytearray(shard.read_bytes())
-  content[index.load(shard).offsets[4] + 40] ^= 1
+  content[index_file.load(shard).offsets[4] + 40] ^= 1
   shard.write_bytes(content)
   with pytest.raises(shards.RecordFileError, match="train-00002.*record 4"):
     _take(_stream([dataset], num_workers), 20)

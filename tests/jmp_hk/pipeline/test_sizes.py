@@ -71,7 +71,9 @@ def test_edge_dropout_is_that_of_the_first_draws(molecules):
   graph, structures = molecules.info.graph, molecules.source.fetch(range(9))
   dropping = dataclasses.replace(gemnet_graphs.BUILDER, edge_dropout=0.3)
   full = sizes.rows(structures, dropping, graph)
-  chex.assert_trees_all_equal(full, sizes.rows(structures, gemnet_graphs.BUILDER, graph))
+  chex.assert_trees_all_equal(
+    full, sizes.rows(structures, gemnet_graphs.BUILDER, graph)
+  )
   dropped = sizes.rows(structures, dropping, graph, seed=5)
   chex.assert_trees_all_equal(dropped, sizes.rows(structures, dropping, graph, seed=5))
   edges = budget_lib.names(dropping.budget_type).index("num_a2a")

@@ -184,7 +184,7 @@ def build_graphs(
     main, main_codes, qint, qint_codes, bound, num_atoms
   )
   pairs, a2a_slot = tables.distinct_senders(a2a, num_atoms)
-  compact = _Compactor(num_atoms, a2a.offsets)
+  compact = _Compactor(structure, a2a.offsets)
   return GemNetOCStructureGraphs(
     structure=structure,
     main=compact.edges(main),
@@ -389,7 +389,8 @@ def _symmetrize(
       "union" keeps an edge if either direction is there.
 
   Returns:
-    Edges sorted by receiver, their codes, and the index of each one's reverse.
+    Edges sorted by receiver, their codes (nothing of use if the bound is zero), and the
+    index of each one's reverse.
   """
   senders, receivers, offsets = near.senders, near.receivers, near.offsets
   forward = is_forward(near, codes, bound)
@@ -403,7 +404,7 @@ def _symmetrize(
     pair = high * (high.max(initial=0) + 1) + low
     keep = np.unique(pair * (2 * bound + 1) + codes, return_index=True)[1]
   senders, receivers = senders.take(keep), receivers.take(keep)
-  offsets, codes = offsets.take(keep, axis=0), codes.take(keep)
+  offsets = offsets.take(keep, axis=0)
   half = len(keep)
   all_receivers = np.concatenate([receivers, senders])
   small = all_receivers.astype(tables.index_dtype(num_atoms))
@@ -416,16 +417,20 @@ def _symmetrize(
     offsets=np.concatenate([offsets, -offsets]).take(order, axis=0),
   )
   reverse = np.concatenate([position[half:], position[:half]]).take(order)
-  return edges, np.concatenate([codes, -codes]).take(order), reverse
+  codes = codes.take(keep)
+  if bound:  # Else they are all zero.
+    codes = np.concatenate([codes, -codes]).take(order)
+  return edges, codes, reverse
 
 
 class _Compactor:
   """Stores edges in the smallest sensible integers, for workers to send."""
 
-  def __init__(self, num_atoms: int, offsets: np.ndarray):
+  def __init__(self, structure: structure_lib.Structure, offsets: np.ndarray):
     """Looks at the largest edge set's offsets; the others' are among them."""
-    self._dtype = tables.index_dtype(num_atoms)
-    small = not len(offsets) or max(offsets.max(), -offsets.min()) < 2**15
+    self._dtype = tables.index_dtype(structure.num_atoms)
+    has_any = len(offsets) and structure.is_periodic
+    small = not has_any or max(offsets.max(), -offsets.min()) < 2**15
     self._offset_dtype = np.int16 if small else np.int32
 
   def edges(self, edges: neighbors.EdgeSet) -> neighbors.EdgeSet:

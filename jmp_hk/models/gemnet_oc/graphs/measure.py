@@ -50,7 +50,7 @@ def measure(
     return None
   limit = neighbors.edge_limit(structure, config.cutoff)
   in_a2a = pairs.squared <= limit * limit
-  num_a2a = np.count_nonzero(in_a2a)
+  num_a2a = int(np.count_nonzero(in_a2a))
   if num_a2a > limits.a2a and np.count_nonzero(in_a2a, axis=1).max() > limits.a2a:
     return None
   near = _near(pairs, limits.main, limit, num_a2a / num_atoms)
@@ -70,7 +70,7 @@ def measure(
     num_atoms=num_atoms,
     num_main=2 * len(half),
     num_a2a=num_a2a,
-    num_a2ee2a=np.count_nonzero(rank < limits.a2ee2a),
+    num_a2ee2a=int(np.count_nonzero(rank < limits.a2ee2a)),
     num_qint=len(qint),
     main_width=int(degree.max()),
     a2a_width=_most_senders(pairs, in_a2a),
