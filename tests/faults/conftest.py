@@ -6,7 +6,6 @@ import pytest
 
 from tests.faults import outcomes as outcomes_lib
 
-
 _START = time.monotonic()
 
 
