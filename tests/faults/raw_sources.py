@@ -159,8 +159,8 @@ def _ase(name: str) -> Make:
 _SIZES = ("--train_size=6", "--val_size=3")
 _PARTS = ("--split_fractions=0.6,0.2,0.2",)
 # One record of a text is one structure. In HDF5 a molecule has several conformers,
-# which share atomic numbers and name. A list that is cut at the end of a line is another
-# list.
+# which share atomic numbers and name. A list that is cut at the end of a line is
+# another list.
 SOURCES: Sequence[Source] = (
   Source("ANI-1x, HDF5", "ani1x", _ani1x, most_changed=4),
   Source("Transition1x, HDF5", "transition1x", _transition1x, most_changed=4),
