@@ -20,12 +20,14 @@ import numpy as np
 
 from data.conversion import base
 from data.conversion import splits
+from data.formats import archives
 from data.formats import expansion
 from jmp_hk import dataset_summary
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 
 EV_PER_HARTREE = 27.211386246  # as in the published labels (PyTorch Geometric)
+NUM_MOLECULES = 133_885
 NUM_CHARACTERIZED = 130_831
 NUM_HELD_OUT = 10_000  # for validation, and as many for testing
 # Bytes of the file of one molecule. Those of the release have up to 3,000.
@@ -83,6 +85,24 @@ def read_uncharacterized(path: pathlib.Path) -> frozenset[int]:
   return found
 
 
+def check_list(molecules: int, kept: int, listed: pathlib.Path | None) -> None:
+  """Checks that the list of the whole release leaves as many as published.
+
+  Args:
+    molecules: molecules of the archive; nothing is checked of parts of the release.
+    kept: how many the list leaves.
+    listed: the list, or None where nothing is left out.
+
+  Raises:
+    RawDataError: it leaves another number; the list may be truncated.
+  """
+  if listed and molecules == NUM_MOLECULES and kept != NUM_CHARACTERIZED:
+    raise base.RawDataError(
+      f"{listed}: expected to leave {NUM_CHARACTERIZED} of the {molecules} molecules, "
+      f"found {kept}. It may be truncated; download it again."
+    )
+
+
 def split(numbers: np.ndarray) -> dict[str, np.ndarray]:
   """Splits molecules as published.
 
@@ -110,7 +130,7 @@ def members(archive: pathlib.Path) -> Iterator[tuple[int, bytes]]:
     with (
       open(archive, "rb") as raw,
       expansion.open_stream(raw, str(archive)) as content,
-      tarfile.open(fileobj=content, mode="r|") as tar,
+      tarfile.open(fileobj=content, mode="r|", tarinfo=archives.TarHeader) as tar,
     ):
       for member in tar:
         match = _NUMBER_IN_NAME.search(member.name)
@@ -198,6 +218,7 @@ class Qm9(base.Converter):
     if len(set(numbers)) != len(numbers):
       raise base.RawDataError(f"{self.archive} holds a molecule twice.")
     kept = np.array(sorted(set(numbers) - excluded), np.int64)
+    check_list(len(numbers), len(kept), listed)
     if not len(kept):
       raise base.RawDataError(
         f"{self.archive} holds no characterised molecule dsgdb9nsd_000001.xyz, …"

@@ -25,6 +25,8 @@ from jmp_hk import dataset_summary
 from jmp_hk import ranges
 from jmp_hk.graphs import config as graph_config
 
+OFFICIAL_SIZE = 1_000  # Frames of each official list.
+_FEWEST_FRAMES = 99_000  # Of a molecule of the release; azobenzene has 99,988.
 TRAIN_SIZE = 950
 VAL_SIZE = 50
 KEYS = npz_frames.Keys("nuclear_charges", "coords", "energies", "forces")
@@ -104,9 +106,17 @@ def read_indices(path: pathlib.Path, count: int) -> np.ndarray:
     RawDataError: it is unreadable, or an index repeats or is not below `count`.
   """
   try:
-    indices = np.array(path.read_text().split(), np.int64)
+    text = path.read_text()
+    indices = np.array(text.split(), np.int64)
   except (OSError, ValueError) as error:
     raise base.RawDataError(f"{path} is not a list of indices: {error}") from error
+  is_release = count >= _FEWEST_FRAMES
+  if not text.endswith("\n") or (is_release and len(indices) != OFFICIAL_SIZE):
+    size = f"{OFFICIAL_SIZE} whole lines" if is_release else "whole lines"
+    raise base.RawDataError(
+      f"{path}: expected {size}, found {len(indices)} numbers and "
+      f"{text[-8:]!r} at the end. It may be truncated; download it again."
+    )
   if not len(indices) or len(np.unique(indices)) != len(indices):
     raise base.RawDataError(f"{path}: expected distinct frame indices.")
   if indices.min() < 0 or indices.max() >= count:

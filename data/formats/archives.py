@@ -44,6 +44,29 @@ class Member:
   size: int
 
 
+class TarHeader(tarfile.TarInfo):
+  """The head of a member of a tar file; a damaged one is an error wherever it is.
+
+  Python's reader takes a damaged head behind the first member for the end of the
+  archive, and leaves out all members from there on.
+  """
+
+  @classmethod
+  def frombuf(cls, buf: Any, encoding: str, errors: str) -> "TarHeader":
+    """Reads the head.
+
+    Raises:
+      EOFHeaderError: it is the mark at the end of an archive.
+      ReadError: it is damaged, or the archive ends without a mark.
+    """
+    try:
+      return super().frombuf(buf, encoding, errors)
+    except tarfile.EOFHeaderError:  # pyright: ignore[reportAttributeAccessIssue]
+      raise
+    except tarfile.HeaderError as error:
+      raise tarfile.ReadError(f"a member has a damaged head: {error}") from error
+
+
 def is_archive(name: str | pathlib.Path) -> bool:
   """Whether a file is called like an archive."""
   return str(name).lower().endswith(SUFFIXES)
@@ -72,7 +95,7 @@ def members(path: pathlib.Path) -> list[Member]:
   """
   found = []
   try:
-    with tarfile.open(path, "r:") as tar:
+    with tarfile.open(path, "r:", tarinfo=TarHeader) as tar:
       for info in tar:
         if info.isreg() and not info.issparse():
           found.append(Member(info.name, info.offset_data, info.size))

@@ -166,7 +166,9 @@ def _entries(file: IO[bytes], name: str) -> Iterator[_Entry]:
           yield _Entry(info.filename, info.file_size, special, open_entry)
     return
   content = expansion.open_stream(file, name)
-  with tarfile.open(fileobj=content, mode="r|", bufsize=_CHUNK_BYTES) as tar:
+  with tarfile.open(
+    fileobj=content, mode="r|", bufsize=_CHUNK_BYTES, tarinfo=archives.TarHeader
+  ) as tar:
     for member in tar:
       special = "" if member.isreg() and not member.issparse() else "no plain file"
       if member.issym() or member.islnk():

@@ -6,6 +6,8 @@ import pytest
 
 from tests.faults import outcomes as outcomes_lib
 
+_START = time.monotonic()
+
 
 @pytest.fixture
 def outcomes(request) -> outcomes_lib.Outcomes:
@@ -29,7 +31,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
   ]
   if not rows:
     return
-  minutes = (time.time() - terminalreporter._sessionstarttime) / 60
+  minutes = (time.monotonic() - _START) / 60
   terminalreporter.section("what came of all faults")
   terminalreporter.write_line(outcomes_lib.table(rows))
   terminalreporter.write_line(f"{minutes:.1f} minutes")

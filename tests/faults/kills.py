@@ -137,6 +137,7 @@ def _finetuning(folder: pathlib.Path) -> Sequence[str]:
     *_SMALL_RUN,
     "--warmup_epochs=1",
     "--decay_epochs=4",
+    "--num_steps=20",
     "--checkpoint_every=3",
     "--test_split=test",
   )

@@ -10,6 +10,7 @@ import pytest
 
 from data.conversion import base
 from data.converters import qm9
+from data.formats import archives
 from tests import shared_files
 from tests.data.converters import converted
 
@@ -57,6 +58,37 @@ def _archive(tmp_path):
   _write_archive(raw / "dsgdb9nsd.xyz.tar.bz2", [*range(20, 0, -1)])
   (raw / "uncharacterized.txt").write_text(LIST)
   return raw / "dsgdb9nsd.xyz.tar.bz2"
+
+
+def test_the_list_of_the_whole_release_leaves_the_published_number(tmp_path):
+  listed = tmp_path / "uncharacterized.txt"
+  qm9.check_list(133_885, 130_831, listed)
+  qm9.check_list(133_885, 133_885, None)
+  qm9.check_list(100, 99, listed)
+  with pytest.raises(base.RawDataError, match="expected to leave 130831 of the 133885"):
+    qm9.check_list(133_885, 130_832, listed)
+
+
+def test_a_damaged_head_of_a_member_is_not_the_end_of_the_archive(tmp_path):
+  path = tmp_path / "dsgdb9nsd.xyz.tar"
+  with tarfile.open(path, "w") as tar:
+    for number in range(1, 6):
+      member = tarfile.TarInfo(f"dsgdb9nsd_{number:06d}.xyz")
+      member.size = len(METHANE)
+      tar.addfile(member, io.BytesIO(METHANE.encode()))
+  assert [number for number, _ in qm9.members(path)] == [1, 2, 3, 4, 5]
+  content = path.read_bytes()
+  head = content.index(b"dsgdb9nsd_000004")
+  for damaged in (
+    content[:head] + b"x" + content[head + 1 :],  # Its checksum is wrong.
+    content[:head],  # Without the mark at the end.
+    content[: head + 100],
+  ):
+    path.write_bytes(damaged)
+    with pytest.raises(base.RawDataError, match="after molecule 3: a member has a dam"):
+      list(qm9.members(path))
+    with pytest.raises(base.RawDataError, match="a member has a damaged head"):
+      archives.members(path)
 
 
 def test_units_of_methane():

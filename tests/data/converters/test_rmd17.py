@@ -174,6 +174,22 @@ def test_split_files_are_sources(release, tmp_path):
   }
 
 
+@pytest.mark.parametrize(
+  ("text", "frames", "message"),
+  [
+    ("1\n2\n3", 10, "expected whole lines, found 3 numbers"),
+    ("1\n2\n", 100_000, "expected 1000 whole lines, found 2 numbers"),
+    ("", 10, "expected whole lines, found 0 numbers"),
+    ("1\n\xff\n", 10, "is not a list of indices"),
+  ],
+)
+def test_truncated_official_lists(tmp_path, text, frames, message):
+  path = tmp_path / "index_train_01.csv"
+  path.write_text(text)
+  with pytest.raises(base.RawDataError, match=message):
+    rmd17.read_indices(path, frames)
+
+
 def test_official_split_of_given_sizes():
   split = rmd17.official_split(np.arange(100, 200), np.arange(50), 20, 5)
   assert {k: len(v) for k, v in split.items()} == {"train": 20, "val": 5, "test": 50}
