@@ -47,6 +47,7 @@ _ORDER = (
   ("models",),
   ("pipeline",),
   ("checkpoints", "inference", "interop", "training"),
+  ("dynamics",),
   ("ase_datasets", "ase_structures", "fine_tuning"),
   ("",),  # jmp_hk/__init__.py
 )

@@ -48,7 +48,7 @@ def run(
   state = recorder.resume()
   is_new = state is None
   if state is None:
-    state = _initial_state(atoms, ensemble, movable, seed)
+    state = initial_state(atoms, ensemble, movable, seed)
   else:
     structure = dataclasses.replace(
       structure, positions=state.positions, cell=np.asarray(state.cell)
@@ -133,7 +133,7 @@ def check_cell(
     raise ValueError("The cell cannot move while atoms are fixed in space.")
 
 
-def _initial_state(
+def initial_state(
   atoms: ase.Atoms, ensemble: integrators.NVE, movable: np.ndarray, seed: int
 ) -> integrators.State:
   """Positions and momenta of atoms; drawn where a temperature is kept and all rest."""
