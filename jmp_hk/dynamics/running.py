@@ -75,6 +75,9 @@ def run(
       bar.update(int(simulation.state.step) - done)
       if simulation.state.step == frame:
         recorder.write(simulation.state)
+        if outputs.restart is not None:
+          # As where the run continues from here, so that no sum has another order.
+          simulation.renew()
       elif simulation.state.step == num_steps:
         recorder.store(simulation.state)
   return recorder.frame(simulation.state)
