@@ -31,6 +31,7 @@ _ORDER = (
     "statistics",
     "structure",
     "text_table",
+    "voigt",
     "zip_entries",
   ),
   ("graphs",),

@@ -144,58 +144,30 @@ class DynamicsTest(absltest.TestCase):
         restart=self._folder / "parts.npz",
       )
 
-  def test_fixed_atoms_rest_in_a_thermostat(self):
-    atoms = ase.build.molecule("CH3CH2OH")
-    atoms.set_constraint(constraints.FixAtoms([0, 2]))
-    ours = dynamics.run_langevin(_model(), atoms, temperature_K=300, num_steps=5)
-    moved = np.abs(ours.positions - atoms.positions).max(axis=1)
-    self.assertEqual(np.flatnonzero(moved == 0).tolist(), [0, 2])
-    self.assertFalse(ours.get_momenta()[[0, 2]].any())
-    self.assertGreater(ours.get_temperature(), 10)
-
-  def test_relaxation_finds_the_minima_of_ase(self):
-    rattled = _crystal(0)
-    rattled.rattle(0.05, seed=3)
-    structures = [rattled, *map(ase.build.molecule, ("H2O", "CH3OH"))]
+  def test_cells_relax_to_the_minima_of_ase(self):
+    structures = [_crystal(0) for _ in range(3)]
+    for seed, atoms in enumerate(structures[1:]):
+      atoms.rattle(0.03, seed=seed)
+    # Two of them fit into a batch.
     results = dynamics.relax(
-      _model(), structures, fmax=0.03, batch_edges=160, max_steps=200
+      _model(), structures, fmax=0.003, cell=True, max_steps=120, batch_edges=100
     )
     for atoms, result in zip(structures, results, strict=True):
       theirs = atoms.copy()
       theirs.calc = calculator.JMPCalculator(_model())
-      search = optimize.FIRE(theirs, logfile=None)
-      search.run(fmax=0.03, steps=200)
-      self.assertTrue(result.converged)
+      before = theirs.get_potential_energy()
+      search = optimize.FIRE(filters.UnitCellFilter(theirs), logfile=None)
+      search.run(fmax=0.003, steps=120)
       self.assertEqual(result.num_steps, search.get_number_of_steps())
-      self.assertLess(result.fmax, 0.03)
+      self.assertEqual(result.converged, result.fmax < 0.003)
+      self.assertLess(result.atoms.get_potential_energy(), before)
       chex.assert_trees_all_close(
-        result.atoms.positions, theirs.positions, rtol=0, atol=1e-7
+        (result.atoms.positions, np.array(result.atoms.cell)),
+        (theirs.positions, np.array(theirs.cell)),
+        rtol=0,
+        atol=1e-6,
       )
-      self.assertAlmostEqual(
-        result.atoms.get_potential_energy(), theirs.get_potential_energy(), places=7
-      )
-
-  def test_the_cell_relaxes(self):
-    atoms = _crystal(0)
-    [result] = dynamics.relax(_model(), atoms, fmax=0.003, cell=True, max_steps=100)
-    before = atoms.copy()
-    before.calc = calculator.JMPCalculator(_model())
-    self.assertTrue(result.converged)
-    self.assertLess(result.atoms.get_potential_energy(), before.get_potential_energy())
-    self.assertLess(
-      np.abs(result.atoms.get_stress()).max(), np.abs(before.get_stress()).max()
-    )
-    theirs = atoms.copy()
-    theirs.calc = before.calc
-    search = optimize.FIRE(filters.UnitCellFilter(theirs), logfile=None)
-    search.run(fmax=0.003, steps=100)
-    self.assertEqual(result.num_steps, search.get_number_of_steps())
-    chex.assert_trees_all_close(
-      (result.atoms.positions, np.array(result.atoms.cell)),
-      (theirs.positions, np.array(theirs.cell)),
-      rtol=0,
-      atol=1e-6,
-    )
+    self.assertTrue(results[0].converged)
 
   def test_wrong_input_is_explained(self):
     atoms = _crystal()
@@ -223,7 +195,7 @@ class DynamicsTest(absltest.TestCase):
     atoms = _crystal()
     atoms.set_momenta(1e4 * np.ones((3, 3)) * [[1], [-1], [0]])
     with self.assertRaisesRegex(dynamics.DynamicsError, "shorter time step"):
-      dynamics.run_nve(_model(), atoms, num_steps=3)
+      dynamics.run_nve(_model(), atoms, num_steps=3, skin=0.04)
 
 
 if __name__ == "__main__":
