@@ -35,6 +35,8 @@ def run(
   progress: bool,
 ) -> ase.Atoms:
   """Runs a simulation, or continues it; arguments as of the functions in `dynamics`."""
+  if num_steps < 0:
+    raise ValueError(f"num_steps must not be negative, got {num_steps}.")
   runner = model.head(head)
   structure = check(runner, atoms, 0, ensemble.cell_moves)
   smoothness.warn(runner.task, runner.info, structure)
@@ -46,9 +48,9 @@ def run(
     runner.reference_energy(structure),
   )
   state = recorder.resume()
-  is_new = state is None
   if state is None:
     state = initial_state(atoms, ensemble, movable, seed)
+    recorder.store(state)
   else:
     structure = dataclasses.replace(
       structure, positions=state.positions, cell=np.asarray(state.cell)
@@ -63,7 +65,7 @@ def run(
     seed=seed,
     skin=skin,
   )
-  if is_new:
+  if state.step < 0:
     simulation.run_to(0)
     recorder.write(simulation.state)
   with console.bar(

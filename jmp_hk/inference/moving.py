@@ -123,7 +123,7 @@ class System:
       self._widths.remove(widths)
       self._widths.append(widths)
     # What the graphs need now is counted on the device, except the first time.
-    if not same_sizes or not self._has_room(widths):
+    if not same_sizes or not self.moving.fits(widths, self.budget):
       self.budget = self._budgets.fit_all(
         self.moving.estimate(entries, widths), self.structures
       )
@@ -148,10 +148,6 @@ class System:
   def motion(self, positions: np.ndarray, cell: np.ndarray) -> float:
     """By how much distances of the first structure may have changed, see `motion`."""
     return candidates.motion(self.structures[0], positions, cell, self.moving.reach)
-
-  def _has_room(self, widths: Any) -> bool:
-    senders = getattr(widths, "senders", 0)
-    return getattr(self.budget, "a2a_width", senders) >= senders
 
   def _pack(self, entries: Sequence[Any]) -> None:
     budget = self.budget
