@@ -32,6 +32,7 @@ _ORDER = (
     "structure",
     "voigt",
     "text_table",
+    "voigt",
     "zip_entries",
   ),
   ("graphs",),
@@ -49,6 +50,7 @@ _ORDER = (
   ("models",),
   ("pipeline",),
   ("checkpoints", "inference", "interop", "training"),
+  ("dynamics",),
   ("ase_datasets", "ase_structures", "fine_tuning"),
   ("",),  # jmp_hk/__init__.py
 )

@@ -195,6 +195,9 @@ def _cut(path: pathlib.Path, size: int) -> None:
   Raises:
     OtherRunError: the file is shorter than it was then.
   """
+  if not size:  # Whatever is there was cut short.
+    path.unlink(missing_ok=True)
+    return
   found = _size(path)
   if found < size:
     raise errors.OtherRunError(
@@ -206,7 +209,7 @@ def _cut(path: pathlib.Path, size: int) -> None:
   if path.suffix != ".traj":
     os.truncate(path, size)
     return
-  frames = ase_io.read(path, f":{size}") if size else []
+  frames = ase_io.read(path, f":{size}")
   with (
     files.named_atomically(path) as temporary,
     ase_trajectory.Trajectory(str(temporary), "w") as trajectory,

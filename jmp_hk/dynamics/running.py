@@ -35,6 +35,8 @@ def run(
   progress: bool,
 ) -> ase.Atoms:
   """Runs a simulation, or continues it; arguments as of the functions in `dynamics`."""
+  if num_steps < 0:
+    raise ValueError(f"num_steps must not be negative, got {num_steps}.")
   runner = model.head(head)
   structure = check(runner, atoms, 0, ensemble.cell_moves)
   smoothness.warn(runner.task, runner.info, structure)
@@ -46,9 +48,9 @@ def run(
     runner.reference_energy(structure),
   )
   state = recorder.resume()
-  is_new = state is None
   if state is None:
-    state = _initial_state(atoms, ensemble, movable, seed)
+    state = initial_state(atoms, ensemble, movable, seed)
+    recorder.store(state)
   else:
     structure = dataclasses.replace(
       structure, positions=state.positions, cell=np.asarray(state.cell)
@@ -63,7 +65,7 @@ def run(
     seed=seed,
     skin=skin,
   )
-  if is_new:
+  if state.step < 0:
     simulation.run_to(0)
     recorder.write(simulation.state)
   with console.bar(
@@ -75,6 +77,9 @@ def run(
       bar.update(int(simulation.state.step) - done)
       if simulation.state.step == frame:
         recorder.write(simulation.state)
+        if outputs.restart is not None:
+          # As where the run continues from here, so that no sum has another order.
+          simulation.renew()
       elif simulation.state.step == num_steps:
         recorder.store(simulation.state)
   return recorder.frame(simulation.state)
@@ -133,7 +138,7 @@ def check_cell(
     raise ValueError("The cell cannot move while atoms are fixed in space.")
 
 
-def _initial_state(
+def initial_state(
   atoms: ase.Atoms, ensemble: integrators.NVE, movable: np.ndarray, seed: int
 ) -> integrators.State:
   """Positions and momenta of atoms; drawn where a temperature is kept and all rest."""

@@ -88,7 +88,7 @@ class Simulation:
       "movable": mobile,
       "key": key,
     }
-    self._renew()
+    self.renew()
 
   def run_to(self, step: int) -> None:
     """Makes steps until this many are done in all.
@@ -113,7 +113,7 @@ class Simulation:
       if status is Status.OVERFLOW:
         self.system.grow(needs)
       elif status in (Status.RENEW, Status.EXPIRED):
-        self._renew()
+        self.renew()
         is_renewed = True
 
   def _advance(self, step: int) -> tuple[Status, np.ndarray]:
@@ -151,7 +151,7 @@ class Simulation:
     )
     return Status(int(status)), needs
 
-  def _renew(self) -> None:
+  def renew(self) -> None:
     """Searches for neighbors where atoms are now."""
     structure = moving.moved(self._structure, self.state.positions, self.state.cell)
     self._structure = structure

@@ -76,6 +76,11 @@ class MovingGraphs(abc.ABC):
       known: widths that something is compiled for, in the order of preference.
     """
 
+  def fits(self, widths: Any, budget: budget_lib.Budget) -> bool:
+    """Whether a budget has room for what follows from the widths alone."""
+    del widths, budget
+    return True
+
   @abc.abstractmethod
   def pack(self, entries: Sequence[Any], widths: Any, num_atoms: int) -> Arrays:
     """Puts candidates into arrays of static shapes.

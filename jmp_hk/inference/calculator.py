@@ -9,6 +9,7 @@ import numpy as np
 
 from jmp_hk import from_ase
 from jmp_hk import structure as structure_lib
+from jmp_hk.graphs import candidates
 from jmp_hk.inference import committee
 from jmp_hk.inference import moving
 from jmp_hk.inference import prediction as prediction_lib
@@ -42,6 +43,7 @@ class JMPCalculator(ase_calculator.Calculator):
     head: str | None = None,
     *,
     precision: str = "float32",
+    skin: float | None = candidates.DEFAULT_SKIN,
     **kwargs: Any,
   ) -> None:
     """Makes a calculator.
@@ -50,6 +52,8 @@ class JMPCalculator(ase_calculator.Calculator):
       model: a loaded model or committee, or what `jmp_hk.load` takes.
       head: name of the head; may be left out if the model has one.
       precision: see `jmp_hk.load`; only where `model` is a path.
+      skin: neighbors are searched for when an atom has moved by half of it, Å; None
+        searches for them at every step.
       **kwargs: arguments of ASE's calculators.
 
     Raises:
@@ -67,7 +71,7 @@ class JMPCalculator(ase_calculator.Calculator):
       self.implemented_properties += [f"{name}_std" for name in names.values()]
     if "energy" in names:
       self.implemented_properties.append("free_energy")
-    self._stepper = moving.Stepper(self._runner)
+    self._stepper = moving.Stepper(self._runner, skin)
     self._structure: structure_lib.Structure | None = None
     self._known: list[np.ndarray] = []  # What must not change while atoms move.
     self._has_warned = False
@@ -76,6 +80,11 @@ class JMPCalculator(ase_calculator.Calculator):
   def num_compilations(self) -> int:
     """Number of programs compiled so far, for all heads of the model."""
     return self._runner.num_compilations + len(self._runner.moving_programs)
+
+  @property
+  def device_seconds(self) -> float:
+    """Time that compiled programs ran; all else was spent on the host."""
+    return self._stepper.device_seconds
 
   def calculate(
     self,

@@ -9,7 +9,9 @@ computes in.
 from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Sequence
+import contextlib
 import dataclasses
+import time
 from typing import Any
 
 import jax
@@ -67,6 +69,7 @@ class System:
     budget: static sizes of the batch.
     frame: arguments of programs.
     num_searches: how often candidates were found.
+    device_seconds: time that programs ran, without their compilation.
   """
 
   def __init__(
@@ -89,6 +92,7 @@ class System:
     self.runner, self.moving = runner, moving
     self.structures: tuple[Structure, ...] = ()
     self.num_searches = 0
+    self.device_seconds = 0.0
     self.frame: Frame
     self.budget: budget_lib.Budget
     self._budgets = buckets.MovingBudget(runner.builder, runner.info.graph)
@@ -119,7 +123,7 @@ class System:
       self._widths.remove(widths)
       self._widths.append(widths)
     # What the graphs need now is counted on the device, except the first time.
-    if not same_sizes or not self._has_room(widths):
+    if not same_sizes or not self.moving.fits(widths, self.budget):
       self.budget = self._budgets.fit_all(
         self.moving.estimate(entries, widths), self.structures
       )
@@ -144,10 +148,6 @@ class System:
   def motion(self, positions: np.ndarray, cell: np.ndarray) -> float:
     """By how much distances of the first structure may have changed, see `motion`."""
     return candidates.motion(self.structures[0], positions, cell, self.moving.reach)
-
-  def _has_room(self, widths: Any) -> bool:
-    senders = getattr(widths, "senders", 0)
-    return getattr(self.budget, "a2a_width", senders) >= senders
 
   def _pack(self, entries: Sequence[Any]) -> None:
     budget = self.budget
@@ -228,7 +228,10 @@ class System:
       arguments = self.runner.variables, self.frame, *args
       if whole not in programs:
         programs[whole] = compilation.compile_for(jax.jit(function), *arguments)
-      return jax.device_get(programs[whole](*arguments))
+      begin = time.perf_counter()
+      outputs = jax.device_get(programs[whole](*arguments))
+      self.device_seconds += time.perf_counter() - begin
+      return outputs
 
   def pad(self, positions: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, ...]:
     """Positions [n, 3] and cells [g, 3, 3] with the padding of the batch."""
@@ -267,20 +270,26 @@ class Stepper:
   """Predicts one structure after another, fast where only its atoms have moved."""
 
   def __init__(
-    self, runner: single_head.SingleHead, skin: float = candidates.DEFAULT_SKIN
+    self, runner: single_head.SingleHead, skin: float | None = candidates.DEFAULT_SKIN
   ) -> None:
     """Takes a head; compiles nothing yet.
 
     Args:
       runner: the head.
-      skin: see `System`.
+      skin: see `System`; None builds all graphs on the host.
     """
     self._runner = runner
-    try:
-      self._system = System(runner, skin)
-    except CannotMoveError:
-      self._system = None
+    self._seconds = 0.0
+    self._system = None
+    if skin is not None:
+      with contextlib.suppress(CannotMoveError):
+        self._system = System(runner, skin)
     self._budget = buckets.MovingBudget(runner.builder, runner.info.graph)
+
+  @property
+  def device_seconds(self) -> float:
+    """Time that programs ran."""
+    return self._seconds + (self._system.device_seconds if self._system else 0.0)
 
   def is_near(self, positions: np.ndarray, cell: np.ndarray) -> bool:
     """Whether atoms of the last structure can move here without a neighbor search."""
@@ -321,7 +330,10 @@ class Stepper:
     budget = self._budget.fit(runner.builder.sizes(graphs), structure)
     item = packing.PackItem(graphs)
     batch = packing.pack([item], runner.builder, budget, runner.dtype)
-    return jax.device_get(runner.predict(batch))
+    begin = time.perf_counter()
+    outputs = jax.device_get(runner.predict(batch))
+    self._seconds += time.perf_counter() - begin
+    return outputs
 
 
 def moved(structure: Structure, positions: np.ndarray, cell: np.ndarray) -> Structure:

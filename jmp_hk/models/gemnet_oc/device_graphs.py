@@ -81,6 +81,11 @@ class GemNetOCMovingGraphs(moving_lib.MovingGraphs):
         return widths
     return roomy
 
+  def fits(self, widths: candidates_lib.Widths, budget: budget_lib.Budget) -> bool:
+    """See `MovingGraphs`."""
+    assert isinstance(budget, gemnet_budget.GemNetOCBudget)
+    return widths.senders <= budget.a2a_width
+
   def pack(
     self,
     entries: Sequence[candidates_lib.StructureCandidates],

@@ -7,6 +7,7 @@ import tempfile
 from absl.testing import absltest
 import ase
 from ase import constraints
+from ase import filters
 from ase import io as ase_io
 from ase import optimize
 from ase import units
@@ -80,7 +81,7 @@ class DynamicsTest(absltest.TestCase):
     path = self._folder / "md.traj"
     # A small skin: neighbors are searched for again on the way.
     ours = dynamics.run_nve(
-      _model(), atoms, num_steps=24, interval=8, skin=0.1, trajectory=path
+      _model(), atoms, num_steps=24, interval=8, skin=0.04, trajectory=path
     )
     theirs = atoms.copy()
     theirs.calc = calculator.JMPCalculator(_model())
@@ -89,7 +90,7 @@ class DynamicsTest(absltest.TestCase):
     for _ in range(3):
       motion.run(8)
       frames.append(theirs.copy())
-    self.assertGreater(np.abs(theirs.positions - atoms.positions).max(), 0.06)
+    self.assertGreater(np.abs(theirs.positions - atoms.positions).max(), 0.03)
     _same(ours, theirs)
     self.assertAlmostEqual(
       ours.get_potential_energy(), theirs.get_potential_energy(), places=9
@@ -118,7 +119,7 @@ class DynamicsTest(absltest.TestCase):
       )
 
     whole = run("whole", 15)
-    run("parts", 7)
+    run("parts", 10)
     # Killed after a frame was written and before the restart file was.
     log = self._folder / "parts.log"
     frames = self._folder / "parts.extxyz"
@@ -143,47 +144,30 @@ class DynamicsTest(absltest.TestCase):
         restart=self._folder / "parts.npz",
       )
 
-  def test_fixed_atoms_rest_in_a_thermostat(self):
-    atoms = ase.build.molecule("CH3CH2OH")
-    atoms.set_constraint(constraints.FixAtoms([0, 2]))
-    ours = dynamics.run_langevin(_model(), atoms, temperature_K=300, num_steps=5)
-    moved = np.abs(ours.positions - atoms.positions).max(axis=1)
-    self.assertEqual(np.flatnonzero(moved == 0).tolist(), [0, 2])
-    self.assertFalse(ours.get_momenta()[[0, 2]].any())
-    self.assertGreater(ours.get_temperature(), 10)
-
-  def test_relaxation_finds_the_minima_of_ase(self):
-    rattled = _crystal(0)
-    rattled.rattle(0.05, seed=3)
-    structures = [rattled, *map(ase.build.molecule, ("H2O", "CH3OH"))]
+  def test_cells_relax_to_the_minima_of_ase(self):
+    structures = [_crystal(0) for _ in range(3)]
+    for seed, atoms in enumerate(structures[1:]):
+      atoms.rattle(0.03, seed=seed)
+    # Two of them fit into a batch.
     results = dynamics.relax(
-      _model(), structures, fmax=0.03, batch_edges=160, max_steps=200
+      _model(), structures, fmax=0.003, cell=True, max_steps=120, batch_edges=100
     )
     for atoms, result in zip(structures, results, strict=True):
       theirs = atoms.copy()
       theirs.calc = calculator.JMPCalculator(_model())
-      search = optimize.FIRE(theirs, logfile=None)
-      search.run(fmax=0.03, steps=200)
-      self.assertTrue(result.converged)
+      before = theirs.get_potential_energy()
+      search = optimize.FIRE(filters.UnitCellFilter(theirs), logfile=None)
+      search.run(fmax=0.003, steps=120)
       self.assertEqual(result.num_steps, search.get_number_of_steps())
-      self.assertLess(result.fmax, 0.03)
+      self.assertEqual(result.converged, result.fmax < 0.003)
+      self.assertLess(result.atoms.get_potential_energy(), before)
       chex.assert_trees_all_close(
-        result.atoms.positions, theirs.positions, rtol=0, atol=1e-7
+        (result.atoms.positions, np.array(result.atoms.cell)),
+        (theirs.positions, np.array(theirs.cell)),
+        rtol=0,
+        atol=1e-6,
       )
-      self.assertAlmostEqual(
-        result.atoms.get_potential_energy(), theirs.get_potential_energy(), places=7
-      )
-
-  def test_the_cell_relaxes(self):
-    atoms = _crystal(0)
-    [result] = dynamics.relax(_model(), atoms, fmax=0.05, cell=True, max_steps=60)
-    before = atoms.copy()
-    before.calc = calculator.JMPCalculator(_model())
-    self.assertLess(result.atoms.get_potential_energy(), before.get_potential_energy())
-    stress = np.abs(before.get_stress()).max()
-    self.assertLess(np.abs(result.atoms.get_stress()).max(), stress)
-    result.atoms.calc = calculator.JMPCalculator(_model())
-    self.assertNotAlmostEqual(result.atoms.get_volume(), atoms.get_volume(), places=3)
+    self.assertTrue(results[0].converged)
 
   def test_wrong_input_is_explained(self):
     atoms = _crystal()
@@ -211,7 +195,7 @@ class DynamicsTest(absltest.TestCase):
     atoms = _crystal()
     atoms.set_momenta(1e4 * np.ones((3, 3)) * [[1], [-1], [0]])
     with self.assertRaisesRegex(dynamics.DynamicsError, "shorter time step"):
-      dynamics.run_nve(_model(), atoms, num_steps=3)
+      dynamics.run_nve(_model(), atoms, num_steps=3, skin=0.04)
 
 
 if __name__ == "__main__":
