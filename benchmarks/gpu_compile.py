@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import time
+from typing import Any
 
 from absl import flags
 import jax
@@ -47,11 +48,14 @@ def prepare() -> None:
   jax.config.update("jax_platforms", "cpu")
 
 
-def device_of(card: roofline.Card) -> jax.Device:
+def device_of(card: roofline.Card) -> Any:
   """A card that programs can be compiled for, whatever this machine has.
 
   Args:
     card: which.
+
+  Returns:
+    A device of jax.
 
   Raises:
     MissingPluginError: jax's CUDA plugin is not installed.
@@ -111,6 +115,7 @@ def run_case(
   rows = [flops.count_rows(microbatch, len(config.tasks)) for microbatch in step]
   work = sum(flops.training_flops(config, trained.shapes.params, r) for r in rows)
   analysis = compiled.memory_analysis()
+  assert analysis is not None  # For GPUs there always is one.
   return {
     "case": name,
     "card": card,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import jax
@@ -29,15 +30,16 @@ class Training:
     self,
     config: model_lib.ModelConfig,
     example: batch_lib.Batch,
-    device: jax.Device | None = None,
+    device: Any | None = None,
   ):
     """Builds the step; compiles nothing and draws no weights yet.
 
     Args:
       config: configuration of the model.
       example: a microbatch, for shapes.
-      device: where it runs, also one that is not there (`jax.experimental.topologies`),
-        for which the step can be compiled; by default the first that is.
+      device: device of jax where it runs, also one that is not there
+        (`jax.experimental.topologies`), for which the step can be compiled; by default
+        the first that is.
     """
     # Batches are packed already, so their size does not matter.
     run = train_config.TrainerConfig(config, _TRAIN)
@@ -78,7 +80,7 @@ class Training:
   def compile_only(
     self,
     microbatches: Sequence[batch_lib.Batch],
-    options: Mapping[str, str | bool | int] | None = None,
+    options: Mapping[str, Any] | None = None,
   ) -> jax.stages.Compiled:
     """Compiles the step for the shapes of its microbatches without making a state.
 
@@ -93,7 +95,8 @@ class Training:
       microbatches[0],
     )
     (device,) = self._mesh.devices.flat
-    with compilation.trace_for(_PLATFORMS.get(device.platform, device.platform)):
+    platform = str(device.platform)
+    with compilation.trace_for(_PLATFORMS.get(platform, platform)):
       lowered = self.step.lower(self._program.state_shapes(), stacked)
     return lowered.compile(compiler_options=dict(options or {}))
 

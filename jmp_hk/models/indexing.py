@@ -143,7 +143,6 @@ class Places(NamedTuple):
   present: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def to_table(x: jax.Array, places: Places, slot_axis: int = 1) -> jax.Array:
   """What edges hold, in the table of their receivers.
 
@@ -158,10 +157,9 @@ def to_table(x: jax.Array, places: Places, slot_axis: int = 1) -> jax.Array:
   Returns:
     [N, W, …] for slot axis one, zero where the table has nothing.
   """
-  return jnp.moveaxis(take_table(x, places.table), 1, slot_axis)
+  return _to_table(x, places, slot_axis)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def from_table(x: jax.Array, places: Places, slot_axis: int = 1) -> jax.Array:
   """What a table holds for each edge, the inverse of `to_table`.
 
@@ -173,34 +171,47 @@ def from_table(x: jax.Array, places: Places, slot_axis: int = 1) -> jax.Array:
   Returns:
     [e, …], zero for edges that are not in the table.
   """
-  rows, slots, present = places[1:]
-  return take_slots(x, rows, slots, present, slot_axis=slot_axis)
+  return _from_table(x, places, slot_axis)
 
 
-def _forward(function):
-  return lambda x, places, axis: (function(x, places, axis), places)
-
-
-to_table.defvjp(
-  _forward(to_table), lambda axis, places, y: (from_table(y, places, axis), None)
-)
-from_table.defvjp(
-  _forward(from_table), lambda axis, places, y: (to_table(y, places, axis), None)
-)
-
-
-@jax.custom_vjp
 def swap_rows(x: jax.Array, partner: jax.Array) -> jax.Array:
   """Rows in another order, which restores the first if it is applied again.
 
   Args:
     x: [rows, …].
     partner: [rows] integers, a permutation that is its own inverse.
+
+  Returns:
+    As `x`. The derivative is the same gather.
   """
+  return _swap_rows(x, partner)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _to_table(x, places, slot_axis):
+  return jnp.moveaxis(take_table(x, places.table), 1, slot_axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _from_table(x, places, slot_axis):
+  rows, slots, present = places[1:]
+  return take_slots(x, rows, slots, present, slot_axis=slot_axis)
+
+
+@jax.custom_vjp
+def _swap_rows(x, partner):
   return take_distinct(x, partner)
 
 
-swap_rows.defvjp(
+_to_table.defvjp(
+  lambda x, places, axis: (to_table(x, places, axis), places),
+  lambda axis, places, y: (from_table(y, places, axis), None),
+)
+_from_table.defvjp(
+  lambda x, places, axis: (from_table(x, places, axis), places),
+  lambda axis, places, y: (to_table(y, places, axis), None),
+)
+_swap_rows.defvjp(
   lambda x, partner: (swap_rows(x, partner), partner),
   lambda partner, y: (swap_rows(y, partner), None),
 )

@@ -189,7 +189,24 @@ def clip_by_global_norm(threshold: float) -> optax.GradientTransformation:
     updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
   ) -> tuple[optax.Updates, optax.OptState]:
     del params
-    factor = jnp.minimum(1.0, threshold / (optax.global_norm(updates) + 1e-6))
+    factor = jnp.minimum(1.0, threshold / (global_norm(updates) + 1e-6))
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def global_norm(tree: optax.Updates) -> jax.Array:
+  """Square root of the sum of all squares, as `optax.global_norm`.
+
+  Rows of all arrays are summed first and their sums in one go, which takes a GPU one
+  kernel for each array instead of two.
+
+  Args:
+    tree: arrays.
+  """
+  leaves = map(jnp.atleast_1d, jax.tree.leaves(tree))
+  rows = [jnp.square(leaf).sum(-1).ravel() for leaf in leaves]
+  if not rows:
+    return jnp.zeros(())
+  # XLA would take the one sum apart again.
+  return jnp.sqrt(jax.lax.optimization_barrier(jnp.concatenate(rows)).sum())

@@ -65,7 +65,7 @@ def make_train_step(
     gradients = objective.process_gradients(gradients)
     gradients = _trained_only(gradients, config.optimizer)
     loss = _total(terms)
-    norm = optax.global_norm(gradients)
+    norm = optimizer_lib.global_norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     proceed = finite & ~state.halted
     rate = schedule(state.step) * state.plateau.scale
