@@ -3,6 +3,8 @@
 Random weights show the mathematics; fine-tuned ones are what users run.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import functools
 import tempfile
@@ -107,6 +109,17 @@ class Weights(NamedTuple):
   force_scale: float = 1.0
 
 
+@contextlib.contextmanager
+def _quick_compilation() -> Iterator[None]:
+  """Compiles what runs for a few steps without most optimisations."""
+  before = jax.config.jax_disable_most_optimizations
+  jax.config.update("jax_disable_most_optimizations", True)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @functools.cache
 def _fine_tuned() -> Weights:
   """The small model after a few steps on EMT's energies and forces."""
@@ -114,7 +127,7 @@ def _fine_tuned() -> Weights:
   for atoms in frames:
     atoms.calc = emt.EMT()
     atoms.get_forces()  # Labels are what has been computed.
-  with tempfile.TemporaryDirectory() as directory:
+  with tempfile.TemporaryDirectory() as directory, _quick_compilation():
     model = fine_tuning.fine_tune(
       predictors.conservative(),
       frames,
