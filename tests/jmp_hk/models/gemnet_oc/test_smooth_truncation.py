@@ -3,6 +3,8 @@
 Random weights show the mathematics; fine-tuned ones are what users run.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import functools
 import tempfile
@@ -107,13 +109,25 @@ class Weights(NamedTuple):
   force_scale: float = 1.0
 
 
+@contextlib.contextmanager
+def _quick_compilation() -> Iterator[None]:
+  """Compiles what runs for a few steps without most optimisations."""
+  before = jax.config.jax_disable_most_optimizations
+  jax.config.update("jax_disable_most_optimizations", True)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @functools.cache
 def _fine_tuned() -> Weights:
   """The small model after a few steps on EMT's energies and forces."""
   frames = [_disordered_atoms(seed) for seed in range(12)]
   for atoms in frames:
     atoms.calc = emt.EMT()
-  with tempfile.TemporaryDirectory() as directory:
+    atoms.get_forces()  # Labels are what has been computed.
+  with tempfile.TemporaryDirectory() as directory, _quick_compilation():
     model = fine_tuning.fine_tune(
       predictors.conservative(),
       frames,
@@ -152,15 +166,12 @@ class _Surface(parameterized.TestCase):
     energies = [self._predict(path(n * step))["energy"] for n in (-2, -1, 1, 2)]
     return (energies[0] - 8 * energies[1] + 8 * energies[2] - energies[3]) / (12 * step)
 
-
-class SmoothSurfaceTest(_Surface):
-  def test_energies_per_atom_do_not_depend_on_the_cell(self):
+  def _check_cells(self):
     energies = [self._predict(_fcc(n))["energy"] / n for n in (1, 4, 8, 27, 64)]
     self.assertGreater(abs(energies[0]), 1e-3)
     chex.assert_trees_all_close(energies, [energies[0]] * 5, rtol=0, atol=1e-8)
 
-  @parameterized.parameters(4, 8, 27)
-  def test_symmetric_sites_have_no_forces(self, num_atoms):
+  def _check_symmetric_sites(self, num_atoms):
     predictions = self._predict(_fcc(num_atoms))
     self.assertLess(np.abs(predictions["forces"]).max(), 1e-8)
     pressure = predictions["stress"].trace() / 3
@@ -169,8 +180,7 @@ class SmoothSurfaceTest(_Surface):
       predictions["stress"], pressure * np.eye(3), rtol=0, atol=1e-8
     )
 
-  @parameterized.parameters(1, -1)
-  def test_rotations_and_mirrors(self, determinant):
+  def _check_rotation(self, determinant):
     matrix, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))
     matrix *= np.sign(np.linalg.det(matrix)) * determinant
     structure = _disordered()
@@ -186,7 +196,7 @@ class SmoothSurfaceTest(_Surface):
       actual["stress"], matrix.T @ expected["stress"] @ matrix, atol=1e-9, rtol=0
     )
 
-  def test_permutations_and_lattice_vectors(self):
+  def _check_permutation_and_lattice_vectors(self):
     structure, order = _disordered(), np.array([2, 0, 3, 1])
     moves = np.array([[0, 2, -1], [-3, 0, 0], [1, 1, 5], [0, 0, 1]])
     changed = dataclasses.replace(
@@ -201,6 +211,43 @@ class SmoothSurfaceTest(_Surface):
       actual["forces"], expected["forces"][order], atol=1e-9, rtol=0
     )
 
+  def _check_forces(self, structure, directions=3):
+    rng = np.random.default_rng(1)
+    structure = _moved(structure, 0.0)
+    forces = self._predict(structure)["forces"]
+    for _ in range(directions):
+      direction = rng.standard_normal(forces.shape)
+      direction /= np.linalg.norm(direction)
+      expected = self._slope(lambda step, to=direction: _moved(structure, step * to))
+      self.assertLess(abs((forces * direction).sum() + expected), 1e-6)
+
+  def _check_path(self, path, span, direction, limit=12):
+    events = _events(path, *span)
+    self.assertGreater(len(events), 3)
+    for place in events[:limit]:
+      sides = [self._predict(path(place + shift)) for shift in (-1e-9, 1e-9)]
+      slope = -np.mean([(side["forces"] * direction).sum() for side in sides])
+      jump = sides[1]["energy"] - sides[0]["energy"] - 2e-9 * slope
+      self.assertLess(abs(jump), 1e-9)
+      expected = self._slope(lambda step, at=place: path(at + step))
+      self.assertLess(abs(slope - expected), 1e-6)
+
+
+class SmoothSurfaceTest(_Surface):
+  def test_energies_per_atom_do_not_depend_on_the_cell(self):
+    self._check_cells()
+
+  @parameterized.parameters(4, 8, 27)
+  def test_symmetric_sites_have_no_forces(self, num_atoms):
+    self._check_symmetric_sites(num_atoms)
+
+  @parameterized.parameters(1, -1)
+  def test_rotations_and_mirrors(self, determinant):
+    self._check_rotation(determinant)
+
+  def test_permutations_and_lattice_vectors(self):
+    self._check_permutation_and_lattice_vectors()
+
   @parameterized.parameters("disordered", "perfect", "molecule", "crowd", "linear")
   def test_forces_are_derivatives_of_the_energy(self, name):
     if name == "molecule":
@@ -212,14 +259,7 @@ class SmoothSurfaceTest(_Surface):
     else:
       makers = {"disordered": _disordered, "perfect": lambda: _fcc(8)}
       structure = makers[name]() if name in makers else _crowd(3.4)
-    rng = np.random.default_rng(1)
-    structure = _moved(structure, 0.0)
-    forces = self._predict(structure)["forces"]
-    for _ in range(3):
-      direction = rng.standard_normal(forces.shape)
-      direction /= np.linalg.norm(direction)
-      expected = self._slope(lambda step, to=direction: _moved(structure, step * to))
-      self.assertLess(abs((forces * direction).sum() + expected), 1e-6)
+    self._check_forces(structure)
 
   def test_stress_is_the_derivative_with_respect_to_strain(self):
     structure = _disordered()
@@ -252,19 +292,11 @@ class SmoothSurfaceTest(_Surface):
       direction = np.random.default_rng(2).standard_normal((4, 3))
       direction /= np.linalg.norm(direction)
       path, span = lambda s: _moved(base, s * direction), (0.0, 0.5)
-    events = _events(path, *span)
-    self.assertGreater(len(events), 3)
-    for place in events:
-      sides = [self._predict(path(place + shift)) for shift in (-1e-9, 1e-9)]
-      slope = -np.mean([(side["forces"] * direction).sum() for side in sides])
-      jump = sides[1]["energy"] - sides[0]["energy"] - 2e-9 * slope
-      self.assertLess(abs(jump), 1e-9)
-      expected = self._slope(lambda step, at=place: path(at + step))
-      self.assertLess(abs(slope - expected), 1e-6)
+    self._check_path(path, span, direction)
 
 
-class FineTunedSurfaceTest(SmoothSurfaceTest):
-  """All the same, of weights that have learned."""
+class FineTunedSurfaceTest(_Surface):
+  """The same of weights that have learned."""
 
   def _weights(self) -> Weights:
     return _fine_tuned()
@@ -274,6 +306,21 @@ class FineTunedSurfaceTest(SmoothSurfaceTest):
     changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), first, last)
     self.assertGreater(max(jax.tree.leaves(changes.params)), 1e-3)
     self.assertBetween(self._weights().force_scale, 0.5, 10)
+
+  def test_cells_and_symmetric_sites(self):
+    self._check_cells()
+    self._check_symmetric_sites(8)
+
+  def test_rotations_permutations_and_lattice_vectors(self):
+    self._check_rotation(1)
+    self._check_permutation_and_lattice_vectors()
+
+  def test_forces_are_derivatives_also_where_edges_come_and_go(self):
+    self._check_forces(_disordered(), directions=1)
+    direction = np.random.default_rng(2).standard_normal((4, 3))
+    direction /= np.linalg.norm(direction)
+    path = lambda s: _moved(_disordered(), s * direction)
+    self._check_path(path, (0.0, 0.5), direction, limit=3)
 
 
 class OtherGraphsTest(_Surface):
