@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 
 import ase
-import jax
 import numpy as np
 
 from jmp_hk import structure as structure_lib
@@ -16,6 +15,7 @@ from jmp_hk.inference import preparation
 from jmp_hk.inference import preparer as preparer_lib
 from jmp_hk.inference import single_head
 from jmp_hk.inference import spreading
+from jmp_hk.runtime import devices as devices_lib
 
 Result = preparation.Result
 
@@ -41,7 +41,7 @@ class Execution:
   batch_edges: int
   embed: bool = False
   on_progress: batching.OnProgress | None = None
-  devices: Sequence[jax.Device] = ()
+  devices: Sequence[devices_lib.Device] = ()
   num_workers: int = 0
   records_at_once: int = 2048
 

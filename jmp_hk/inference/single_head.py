@@ -25,6 +25,7 @@ from jmp_hk.models import heads
 from jmp_hk.models import model as model_lib
 from jmp_hk.models import precision as precision_lib
 from jmp_hk.runtime import compilation
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.targets import config as tasks_lib
 
 Function = Literal["predict", "embed"]
@@ -163,7 +164,7 @@ class SingleHead:
     self,
     name: Function,
     batches: Sequence[batch_lib.Batch],
-    devices: Sequence[jax.Device] = (),
+    devices: Sequence[devices_lib.Device] = (),
   ) -> list[dict[str, jax.Array]]:
     """`predict` or `embed` for a batch on each of some devices; returns at once.
 

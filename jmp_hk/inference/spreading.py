@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jmp_hk.graphs import batch as batch_lib
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.training import sharding
 
 TreeT = TypeVar("TreeT")  # A pytree of arrays.
@@ -48,10 +49,10 @@ class DeviceCopies(Generic[TreeT]):
   def __init__(self, tree: TreeT) -> None:
     """Takes the arrays; copies nothing yet."""
     self._tree = tree
-    self._copies: dict[jax.Device, TreeT] = {}
-    self._together: dict[tuple[jax.Device, ...], TreeT] = {}
+    self._copies: dict[devices_lib.Device, TreeT] = {}
+    self._together: dict[tuple[devices_lib.Device, ...], TreeT] = {}
 
-  def on(self, devices: Sequence[jax.Device]) -> TreeT:
+  def on(self, devices: Sequence[devices_lib.Device]) -> TreeT:
     """The arrays, complete on each of some devices."""
     key = tuple(devices)
     if key not in self._together:
@@ -68,7 +69,7 @@ class DeviceCopies(Generic[TreeT]):
 
 
 def put(
-  batches: Sequence[batch_lib.Batch], devices: Sequence[jax.Device]
+  batches: Sequence[batch_lib.Batch], devices: Sequence[devices_lib.Device]
 ) -> batch_lib.Batch:
   """Moves batches of one budget to the devices; leaves are [devices, …] then."""
   stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
@@ -76,7 +77,8 @@ def put(
 
 
 def on_each_device(
-  function: Callable[[Any, batch_lib.Batch], TreeT], devices: Sequence[jax.Device]
+  function: Callable[[Any, batch_lib.Batch], TreeT],
+  devices: Sequence[devices_lib.Device],
 ) -> jax.stages.Wrapped:
   """A function of one batch as a function of a batch on each device.
 
@@ -104,7 +106,7 @@ def on_each_device(
   )
 
 
-def split(outputs: TreeT, devices: Sequence[jax.Device]) -> list[TreeT]:
+def split(outputs: TreeT, devices: Sequence[devices_lib.Device]) -> list[TreeT]:
   """What each device has computed, from the outputs of a function on each of them."""
   leaves, structure = jax.tree.flatten(outputs)
   parts = [{x.device: x.data for x in leaf.addressable_shards} for leaf in leaves]

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import jax
+
+Device = Any  # A `jax.Device`, which is a variable to type checkers.
 
 
 class DevicesError(ValueError):
@@ -80,7 +83,7 @@ class Machine:
     share = num_microbatches // self.num_processes
     return max(n for n in range(1, self.devices_each + 1) if share % n == 0)
 
-  def devices(self, each: int) -> list[jax.Device]:
+  def devices(self, each: int) -> list[Device]:
     """As many devices of each process, process by process."""
     return [
       device
@@ -89,7 +92,7 @@ class Machine:
     ]
 
 
-def local_devices(num_devices: int = 0) -> list[jax.Device]:
+def local_devices(num_devices: int = 0) -> list[Device]:
   """Devices of this process that computations of its own may use.
 
   Args:
@@ -101,7 +104,7 @@ def local_devices(num_devices: int = 0) -> list[jax.Device]:
   """
   found = jax.local_devices()
   _check_enough(len(found), num_devices)
-  chosen = jax.config.jax_default_device
+  chosen = getattr(jax.config, "jax_default_device", None)
   if not num_devices and isinstance(chosen, jax.Device):
     return [chosen]
   return found[: num_devices or None]

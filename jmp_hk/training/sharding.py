@@ -71,7 +71,7 @@ def count_devices(num_microbatches: int, num_devices: int = 0) -> int:
 
 
 def make_mesh(
-  devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+  devices: Sequence[devices_lib.Device] | None = None,
 ) -> jax.sharding.Mesh:
   """A mesh of one axis over the given devices, by default all of all processes."""
   return jax.sharding.Mesh(np.asarray(devices or jax.devices()), (AXIS,))
