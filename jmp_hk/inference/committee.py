@@ -32,6 +32,7 @@ from jmp_hk.inference import prediction as prediction_lib
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import single_head
 from jmp_hk.models import model as model_lib
+from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
 
@@ -77,7 +78,7 @@ class CommitteeHead(single_head.SingleHead):
     self,
     name: single_head.Function,
     batches: Sequence[batch_lib.Batch],
-    devices: Sequence[jax.Device] = (),  # pyright: ignore[reportInvalidTypeForm]
+    devices: Sequence[devices_lib.Device] = (),
   ) -> list[dict[str, jax.Array]]:
     """See `SingleHead.run`; outputs are [G, members, …] or [N, members, …].
 
