@@ -112,7 +112,7 @@ class Weights(NamedTuple):
 @contextlib.contextmanager
 def _quick_compilation() -> Iterator[None]:
   """Compiles what runs for a few steps without most optimisations."""
-  before = jax.config.jax_disable_most_optimizations
+  before = jax.config.read("jax_disable_most_optimizations")
   jax.config.update("jax_disable_most_optimizations", True)
   try:
     yield
