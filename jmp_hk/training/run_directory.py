@@ -83,7 +83,7 @@ def complete(
   train = config.train
   if train.num_microbatches:
     return config
-  stored = _stored_config(directory).get("trainer", {}).get("train", {})
+  stored = _part(_stored_config(directory), "trainer", "train")
   count = stored.get("num_microbatches") or devices_lib.Machine.present(
     train.num_devices
   ).follow(train.batch_size)
@@ -118,7 +118,7 @@ def check_config(
       f"{directory}/{CONFIG_FILE} says nothing of {', '.join(missing)}: it is that of "
       "another program or version. Use another directory to start a new run."
     )
-  if "trainer" in given and "batch_size" not in stored["trainer"]["train"]:
+  if "trainer" in given and "batch_size" not in _part(stored, "trainer", "train"):
     raise OtherRunError(
       f"{directory} holds a run of an earlier version, which knew the size of a "
       "microbatch in place of that of a batch; it cannot be continued. Use another "
@@ -197,6 +197,14 @@ def _stored_config(directory: pathlib.Path) -> dict[str, Any]:
   stored = strict_json.read(path) if path.exists() else {}
   if not isinstance(stored, dict):
     raise serialization.SerializationError(f"{path} should hold a mapping.")
+  return stored
+
+
+def _part(stored: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+  """A mapping inside what is stored; empty where there is none."""
+  for name in path:
+    value = stored.get(name)
+    stored = value if isinstance(value, dict) else {}
   return stored
 
 

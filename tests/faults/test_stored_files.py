@@ -28,6 +28,7 @@ from jmp_hk import serialization
 from jmp_hk.checkpoints import loading
 from jmp_hk.checkpoints import model_directory
 from jmp_hk.models import parameters
+from jmp_hk.training import config as train_config
 from jmp_hk.training import run_directory
 from tests.data import raw_files
 from tests.experiments import run_files
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.slow
 
 REFUSED, EQUAL = outcomes_lib.REFUSED, outcomes_lib.EQUAL
 
+_TRAINER = train_config.TrainerConfig(small.MODEL, train_config.TrainConfig(1, 2))
 _REFUSALS = (
   serialization.SerializationError,
   run_directory.OtherRunError,
@@ -120,7 +122,7 @@ def _of_runs(root: pathlib.Path) -> list[Stored]:
   info, budget, config = root / "dataset_info.json", root / "budget.json", root / "own"
   dataset_info.save(test_dataset_info.INFO, info)
   serialization.save(small.budget(), budget)
-  run_directory.store_config({"trainer": small.MODEL}, config)
+  run_directory.store_config({"trainer": _TRAINER}, config)
   result = _store_result(root / "result")
   return [
     Stored(
@@ -359,7 +361,7 @@ def _continues(workdir: pathlib.Path, state: Any) -> str:
 
 
 def _checks_config(directory: pathlib.Path) -> str:
-  run_directory.check_config({"trainer": small.MODEL}, directory)
+  run_directory.check_config({"trainer": _TRAINER}, directory)
   return EQUAL
 
 
