@@ -104,7 +104,7 @@ def fine_tune(
       truncation=truncation,
     ),
   )
-  predictions = model.predict(validation)
+  predictions = [p for p in model.predict(validation) if p is not None]
   energy = [
     abs(p.energy - atoms.get_potential_energy()) / len(atoms)
     for p, atoms in zip(predictions, validation, strict=True)

@@ -65,7 +65,8 @@ def relax(calc: Calculator, symbols: Sequence[str] = ("Cu",)) -> Result:
   atoms.calc = calc
   largest, energies = [], []
   cell = filters.FrechetCellFilter(atoms)
-  optimizer = optimize.BFGS(cell, logfile=None)
+  # ASE's optimisers take filters, too.
+  optimizer = optimize.BFGS(cell, logfile=None)  # pyright: ignore[reportArgumentType]
 
   def sample():
     energies.append(atoms.get_potential_energy())
@@ -89,12 +90,10 @@ def elasticity(calc: Calculator, symbol: str = "Cu") -> Result:
     atoms.calc = calc
     return atoms
 
-  a = scipy_optimize.minimize_scalar(
-    lambda a: primitive(a).get_potential_energy(),
-    bounds=(3.45, 3.8),
-    method="bounded",
-    options={"xatol": 1e-5},
-  ).x
+  found = scipy_optimize.fminbound(
+    lambda a: primitive(a).get_potential_energy(), 3.45, 3.8, xtol=1e-5
+  )
+  a = float(np.asarray(found))
 
   def stress(i: int, j: int, strain: float) -> np.ndarray:
     atoms = primitive(a)
@@ -110,7 +109,7 @@ def elasticity(calc: Calculator, symbol: str = "Cu") -> Result:
 
   axial, shear = slope(0, 0), slope(1, 2)
   return {
-    "lattice_constant": round(float(a), 4),
+    "lattice_constant": round(a, 4),
     "c11": round(float(axial[0]), 1),
     "c12": round(float(axial[1] + axial[2]) / 2, 1),
     "c44": round(float(shear[3]), 1),
@@ -215,6 +214,6 @@ def ethanol_dynamics(calc: Calculator, picoseconds: float) -> Result:
   return {"dynamics": constant_energy(atoms, 0.5, picoseconds)}
 
 
-def rounded(value: float) -> float:
+def rounded(value: float | np.floating) -> float:
   """Three significant digits."""
   return float(f"{value:.3g}")
