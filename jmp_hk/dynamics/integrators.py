@@ -57,7 +57,7 @@ class NVE:
 
   cell_moves = False
 
-  def parameters(self) -> dict[str, np.ndarray]:
+  def parameters(self) -> dict[str, np.float64]:
     """Numbers that enter a step, in ASE's units."""
     return {"timestep": np.float64(self.timestep_fs * units.fs)}
 
@@ -76,7 +76,7 @@ class Langevin(NVE):
   temperature_K: float
   friction_per_fs: float
 
-  def parameters(self) -> dict[str, np.ndarray]:
+  def parameters(self) -> dict[str, np.float64]:
     """See `NVE`."""
     return super().parameters() | {
       "thermal": np.float64(units.kB * self.temperature_K),
@@ -106,7 +106,7 @@ class NPT(Langevin):
 
   cell_moves = True
 
-  def parameters(self) -> dict[str, np.ndarray]:
+  def parameters(self) -> dict[str, np.float64]:
     """See `NVE`."""
     return super().parameters() | {
       "pressure": np.float64(self.pressure_GPa * units.GPa),

@@ -137,7 +137,7 @@ class Recorder:
       path = pathlib.Path(outputs.trajectory)
       path.parent.mkdir(parents=True, exist_ok=True)
       if _FORMATS[path.suffix] == "traj":
-        with ase_trajectory.Trajectory(str(path), "a") as trajectory:
+        with ase_trajectory.TrajectoryWriter(str(path), "a") as trajectory:
           trajectory.write(atoms)
       else:
         ase_io.write(path, atoms, format="extxyz", append=True)
@@ -160,7 +160,9 @@ class Recorder:
     sizes = {name: _size(path) for name, path in self._appended().items()}
     buffer = io.BytesIO()
     about = json.dumps({"settings": self._settings, "sizes": sizes})
-    arrays = {name: np.asarray(getattr(state, name)) for name in _ARRAYS}
+    arrays: dict[str, Any] = {
+      name: np.asarray(getattr(state, name)) for name in _ARRAYS
+    }
     np.savez(buffer, about=np.array(about), **arrays)
     files.write_atomically(outputs.restart, buffer.getvalue())
 
@@ -212,7 +214,7 @@ def _cut(path: pathlib.Path, size: int) -> None:
   frames = ase_io.read(path, f":{size}")
   with (
     files.named_atomically(path) as temporary,
-    ase_trajectory.Trajectory(str(temporary), "w") as trajectory,
+    ase_trajectory.TrajectoryWriter(str(temporary), "w") as trajectory,
   ):
     for frame in frames:
       trajectory.write(frame)

@@ -120,7 +120,9 @@ class Simulation:
     """Runs the program once."""
     count = self._structure.num_atoms
     system, state = self.system, self.state
-    positions, cell = system.pad(state.positions, state.cell[None])
+    positions, cell = system.pad(
+      np.asarray(state.positions), np.asarray(state.cell)[None]
+    )
     extend = lambda x: np.concatenate([x, np.zeros((1, 3))])
     make: Any = State
     padded = make(
@@ -153,7 +155,9 @@ class Simulation:
 
   def renew(self) -> None:
     """Searches for neighbors where atoms are now."""
-    structure = moving.moved(self._structure, self.state.positions, self.state.cell)
+    structure = moving.moved(
+      self._structure, np.asarray(self.state.positions), np.asarray(self.state.cell)
+    )
     self._structure = structure
     self.system.renew([structure])
 

@@ -345,13 +345,14 @@ def _solve(
   """
   power = adaptive.BACKGROUND_POWER
   used = limit > 0
+  wanted = adaptive.MEAN_WEIGHT * limit
   finite = jnp.where(jnp.isfinite(distances), distances, 2 * largest)
 
   def step(state):
     r, low, high, _, count = state
     x = finite / r[:, None]
     grown = background * r**power
-    excess = truncation.switch(x).sum(axis=1) + grown - adaptive.total_weight(limit)
+    excess = truncation.switch(x).sum(axis=1) + grown - wanted
     slope = (power * grown - (truncation.switch_slope(x) * x).sum(axis=1)) / r
     low = jnp.where(excess < 0, r, low)
     high = jnp.where(excess > 0, r, high)
@@ -480,7 +481,7 @@ def _pack(
     cutoffs=cutoffs,
     backgrounds=backgrounds,
   )
-  needs = {"num_graphs": 0, "num_atoms": 0, "num_cutoffs": 0, "a2a_width": 0}
+  needs: dict[str, int | jax.Array] = {"num_graphs": 0, "num_atoms": 0, "num_cutoffs": 0, "a2a_width": 0}
   needs["num_main"], needs["main_width"] = main.needs()
   needs["num_a2a"], _ = a2a.needs()
   needs["num_a2ee2a"], needs["a2ee2a_width"] = a2ee2a.needs()
