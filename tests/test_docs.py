@@ -21,9 +21,13 @@ _PAGES = (
 # Flags of absl, of the demo's tools, and of others' programs.
 _FOREIGN_FLAGS = {
   *mistakes.SYNONYMS,
+  "cpus-per-task",  # sbatch
+  "dependency",  # sbatch
   "flagfile",
+  "gpus-per-task",  # sbatch
   "help",
   "kill-on-bad-exit",  # srun
+  "ntasks-per-node",  # sbatch
   "num_step",  # Misspelt on purpose in an example.
   "num_lanes",  # The changelog says that it was renamed.
   "signal",  # sbatch

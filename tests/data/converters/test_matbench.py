@@ -273,7 +273,7 @@ def test_truncated_file(tmp_path):
   rng = np.random.default_rng(0)
   path = _write(tmp_path, "jdft2d", _raw("jdft2d", rng.normal(size=300).tolist()))
   path.write_bytes(path.read_bytes()[:-500])
-  with pytest.raises(base.RawDataError, match="matbench_jdft2d.json.gz cannot be read"):
+  with pytest.raises(base.RawDataError, match="matbench_jdft2d.json.gz is damaged"):
     converted.convert("matbench", path, tmp_path / "out")
 
 

@@ -125,5 +125,5 @@ def test_structures_fit_into_the_limits(truncation):
 @pytest.mark.parametrize("truncation", list(Truncation))
 def test_limits_that_make_no_sense_are_refused_everywhere(truncation):
   for limit in (0, -1):
-    with pytest.raises(ValueError, match="max_neighbors must be .* at least 1"):
+    with pytest.raises(ValueError, match="max_neighbors must be .* from 1 to"):
       _config(truncation, max_neighbors=limit)
