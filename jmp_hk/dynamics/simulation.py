@@ -82,7 +82,7 @@ class Simulation:
     mobile = np.zeros((count + 1, 1))
     mobile[:count, 0] = movable
     key = np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32)
-    self._parameters: Mapping[str, np.ndarray | np.float64] = {
+    self._parameters: Mapping[str, Any] = {
       **ensemble.parameters(),
       "masses": padded,
       "movable": mobile,

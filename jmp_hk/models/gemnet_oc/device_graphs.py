@@ -481,7 +481,12 @@ def _pack(
     cutoffs=cutoffs,
     backgrounds=backgrounds,
   )
-  needs: dict[str, int | jax.Array] = {"num_graphs": 0, "num_atoms": 0, "num_cutoffs": 0, "a2a_width": 0}
+  needs: dict[str, int | jax.Array] = {
+    "num_graphs": 0,
+    "num_atoms": 0,
+    "num_cutoffs": 0,
+    "a2a_width": 0,
+  }
   needs["num_main"], needs["main_width"] = main.needs()
   needs["num_a2a"], _ = a2a.needs()
   needs["num_a2ee2a"], needs["a2ee2a_width"] = a2ee2a.needs()
