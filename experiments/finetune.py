@@ -78,18 +78,16 @@ def run(values: flags.FlagValues) -> None:
     directories = member_directories(values, workdir)
     data.convert("experiments.finetune")
     config = make_config(values, data)
+    from experiments.reports import result  # Slow to import.
+
     for member, directory in enumerate(directories):
       if len(directories) > 1:
         logging.info("Member %d of %d: %s", member + 1, len(directories), directory)
       own = with_seed(config, config.trainer.train.seed + member)
       config_lib.train(own, directory, values, test_split=values.test_split)
       if processes.is_first():
-        from experiments.reports import result  # Slow to import.
-
         result.test(own, directory, values.test_split, values.fold)
     if len(directories) > 1 and processes.is_first():
-      from experiments.reports import result
-
       result.test_committee(config, directories, workdir, values.test_split)
 
 

@@ -112,7 +112,6 @@ def train(
   preflight.check(config.trainer, [d for split in opened for d in split], workdir)
   if processes.is_first():
     check_disjoint(*opened)
-  if processes.is_first():
     store(config, workdir)
     command.save_flags(workdir, values)
   processes.wait_for_all("stored")

@@ -22,19 +22,20 @@ import numpy as np
 
 from jmp_hk import structure as structure_lib
 from jmp_hk import voigt
-from jmp_hk.dynamics import errors
+from jmp_hk.dynamics import fire
 from jmp_hk.dynamics import integrators
 from jmp_hk.dynamics import recording
 from jmp_hk.dynamics import relaxation
 from jmp_hk.dynamics import running
+from jmp_hk.dynamics import stepping
 from jmp_hk.graphs import candidates
 from jmp_hk.inference import predictor as predictor_lib
 from jmp_hk.inference import smoothness
 from jmp_hk.runtime import console
 
 Path = str | os.PathLike[str]
-DynamicsError = errors.DynamicsError
-OtherRunError = errors.OtherRunError
+DynamicsError = stepping.DynamicsError
+OtherRunError = recording.OtherRunError
 
 __all__ = (
   "DynamicsError",
@@ -312,13 +313,13 @@ def relax(
 def _relaxed(
   atoms: ase.Atoms,
   structure: structure_lib.Structure,
-  state: relaxation.State,
+  state: fire.State,
   fmax: float,
   offset: float,
 ) -> Relaxed:
   result = atoms.copy()
-  result.set_cell(relaxation.cell_of(state))
-  result.positions[:] = relaxation.positions_of(state)
+  result.set_cell(fire.cell_of(state))
+  result.positions[:] = fire.positions_of(state)
   values = {
     "energy": float(state.energy[0]) + offset,
     "forces": np.array(state.forces),

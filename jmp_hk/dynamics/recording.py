@@ -23,7 +23,6 @@ import numpy as np
 
 from jmp_hk import files
 from jmp_hk import voigt
-from jmp_hk.dynamics import errors
 from jmp_hk.dynamics import integrators
 
 Path = str | os.PathLike[str]
@@ -31,6 +30,10 @@ State = integrators.State
 
 _ARRAYS = ("positions", "momenta", "cell", "forces", "energy", "stress", "step")
 _FORMATS = {".traj": "traj", ".extxyz": "extxyz", ".xyz": "extxyz"}
+
+
+class OtherRunError(ValueError):
+  """A restart file or a trajectory belongs to something else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Recorder:
     if outputs.restart is None or not pathlib.Path(outputs.restart).exists():
       for path in self._appended().values():
         if path.exists():
-          raise errors.OtherRunError(
+          raise OtherRunError(
             f"{path} exists, and there is no restart file to continue from. Remove it "
             "or choose another name."
           )
@@ -103,7 +106,7 @@ class Recorder:
       if settings.get(name) != value
     ]
     if changed:
-      raise errors.OtherRunError(
+      raise OtherRunError(
         f"{outputs.restart} belongs to another run: {'; '.join(changed)}. Choose "
         "another name, or remove it to start anew."
       )
@@ -176,7 +179,7 @@ def _read_restart(
       arrays = {name: stored[name] for name in _ARRAYS}
       return arrays, about["settings"], about["sizes"]
   except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-    raise errors.OtherRunError(
+    raise OtherRunError(
       f"{path} is no restart file of a simulation: {error}"
     ) from error
 
@@ -202,7 +205,7 @@ def _cut(path: pathlib.Path, size: int) -> None:
     return
   found = _size(path)
   if found < size:
-    raise errors.OtherRunError(
+    raise OtherRunError(
       f"{path} holds less than when the restart file was written: it was changed or "
       "removed. Remove the restart file to start anew."
     )

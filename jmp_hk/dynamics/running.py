@@ -3,10 +3,12 @@
 import dataclasses
 import hashlib
 from typing import Any
+import zlib
 
 import ase
 from ase import constraints
 from ase.md import velocitydistribution
+import jax
 import numpy as np
 
 from jmp_hk import from_ase
@@ -184,5 +186,14 @@ def _settings(
     **dataclasses.asdict(ensemble),
     "head": runner.task.name,
     "seed": seed,
+    "weights": _fingerprint(runner.variables),
     "start": digest.hexdigest(),
   }
+
+
+def _fingerprint(variables: Any) -> str:
+  """Eight digits that differ between models."""
+  value = 0
+  for leaf in jax.tree.leaves(variables):
+    value = zlib.crc32(np.ascontiguousarray(leaf), value)
+  return f"{value:08x}"

@@ -8,7 +8,6 @@ the loop goes on. A step whose graph may have been wrong is not kept.
 
 from collections.abc import Mapping
 import dataclasses
-import enum
 import functools
 from typing import Any
 
@@ -17,23 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmp_hk import structure as structure_lib
-from jmp_hk.dynamics import errors
 from jmp_hk.dynamics import integrators
-from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.dynamics import stepping
 from jmp_hk.inference import moving
 from jmp_hk.inference import single_head
 
 State = integrators.State
-
-
-class Status(enum.IntEnum):
-  """Why a program came back."""
-
-  DONE = 0  # All steps are made.
-  RENEW = 1  # Atoms have nearly moved half the skin; all steps made are valid.
-  EXPIRED = 2  # The next step would go beyond; it is not made.
-  OVERFLOW = 3  # Graphs would need more room; the step is not made.
-  NOT_FINITE = 4  # The model gives no finite numbers; the step is not made.
+Status = stepping.Status
 
 
 class Simulation:
@@ -103,13 +92,13 @@ class Simulation:
       status, needs = self._advance(step)
       is_renewed = is_renewed and self.state.step == before
       if status is Status.NOT_FINITE:
-        raise errors.DynamicsError(
+        raise stepping.DynamicsError(
           f"At step {before} the model gives energies or forces that are not finite. "
           "Is the structure far from those that the model was trained on? Start from a "
           "relaxed one, or take a shorter time step."
         )
       if status is Status.EXPIRED and is_renewed:
-        raise errors.DynamicsError(self._explosion())
+        raise stepping.DynamicsError(self._explosion())
       if status is Status.OVERFLOW:
         self.system.grow(needs)
       elif status in (Status.RENEW, Status.EXPIRED):
@@ -191,53 +180,40 @@ def _steps(
   Returns:
     The state, a `Status`, and what the graphs of the last evaluation need.
   """
-  skin, reach = system.moving.skin, system.moving.reach
-  room = jnp.asarray(budget_lib.capacity(system.budget).as_array(), jnp.int32)
+  moved_by = lambda state: moving.motion_of(
+    frame, state.positions, state.cell, system.moving.reach, ensemble.cell_moves
+  )
 
   def step(carry):
-    old, _, _, motion = carry
+    old, _, _, moved_before = carry
     new = integrators.advance(ensemble, old, parameters)
-    moved = moving.motion_of(frame, new.positions, new.cell, reach, ensemble.cell_moves)
+    moved = moved_by(new)
     outputs, needs = system.evaluate(variables, frame, new.positions, new.cell)
-    new = with_forces(system.runner, new, outputs, frame)
+    found = stepping.physical(system.runner, outputs, frame)
+    # There is one structure; what follows it is padding.
+    new = dataclasses.replace(
+      new,
+      forces=found["forces"],
+      energy=found["energy"][0],
+      stress=found["stress"][0] if "stress" in found else old.stress,
+    )
     new = integrators.finish(new, old.step >= 0, parameters)
     finite = jnp.isfinite(new.energy) & jnp.isfinite(new.forces).all()
-    near, fits = moved <= skin, (needs <= room).all()
-    soon = 2 * moved - motion > skin
-    status = jnp.where(soon, Status.RENEW, Status.DONE)
-    status = jnp.where(finite, status, Status.NOT_FINITE)
-    status = jnp.where(fits, status, Status.OVERFLOW)
-    status = jnp.where(near, status, Status.EXPIRED)
-    kept = near & fits & finite
-    state = jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, old)
-    return state, status.astype(jnp.int32), needs, moved
+    state, status = stepping.keep(
+      system,
+      new,
+      old,
+      finite=finite,
+      needs=needs,
+      moved=moved,
+      moved_before=moved_before,
+    )
+    return state, status, needs, moved
 
   def goes_on(carry):
     return (carry[0].step < last) & (carry[1] == Status.DONE)
 
-  start = moving.motion_of(
-    frame, state.positions, state.cell, reach, ensemble.cell_moves
-  )
-  carry = state, jnp.int32(Status.DONE), jnp.zeros_like(room), start
+  needs = jnp.zeros_like(stepping.capacity(system))
+  carry = state, jnp.int32(Status.DONE), needs, moved_by(state)
   state, status, needs, _ = jax.lax.while_loop(goes_on, step, carry)
   return state, status, needs
-
-
-def with_forces(
-  runner: single_head.SingleHead,
-  state: State,
-  outputs: Mapping[str, jax.Array],
-  frame: moving.Frame,
-) -> State:
-  """A state with what the model predicts for it, in eV and Å; traced."""
-  physical = lambda name: runner.in_physical_units(
-    name, outputs[name].astype(jnp.float64)
-  )
-  forces = jnp.where(frame.fields["atom_mask"][:, None], physical("forces"), 0)
-  stress = state.stress
-  if "stress" in outputs:
-    stress = physical("stress")[0]
-    stress = (stress + stress.T) / 2
-  return dataclasses.replace(
-    state, forces=forces, energy=physical("energy")[0], stress=stress
-  )

@@ -165,7 +165,7 @@ def measure(
   found: list[Sizes] = []
   for structure in structures:
     try:
-      found.append(builder.sizes(builder.build(structure, config)))
+      found.append(builder.measure(structure, config))
     except structure_lib.InvalidStructureError as error:
       found.append(error)
   return found

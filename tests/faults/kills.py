@@ -2,7 +2,7 @@
 
 Run as a program, with what is killed, the number of kills, a seed and an empty folder:
 
-  python -m tests.faults.kills pre-training 30 0 /tmp/kills
+  python -m tests.faults.kills pre-training 30 0 runs/kills
 
 It prints what happened as JSON. A run is started in a copy of this process, which has
 imported everything already, and killed by SIGKILL after a time that is drawn uniformly

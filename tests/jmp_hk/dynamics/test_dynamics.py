@@ -22,6 +22,7 @@ from jmp_hk import dynamics
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import calculator
+from jmp_hk.inference import predictor
 from tests.jmp_hk.inference import predictors
 from tests.jmp_hk.models.gemnet_oc import small_model
 
@@ -140,6 +141,20 @@ class DynamicsTest(absltest.TestCase):
         temperature_K=500,
         pressure_GPa=1,
         friction_per_fs=0.02,
+        num_steps=20,
+        restart=self._folder / "parts.npz",
+      )
+    with self.assertRaisesRegex(dynamics.OtherRunError, "weights was"):
+      dynamics.run_npt(
+        predictor.Predictor(
+          _model().config,
+          _model().infos,
+          jax.tree.map(lambda x: 1.01 * x, _model().variables),
+          precision=_model().precision,
+        ),
+        _crystal(0),
+        temperature_K=500,
+        pressure_GPa=1,
         num_steps=20,
         restart=self._folder / "parts.npz",
       )
