@@ -60,7 +60,8 @@ def nearest(edges: neighbors.EdgeSet, count: int, home: np.ndarray) -> Nearest:
   as_far &= receivers[1:] == receivers[:-1]
   if as_far.any():
     stride = 2 * bound + 1
-    _order_ties(order, as_far, edges.senders * stride + codes, len(home) * stride)
+    key = edges.senders * stride + codes if bound else edges.senders
+    _order_ties(order, as_far, key, len(home) * stride)
   rank = np.arange(len(order)) - starts.take(receivers)
   if too_many:
     keep = (rank < count).nonzero()[0]

@@ -44,8 +44,7 @@ class Pairs:
     flat = self.squared.reshape(-1)
     index = (flat <= limit * limit).nonzero()[0]
     distances = np.sqrt(flat.take(index))
-    starts = index.searchsorted(np.arange(num_atoms + 1) * num_images)
-    atoms = np.arange(num_atoms).repeat(starts[1:] - starts[:-1])
+    atoms = index // num_images
     index -= atoms * num_images
     if num_atoms == num_images:  # Without offsets each atom has itself as its image.
       return index, atoms, np.zeros((len(index), 3), np.int32), distances

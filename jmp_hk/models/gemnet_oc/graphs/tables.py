@@ -15,15 +15,26 @@ def distinct_senders(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Distinct (sender, receiver) pairs and each edge's slot among its receiver's."""
   dtype = index_dtype(num_atoms)
-  present = np.zeros((num_atoms, num_atoms), bool)
   flat = edges.receivers * num_atoms + edges.senders
+  if (flat[1:] > flat[:-1]).all():  # Sorted and distinct, as those of molecules are.
+    starts = neighbors.row_starts(edges.receivers, num_atoms)
+    slots = np.arange(len(flat), dtype=dtype) - starts.astype(dtype).take(
+      edges.receivers
+    )
+    return _pairs(edges.senders, edges.receivers, dtype), slots
+  present = np.zeros((num_atoms, num_atoms), bool)
   present.ravel()[flat] = True
   receivers, senders = present.nonzero()
   slots = present.cumsum(axis=1, dtype=dtype).ravel()
   slots -= 1
+  return _pairs(senders, receivers, dtype), slots.take(flat)
+
+
+def _pairs(senders, receivers, dtype: type[np.signedinteger]) -> np.ndarray:
+  """[p, 2] in the smallest sensible integers."""
   pairs = np.empty((len(senders), 2), dtype)
   pairs[:, 0], pairs[:, 1] = senders, receivers
-  return pairs, slots.take(flat)
+  return pairs
 
 
 def find_quad_exclusion(
