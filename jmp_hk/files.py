@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 from typing import IO
 
@@ -83,3 +84,16 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
   pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
   with open_atomically(path) as file:
     file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+  """Deletes what killed programs left behind, in a folder and all below it.
+
+  Args:
+    folder: a folder that no other program writes to; it need not exist.
+  """
+  for path in list(pathlib.Path(folder).rglob(f".*{TEMPORARY_SUFFIX}")):
+    if path.is_dir():
+      shutil.rmtree(path, ignore_errors=True)
+    else:
+      path.unlink(missing_ok=True)

@@ -109,10 +109,17 @@ def _check_dataset(dataset: h5py.Dataset) -> None:
     raise base.RawDataError(
       f"{name}: expected up to {MAX_RANK} directions, found shape {dataset.shape}."
     )
-  stored = dataset.id.get_storage_size()
-  if dataset.nbytes > _SMALL + MAX_EXPANSION * stored:
+  try:
+    num_bytes = dataset.nbytes
+  except (TypeError, ValueError) as error:  # Such as a float of 3 bits.
     raise base.RawDataError(
-      f"{name} is refused: {stored} bytes become {dataset.nbytes}, more than "
+      f"{name}: expected numbers or texts, found values of a kind that cannot be read: "
+      f"{error}."
+    ) from error
+  stored = dataset.id.get_storage_size()
+  if num_bytes > _SMALL + MAX_EXPANSION * stored:
+    raise base.RawDataError(
+      f"{name} is refused: {stored} bytes become {num_bytes}, more than "
       f"{MAX_EXPANSION} times as many."
     )
 

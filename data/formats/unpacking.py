@@ -100,8 +100,7 @@ def _continue(
       elif path.name != _LOCK:
         path.unlink()
     files.write_atomically(folder / _IDENTITY, json.dumps(identity))
-  for path in folder.rglob(f"*{files.TEMPORARY_SUFFIX}"):
-    path.unlink()
+  files.remove_unfinished(folder)
   written: set[str] = set()
   with _opened(archive, progress) as file:
     for entry in _walk(archive, file):

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jmp_hk import files
 from jmp_hk import serialization
 from jmp_hk.checkpoints import checkpointer as checkpointer_lib
 from jmp_hk.checkpoints import model_directory
@@ -116,6 +117,7 @@ class Trainer:
     self._state: state_lib.TrainState | None = None
     self._host = state_lib.HostState()
     if processes.is_first():
+      files.remove_unfinished(self.workdir)
       run_directory.store_config({"trainer": config}, self.workdir)
     summary.tell_start(config, self._program)
     summary.tell_graphs(config, training)

@@ -40,3 +40,15 @@ def test_failure_leaves_the_earlier_file(tmp_path):
     raise RuntimeError("half-way")
   assert path.read_text() == "earlier"
   assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_only_what_was_not_finished_is_removed(tmp_path):
+  kept = {"file.tmp", ".hidden", "folder/file.txt"}
+  left = {".file.txt.abc.tmp", "folder/.file.txt.abc.tmp", ".made.abc.tmp/made"}
+  for name in kept | left:
+    files.write_atomically(tmp_path / name, "text")
+  files.remove_unfinished(tmp_path)
+  found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+  assert found == kept
+  assert not (tmp_path / ".made.abc.tmp").exists()
+  files.remove_unfinished(tmp_path / "missing")

@@ -169,6 +169,18 @@ def test_links_and_values_in_other_files_are_refused(tmp_path):
       hdf5.frames(group, "texts", [], 0, 1)
 
 
+def test_numbers_that_numpy_does_not_have_are_refused(tmp_path):
+  kind = h5py.h5t.IEEE_F32LE.copy()
+  kind.set_ebias(1 << 16)
+  with h5py.File(tmp_path / "a.h5", "w") as file:
+    space = h5py.h5s.create_simple((3,))
+    h5py.h5d.create(file.create_group("group").id, b"odd", kind, space)
+  with hdf5.open_hdf5(tmp_path / "a.h5") as file:
+    group = hdf5.group(file, "group")
+    with pytest.raises(base.RawDataError, match="group/odd: expected numbers or texts"):
+      hdf5.dataset(group, "odd")
+
+
 @pytest.mark.parametrize(
   "text, message",
   [
