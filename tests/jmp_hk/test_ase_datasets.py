@@ -39,7 +39,7 @@ def _molecules(count: int, reference: bool = False) -> list[ase.Atoms]:
   return result
 
 
-def _make(structures, validation=0.25, targets=None, missing=(), keys=None):
+def _make(structures, validation=0.25, targets=None, missing=(), keys=None, seed=0):
   declared = declare.declare(targets or _BOTH)
   declared = tuple(
     dataclasses.replace(target, allow_missing=target.name in missing)
@@ -47,7 +47,7 @@ def _make(structures, validation=0.25, targets=None, missing=(), keys=None):
   )
   task = tasks_lib.TaskConfig("mine", declared)
   return ase_datasets.make_datasets(
-    structures, validation, task, _GRAPH, seed=0, keys=keys
+    structures, validation, task, _GRAPH, seed=seed, keys=keys
   )
 
 
@@ -66,6 +66,17 @@ class MakeDatasetsTest(absltest.TestCase):
       in_memory.training[0].info.energy_references,
     )
     self.assertEqual(from_file.training[0].num_structures, 6)
+
+  def test_every_element_of_the_validation_is_in_the_training(self):
+    structures = [*_molecules(8), ase.build.molecule("HF")]
+    structures[-1].calc = singlepoint.SinglePointCalculator(
+      structures[-1], energy=-2700.0, forces=np.zeros((2, 3))
+    )
+    for seed in range(10):
+      found = _make(structures, validation=0.5, seed=seed)
+      held_out = found.validation[0].source.fetch(range(4))
+      self.assertFalse(any(9 in entry.atomic_numbers for entry in held_out))
+      self.assertIn(9, found.training[0].info.energy_references)
 
   def test_names_of_other_programs_are_said(self):
     with self.assertLogs("jmp_hk", "INFO") as logs:
