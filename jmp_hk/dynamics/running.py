@@ -195,5 +195,5 @@ def _fingerprint(variables: Any) -> str:
   """Eight digits that differ between models."""
   value = 0
   for leaf in jax.tree.leaves(variables):
-    value = zlib.crc32(np.ascontiguousarray(leaf), value)
+    value = zlib.crc32(np.asarray(leaf).tobytes(), value)
   return f"{value:08x}"
