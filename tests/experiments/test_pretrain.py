@@ -33,7 +33,6 @@ _FLAGS = (
   "--evaluate_every=6",
   "--checkpoint_every=3",
   "--edge_dropout=0.1",
-  "--dropout=0.1",
   "--keep_last=9",
 )
 

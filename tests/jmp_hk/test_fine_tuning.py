@@ -111,20 +111,28 @@ class FineTuningTest(parameterized.TestCase):
 
   def test_called_again_it_returns_the_same_model(self):
     structures = _molecules(12)
-    first = self._tune(structures, num_steps=6)
+    first = self._tune(structures, num_steps=6, graph=None)
+    # Conservative and from scratch.
+    self.assertEqual(
+      first.infos["fine_tuned"].graph,
+      graph_config.GraphConfig(truncation=graph_config.Truncation.SMOOTH),
+    )
     file = self.directory / "run" / "metrics.jsonl"
     before = file.read_text()
-    again = self._tune(structures, num_steps=6)
+    again = self._tune(structures, num_steps=6, graph=None)
     chex.assert_trees_all_equal(first.variables, again.variables)
     self.assertEqual(file.read_text(), before)
-    # More steps go on from there.
-    longer = self._tune(structures, num_steps=9)
+    # A run that was stopped goes on to the same weights, and with more steps further.
+    shutil.rmtree(self.directory / "run" / "checkpoints" / "6")
+    again = self._tune(structures, num_steps=6, graph=None)
+    chex.assert_trees_all_equal(first.variables, again.variables)
+    longer = self._tune(structures, num_steps=9, graph=None)
     steps = [json.loads(line)["step"] for line in file.read_text().splitlines()]
     self.assertEqual((max(steps), longer.config), (9, first.config))
     with self.assertRaisesRegex(run_directory.OtherRunError, "seed: 42 → 1"):
-      self._tune(structures, num_steps=6, seed=1)
+      self._tune(structures, num_steps=6, graph=None, seed=1)
     with self.assertRaisesRegex(run_directory.OtherRunError, "structures: "):
-      self._tune(_molecules(12, seed=1), num_steps=6)
+      self._tune(_molecules(12, seed=1), num_steps=6, graph=None)
 
   def test_a_committee_is_trained_one_member_after_another(self):
     structures = _molecules(12)
@@ -158,19 +166,6 @@ class FineTuningTest(parameterized.TestCase):
     ):
       with self.assertRaisesRegex(ValueError, message):
         self._tune(structures, **{"num_steps": 2, **kwargs})
-
-  def test_a_stopped_run_is_continued(self):
-    structures = _molecules(12)
-    whole = self._tune(structures, "whole", num_steps=12, graph=None)
-    # Conservative and from scratch.
-    self.assertEqual(
-      whole.infos["fine_tuned"].graph,
-      graph_config.GraphConfig(truncation=graph_config.Truncation.SMOOTH),
-    )
-    shutil.copytree(self.directory / "whole", self.directory / "stopped")
-    shutil.rmtree(self.directory / "stopped" / "checkpoints" / "12")
-    continued = self._tune(structures, "stopped", num_steps=12, graph=None)
-    chex.assert_trees_all_equal(continued.variables, whole.variables)
 
   def test_a_trained_backbone_gets_a_new_head(self):
     structures = _molecules(12)

@@ -131,18 +131,6 @@ def _whole(tmp_path_factory):
   return workdir
 
 
-def test_two_processes_equal_one(whole, tmp_path):
-  two = _start(tmp_path / "two", _STEPS, 2)
-  outputs = _finish(two)
-  assert [p.returncode for p in two] == [0, 0], outputs
-  # The same weights, in both processes.
-  for index in range(2):
-    _assert_equal(_params(whole), _params(tmp_path / "two", index))
-  # One line of metrics a step: the second process writes none.
-  assert len(_losses(tmp_path / "two")) == _STEPS
-  chex.assert_trees_all_close(_losses(whole), _losses(tmp_path / "two"), rtol=1e-6)
-
-
 @pytest.mark.parametrize("death", ["5:1:exit", "5:0:exit", "5:1:raise"])
 def test_a_process_that_ends_takes_the_others_along(tmp_path, death):
   _, dying, how = death.split(":")
@@ -214,11 +202,13 @@ def test_two_processes_continue_as_one(whole, tmp_path):
   outputs = _finish(stopped)
   assert [p.returncode for p in stopped] == [143, 143], outputs
   [step] = checkpointer.complete_steps(tmp_path / "run" / "checkpoints")[-1:]
+  # One line of metrics a step: the second process writes none.
   assert 0 < step <= 6 and len(_losses(tmp_path / "run")) == step
   one = _start(tmp_path / "run", _STEPS, 1)
   outputs = _finish(one)
   assert one[0].returncode == 0, outputs
   _assert_equal(_params(tmp_path / "run"), _params(whole))
+  chex.assert_trees_all_close(_losses(whole), _losses(tmp_path / "run"), rtol=1e-6)
 
 
 def test_own_errors_are_not_mistaken():

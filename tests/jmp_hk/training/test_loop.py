@@ -206,21 +206,17 @@ def _wait_for_step(process: subprocess.Popen, workdir: pathlib.Path, step: int) 
 
 
 def test_killed_run_continues_as_if_nothing_had_happened(tmp_path):
-  num_steps = 40
+  num_steps = 30
   whole = toy_run.run(tmp_path / "whole", toy_run.make_config(num_steps))
   killed = tmp_path / "killed"
   codes = []
-  for step, number in (
-    (5, signal.SIGKILL),
-    (14, signal.SIGTERM),
-    (22, signal.SIGKILL),
-  ):
+  for step, number in ((5, signal.SIGKILL), (14, signal.SIGTERM)):
     process = _start(killed, num_steps)
     _wait_for_step(process, killed, step)
     process.send_signal(number)
     codes.append(process.wait())
     process.stderr.close()
-  assert codes == [-signal.SIGKILL, 143, -signal.SIGKILL]
+  assert codes == [-signal.SIGKILL, 143]
   final = toy_run.run(killed, toy_run.make_config(num_steps))
   # Every logged loss and validation metric, and every weight, to the last bit.
   assert _lines(killed) == _lines(tmp_path / "whole")
