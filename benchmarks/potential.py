@@ -176,7 +176,7 @@ def plot(output: pathlib.Path, path: str) -> None:
   found = {file.stem: json.loads(file.read_text()) for file in output.glob("*.json")}
   titles = {
     "copper": "256 Cu atoms, 600 K, 1 fs",
-    "ethanol": "Ethanol, 300 K, 0.5 fs",
+    "ethanol": "Ethanol, 0.5 fs",
     "relaxation": "Relaxation of atoms and cell",
     "pairs": "Pairs of Cu atoms at 600 K",
   }
@@ -190,7 +190,11 @@ def plot(output: pathlib.Path, path: str) -> None:
         if result:
           curve = result["dynamics"]
           axis.plot(
-            curve["times_ps"], curve["energies"], color=colour, label=truncation.value
+            curve["times_ps"],
+            curve["energies"],
+            color=colour,
+            label=truncation.value,
+            linewidth=0.8 if system == "ethanol" else None,
           )
       copper = found.get(f"copper_{truncation.value}")
       if copper:
