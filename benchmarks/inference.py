@@ -48,7 +48,7 @@ Result = dict[str, str | float]
 
 _MOLECULE_LIMIT = 60  # Up to here a molecule in vacuum, above it a metal crystal.
 _TIME_STEP = 0.5 * units.fs
-_WARM_UP = 2
+_WARM_UP = 10
 _TURNS = 2
 
 
