@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from jmp_hk.runtime import allocator
+from jmp_hk.runtime import interruption
 
 # Arguments and results of a compiled function are any pytrees of arrays.
 Signature = list[tuple[str, str]]
@@ -53,8 +54,13 @@ def compile_for(jitted: jax.stages.Wrapped, *args: Any) -> jax.stages.Compiled:
 
   Returns:
     The executable.
+
+  Raises:
+    Interrupted, Terminated: a signal came while it was compiled.
   """
-  compiled = jitted.lower(*args).compile()
+  lowered = jitted.lower(*args)
+  with interruption.deferred():
+    compiled = lowered.compile()
   allocator.close_gaps()
   return compiled
 

@@ -173,3 +173,23 @@ def caught(*, ends_process: bool = False) -> Iterator[Signals]:
     os.close(writer)
     thread.join()
     os.close(reader)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+  """Lets a block come to its end before a signal that has come is raised.
+
+  For what must not be left in the middle: jax goes on compiling in a thread of its own
+  where the call is interrupted, and the process then ends with a segmentation fault.
+  """
+  if not _active or _active[0].is_deferred:
+    yield
+    return
+  signals = _active[0]
+  signals.is_deferred = True
+  try:
+    yield
+  finally:
+    signals.is_deferred = False
+  if signals.received:
+    raise stop(signals.received)

@@ -90,6 +90,44 @@ class InterruptionTest(parameterized.TestCase):
       self.assertEqual(process.wait(), 130)
       self.assertIn("Ended at once by a second SIGINT.", process.stderr.read())
 
+  def test_a_compilation_is_finished_before_the_program_ends(self):
+    # Else jax compiles on in a thread while the process is taken down, and it crashes.
+    code = textwrap.dedent("""
+      import os, signal, threading
+      import jax
+      import jax.numpy as jnp
+      from jmp_hk.runtime import compilation
+      from jmp_hk.runtime import interruption
+
+      def long(x):
+        for i in range(800):
+          x = jnp.sin(x @ x) + i * jnp.cos(x).sum(0)
+        return x
+
+      class Lowered:
+        lowered = jax.jit(long).lower(jnp.ones((8, 8)))
+
+        def lower(self):
+          threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+          return self.lowered
+
+      with interruption.caught(ends_process=True) as signals:
+        try:
+          compilation.compile_for(Lowered())
+        except interruption.Terminated:
+          print("ended", signals.is_deferred)
+          raise
+    """)
+    ended = subprocess.run(
+      [sys.executable, "-c", code],
+      capture_output=True,
+      text=True,
+      check=False,
+      env=os.environ
+      | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"},
+    )
+    self.assertEqual((ended.returncode, ended.stdout), (143, "ended False\n"))
+
 
 if __name__ == "__main__":
   absltest.main()
