@@ -77,8 +77,9 @@ def _torch_name(name: str) -> str:
 
 
 class ConservativeParityTest(parameterized.TestCase):
-  @parameterized.parameters("tiny", "tinyd", "base")
-  def test_energy_forces_loss_and_gradients_in_float64(self, kind):
+  # Padding of 1 is the least that there can be.
+  @parameterized.parameters(("tiny", 17), ("tinyd", 17), ("base", 17), ("tinyd", 1))
+  def test_energy_forces_loss_and_gradients_in_float64(self, kind, padding):
     golden = golden_case.load(f"{kind}_conservative_rmd17")
     model = _model(kind)
 
@@ -90,7 +91,7 @@ class ConservativeParityTest(parameterized.TestCase):
       return losses.mean_loss(terms), predictions
 
     with jax.enable_x64():
-      batch = _batch(golden, 17, np.float64)
+      batch = _batch(golden, padding, np.float64)
       params, scales = _variables(kind, golden, np.float64)
       (value, predictions), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
         params, scales, batch
@@ -116,8 +117,8 @@ class ConservativeParityTest(parameterized.TestCase):
         err_msg=name,
       )
 
-  def test_energy_and_forces_in_float32(self):
-    kind = "tinyd"
+  @parameterized.parameters("tiny", "tinyd")
+  def test_energy_and_forces_in_float32(self, kind):
     golden = golden_case.load(f"{kind}_conservative_rmd17")
     batch = _batch(golden, 5, np.float32)
     predictions = compiling.optimising_jit(_model(kind).apply)(

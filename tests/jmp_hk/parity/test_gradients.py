@@ -89,11 +89,12 @@ def _assert_close(actual, expected, tolerance, message=""):
 
 
 class GradientParityTest(parameterized.TestCase):
-  @parameterized.parameters("tiny", "tinyd", "base")
-  def test_loss_and_every_parameter_gradient(self, kind):
+  # Padding of 1 is the least that there can be.
+  @parameterized.parameters(("tiny", 29), ("tinyd", 29), ("base", 29), ("tinyd", 1))
+  def test_loss_and_every_parameter_gradient(self, kind, padding):
     golden = golden_case.load(f"{kind}_loss")
     with jax.enable_x64():
-      batch = _loss_batch(golden, 29)
+      batch = _loss_batch(golden, padding)
       value, terms, gradients, divided, norm = _gradient_program(kind)(
         *golden_case.variables(kind), batch
       )
@@ -118,11 +119,12 @@ class GradientParityTest(parameterized.TestCase):
         error = np.abs(raw[name] - golden[f"grad/raw/{name}"]).max()
         self.assertLess(error, 1e-9 * max(scale, 1e-9), name)
 
-  def test_loss_in_float32(self):
-    golden = golden_case.load("tinyd_loss")
-    _, loss = _loss_function("tinyd")
+  @parameterized.parameters("tinyd", "base")
+  def test_loss_in_float32(self, kind):
+    golden = golden_case.load(f"{kind}_loss")
+    _, loss = _loss_function(kind)
     batch = _loss_batch(golden, 7, np.float32)
-    params, scales = golden_case.variables("tinyd", np.float32)
+    params, scales = golden_case.variables(kind, np.float32)
     value, _ = compiling.optimising_jit(loss)(params, scales, batch)
     _assert_close(value, golden["loss"], 1e-4)
 
