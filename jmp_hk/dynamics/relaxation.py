@@ -213,15 +213,8 @@ def _steps(
       fmax=jnp.where(active, fmax, old.fmax),
       step=jnp.where(active, old.step + 1, old.step),
     )
-    finite = jnp.isfinite(new.energy).all() & jnp.isfinite(new.forces).all()
     state, status = stepping.keep(
-      system,
-      new,
-      old,
-      finite=finite,
-      needs=needs,
-      moved=moved,
-      moved_before=moved_before,
+      system, new, old, needs=needs, moved=moved, moved_before=moved_before
     )
     return state, status, needs, count + 1, moved
 

@@ -1,9 +1,9 @@
 """Molecular dynamics of one structure, from `ase.Atoms` to `ase.Atoms`."""
 
+from collections.abc import Iterable
 import dataclasses
 import hashlib
 from typing import Any
-import zlib
 
 import ase
 from ase import constraints
@@ -43,10 +43,13 @@ def run(
   structure = check(runner, atoms, 0, ensemble.cell_moves)
   smoothness.warn(runner.task, runner.info, structure)
   movable = ~structure.fixed
+  settings = _settings(ensemble, atoms, seed) | {"head": runner.task.name}
+  if outputs.restart is not None:  # Else nobody asks; large models take a while.
+    settings["weights"] = _digest(jax.tree.leaves(runner.variables))
   recorder = recording.Recorder(
     outputs,
     atoms,
-    _settings(ensemble, atoms, runner, seed),
+    settings,
     runner.reference_energy(structure),
   )
   state = recorder.resume()
@@ -165,13 +168,10 @@ def initial_state(
   )
 
 
-def _settings(
-  ensemble: integrators.NVE, atoms: ase.Atoms, runner: single_head.SingleHead, seed: int
-) -> dict[str, Any]:
+def _settings(ensemble: integrators.NVE, atoms: ase.Atoms, seed: int) -> dict[str, Any]:
   """What tells one simulation from another."""
-  digest = hashlib.sha256()
   fixed = [np.asarray(c.index) for c in atoms.constraints]
-  for array in (
+  start = (
     atoms.numbers,
     atoms.positions,
     np.array(atoms.cell),
@@ -179,21 +179,18 @@ def _settings(
     atoms.get_masses(),
     atoms.get_momenta(),
     *fixed,
-  ):
-    digest.update(np.ascontiguousarray(array).tobytes())
+  )
   return {
     "ensemble": type(ensemble).__name__,
     **dataclasses.asdict(ensemble),
-    "head": runner.task.name,
     "seed": seed,
-    "weights": _fingerprint(runner.variables),
-    "start": digest.hexdigest(),
+    "start": _digest(start),
   }
 
 
-def _fingerprint(variables: Any) -> str:
-  """Eight digits that differ between models."""
-  value = 0
-  for leaf in jax.tree.leaves(variables):
-    value = zlib.crc32(np.asarray(leaf).tobytes(), value)
-  return f"{value:08x}"
+def _digest(arrays: Iterable[Any]) -> str:
+  """Digits that differ where arrays do."""
+  digest = hashlib.sha256()
+  for array in arrays:
+    digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()

@@ -198,15 +198,8 @@ def _steps(
       stress=found["stress"][0] if "stress" in found else old.stress,
     )
     new = integrators.finish(new, old.step >= 0, parameters)
-    finite = jnp.isfinite(new.energy) & jnp.isfinite(new.forces).all()
     state, status = stepping.keep(
-      system,
-      new,
-      old,
-      finite=finite,
-      needs=needs,
-      moved=moved,
-      moved_before=moved_before,
+      system, new, old, needs=needs, moved=moved, moved_before=moved_before
     )
     return state, status, needs, moved
 

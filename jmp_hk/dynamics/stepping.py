@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import enum
+from typing import Any
 from typing import TypeVar
 
 import jax
@@ -11,7 +12,7 @@ from jmp_hk.graphs import budget as budget_lib
 from jmp_hk.inference import moving
 from jmp_hk.inference import single_head
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Any)  # States.
 
 
 class DynamicsError(RuntimeError):
@@ -38,7 +39,6 @@ def keep(
   new: S,
   old: S,
   *,
-  finite: jax.Array,
   needs: jax.Array,
   moved: jax.Array,
   moved_before: jax.Array,
@@ -47,9 +47,8 @@ def keep(
 
   Args:
     system: the structures, whose candidates were found within a skin.
-    new: state after the step, with its forces.
+    new: state after the step, with its `energy` and `forces`.
     old: state before it.
-    finite: [] bool, whether energies and forces are finite.
     needs: [fields] int32, what the graphs of the new state need.
     moved: [] by how much distances may have changed since candidates were found, Å.
     moved_before: [] the same before the step.
@@ -58,6 +57,7 @@ def keep(
     The state, and a `Status` as int32.
   """
   skin = system.moving.skin
+  finite = jnp.isfinite(new.energy).all() & jnp.isfinite(new.forces).all()
   near, fits = moved <= skin, (needs <= capacity(system)).all()
   soon = 2 * moved - moved_before > skin  # Another step like this one goes beyond.
   status = jnp.where(soon, Status.RENEW, Status.DONE)

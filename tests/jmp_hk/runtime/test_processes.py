@@ -131,6 +131,18 @@ def _whole(tmp_path_factory):
   return workdir
 
 
+def test_two_processes_equal_one(whole, tmp_path):
+  two = _start(tmp_path / "two", _STEPS, 2)
+  outputs = _finish(two)
+  assert [p.returncode for p in two] == [0, 0], outputs
+  # The same weights, in both processes.
+  for index in range(2):
+    _assert_equal(_params(whole), _params(tmp_path / "two", index))
+  # One line of metrics a step: the second process writes none.
+  assert len(_losses(tmp_path / "two")) == _STEPS
+  chex.assert_trees_all_close(_losses(whole), _losses(tmp_path / "two"), rtol=1e-6)
+
+
 @pytest.mark.parametrize("death", ["5:1:exit", "5:0:exit", "5:1:raise"])
 def test_a_process_that_ends_takes_the_others_along(tmp_path, death):
   _, dying, how = death.split(":")

@@ -221,7 +221,7 @@ class _Surface(parameterized.TestCase):
       expected = self._slope(lambda step, to=direction: _moved(structure, step * to))
       self.assertLess(abs((forces * direction).sum() + expected), 1e-6)
 
-  def _check_path(self, path, span, direction, limit=6):
+  def _check_path(self, path, span, direction, limit=12):
     events = _events(path, *span)
     self.assertGreater(len(events), 3)
     for place in events[:limit]:
