@@ -27,6 +27,39 @@ FlagError = program.FlagError
 require = program.require
 
 
+class _AddedFlag(flags.Flag):
+  """A list that further occurrences of the flag add to."""
+
+  def parse(self, argument: str | Sequence[str]) -> None:
+    """Reads one occurrence."""
+    earlier = list(self.value) if self.present else []
+    super().parse(argument)
+    self.value = [*earlier, *self.value]
+
+
+def define_settings(name: str, text: str, values: flags.FlagValues) -> None:
+  """Defines a flag FIELD=VALUE,… that flag files and the command line can add to.
+
+  A list of absl's would forget the fields of a flag file when the command line sets another
+  one. Where a field occurs twice, the later value counts.
+
+  Args:
+    name: name of the flag.
+    text: its help.
+    values: where it is defined.
+  """
+  flags.DEFINE_flag(
+    _AddedFlag(
+      parser=flags.ListParser(),
+      serializer=flags.CsvListSerializer(","),
+      name=name,
+      default=[],
+      help_string=text,
+    ),
+    flag_values=values,
+  )
+
+
 def flags_text(values: flags.FlagValues) -> str:
   """All flags of the project as a flag file, but for those of the machine."""
   lines = []

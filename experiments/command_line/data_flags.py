@@ -15,6 +15,7 @@ from jmp_hk import dataset_info
 from jmp_hk import names as names_lib
 from jmp_hk import ranges
 from jmp_hk.graphs import budget as budget_lib
+from jmp_hk.graphs import config as graph_config
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.pipeline import config as pipeline_config
 
@@ -53,6 +54,15 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
 @flag_help.group("Data")
 def define_mixture(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of a mixture."""
+  flags.DEFINE_enum(
+    "truncation",
+    None,
+    [kind.value for kind in graph_config.Truncation],
+    "How the graphs of all datasets end at the cutoff and at the number of neighbors, in "
+    "place of what the data say. published takes the nearest neighbors; shells takes equally "
+    "distant ones together; smooth lets every edge vanish smoothly.",
+    flag_values=values,
+  )
   flags.DEFINE_list(
     "datasets",
     [],
@@ -113,12 +123,11 @@ def _define_host(values: flags.FlagValues) -> None:
   integer = lambda name, default, least, text: flags.DEFINE_integer(
     name, default, text, lower_bound=least, flag_values=values
   )
-  flags.DEFINE_list(
+  command.define_settings(
     "budget",
-    [],
     "FIELD=SIZE,…: Static sizes of a microbatch, e.g. num_atoms=2048, for those that "
-    "shall not be chosen from the data.",
-    flag_values=values,
+    "shall not be chosen from the data. May be repeated.",
+    values,
   )
   integer(
     "num_workers",
@@ -192,6 +201,9 @@ def read_mixture(values: flags.FlagValues, workdir: pathlib.Path) -> Mixture:
     datasets = datasets_lib.parse_datasets(entries)
   except ValueError as error:
     raise command.FlagError(f"--datasets: {error}") from error
+  if values.truncation:
+    truncation = graph_config.Truncation(values.truncation)
+    datasets = tuple(dataclasses.replace(d, truncation=truncation) for d in datasets)
   for dataset in datasets:
     if dataset.name not in converted:
       load_info(dataset)

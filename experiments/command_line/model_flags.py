@@ -32,12 +32,11 @@ def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
     "Kind and size of the backbone; gemnet_oc_small is JMP-S, gemnet_oc_large JMP-L.",
     flag_values=values,
   )
-  flags.DEFINE_list(
+  command.define_settings(
     "model_override",
-    [],
     "FIELD=VALUE,…: Single settings of the backbone, nested ones with dots, e.g. "
-    "num_blocks=3,bases.num_radial=64.",
-    flag_values=values,
+    "num_blocks=3,bases.num_radial=64. May be repeated.",
+    values,
   )
   flags.DEFINE_enum(
     "precision",

@@ -8,6 +8,7 @@ import pathlib
 from absl import flags
 import pytest
 
+from data.records import datasets as datasets_lib
 from experiments import pretrain
 from experiments.command_line import command
 from experiments.command_line import config as config_lib
@@ -189,6 +190,38 @@ def test_saved_flags_give_the_same_config(datasets, tmp_path):
   )
   assert first == second
   assert first.trainer.model.backbone.bases.num_radial == 9
+
+
+def test_settings_of_several_flags_add_up(tmp_path):
+  flag_file = tmp_path / "recipe.flags"
+  flag_file.write_text("--model_override=num_blocks=2,bases.num_radial=9\n")
+  values = parse(
+    f"--flagfile={flag_file}",
+    "--model_override=atom_channels=24",
+    "--model_override=num_blocks=3",
+  )
+  backbone = model_flags.backbone(values)
+  assert (backbone.num_blocks, backbone.atom_channels) == (3, 24)
+  assert backbone.bases.num_radial == 9
+  again = parse(f"--flagfile={command.save_flags(tmp_path, values)}")
+  assert model_flags.backbone(again) == backbone
+  assert model_flags.backbone(parse()) != backbone
+
+
+def test_truncation_takes_the_place_of_what_the_data_say(datasets):
+  arguments = [demo_data.dataset_flag(datasets), "--num_steps=3000"]
+  own = _config(datasets, "--num_steps=3000")
+  values = parse(*arguments, "--truncation=smooth")
+  mixture = data_flags.read_mixture(values, pathlib.Path("w"))
+  chosen = pretrain.make_config(values, mixture)
+  for configs, expected in (
+    (own.datasets, "published"),
+    (chosen.datasets, "smooth"),
+    (chosen.validation_datasets, "smooth"),
+  ):
+    opened = datasets_lib.open_datasets(configs, own.trainer.model.tasks)
+    found = {dataset.info.graph.truncation.value for dataset in opened}
+    assert found == {expected}
 
 
 def test_force_coefficients_come_from_the_datasets(datasets):
