@@ -42,6 +42,9 @@ def main(argv: Sequence[str]) -> None:
   for name in ("tensorflow", "data", "experiments", "benchmarks", "tests"):
     found = importlib.util.find_spec(name)
     assert found is None, f"{name} is installed with the library."
+  shipped = jmp_hk.load("jmp-mini")
+  (prediction,) = jmp_hk.predict(shipped, [ase.build.molecule("H2O")], head="qm9")
+  assert prediction is not None and np.isfinite(prediction.energy)
   model = jmp_hk.load(argv[1])
   molecules = [ase.build.molecule(name) for name in ("CH3CH2OH", "H2O")]
   for atoms, result in zip(

@@ -1,12 +1,14 @@
 """Cuts the parts out of public raw data that docs/evidence.md trains on.
 
-  python -m benchmarks.evidence_subsets --rmd17=raw/rmd17 \
+  python -m benchmarks.evidence_subsets --oc20=raw/oc20_relaxations --rmd17=raw/rmd17 \
       --qm9=raw/qm9/dsgdb9nsd.xyz.tar.bz2 \
       --matbench=raw/matbench/matbench_perovskites.json.gz --output=raw/evidence
 
 Every input is optional. Which structures are taken depends on nothing but the files.
 What is there already is not made again.
 
+- oc20: every fourth frame of relaxations, whose neighbors hardly differ (oc20/train,
+  oc20/val).
 - rmd17: 3,100 frames of each of six molecules, for pre-training (rmd17/train,
   rmd17/val).
 - qm9: 20,000 molecules with energies for pre-training (qm9/train, qm9/val), and 3,500
@@ -47,8 +49,24 @@ _KCAL_PER_EV = 23.061  # That of the published labels.
 _FRAMES = {"train": 3000, "val": 100}
 _PRETRAINING = {"train": 19_500, "val": 500}
 _FINE_TUNING = {"train": 2000, "val": 500, "test": 1000}
+_EVERY = 4  # Frames of a relaxation.
+_VALIDATION = ("random1000159", "random1000161")  # Relaxations.
 _RESERVED = 10_000  # Molecules of QM9 that are never pre-trained on.
 _PEROVSKITES = 1389
+
+
+def cut_oc20(folder: pathlib.Path, output: pathlib.Path) -> None:
+  """Writes some frames of relaxations.
+
+  Args:
+    folder: where the trajectories NAME.traj lie.
+    output: folder with train and val to make.
+  """
+  for path in sorted(folder.glob("*.traj")):
+    split = "val" if path.stem in _VALIDATION else "train"
+    target = output / split / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ase.io.write(target, ase.io.read(path, f"::{_EVERY}"))
 
 
 def cut_rmd17(folder: pathlib.Path, output: pathlib.Path) -> None:
@@ -138,13 +156,12 @@ def _write(frames: Sequence[ase.Atoms], path: pathlib.Path) -> None:
 @flag_help.group("Input")
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of this program."""
-  for name, text in (
-    ("rmd17", "DIR: Folder with rMD17's files rmd17_NAME.npz."),
-    ("qm9", "FILE: QM9's archive dsgdb9nsd.xyz.tar.bz2."),
-    ("matbench", "FILE: MatBench's matbench_perovskites.json.gz."),
-    ("output", "DIR: Where the parts are written."),
-  ):
-    flags.DEFINE_string(name, "", text, flag_values=values)
+  string = lambda name, text: flags.DEFINE_string(name, "", text, flag_values=values)
+  string("oc20", "DIR: Folder with relaxations of OC20 as trajectories, NAME.traj.")
+  string("rmd17", "DIR: Folder with rMD17's files rmd17_NAME.npz.")
+  string("qm9", "FILE: QM9's archive dsgdb9nsd.xyz.tar.bz2.")
+  string("matbench", "FILE: MatBench's matbench_perovskites.json.gz.")
+  string("output", "DIR: Where the parts are written.")
 
 
 def run(values: flags.FlagValues) -> None:
@@ -163,6 +180,9 @@ def _parts(
   values: flags.FlagValues, output: pathlib.Path
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path, Callable[[pathlib.Path], None]]]:
   """Input, what is made of it, and how."""
+  if values.oc20:
+    frames = output / "oc20"
+    yield pathlib.Path(values.oc20), frames, lambda path: cut_oc20(path, frames)
   if values.rmd17:
     target = output / "rmd17"
     yield pathlib.Path(values.rmd17), target, lambda path: cut_rmd17(path, target)

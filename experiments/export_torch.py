@@ -25,7 +25,7 @@ def _define_model(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "checkpoint",
     None,
-    "PATH: A model directory, the --workdir of a run, or a checkpoint in it.",
+    "PATH: A model directory, the --workdir of a run, a checkpoint in it, or jmp-mini.",
     flag_values=values,
   )
   flags.DEFINE_bool(

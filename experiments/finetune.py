@@ -234,8 +234,8 @@ def _graph(
     return graph_config.GraphConfig(truncation=truncation)
   if not values.train_data:
     return graph_config.GraphConfig()
-  graphs = {info.graph for info in _read_checkpoint(values)[1].values()}
-  return graphs.pop() if len(graphs) == 1 else graph_config.GraphConfig()
+  infos = _read_checkpoint(values)[1].values()
+  return graph_config.common(info.graph for info in infos)
 
 
 def _truncation(

@@ -40,19 +40,20 @@ def load(
   num_devices: int = 0,
   num_workers: int = 0,
 ) -> predictor_lib.Predictor:
-  """Loads a trained model from a directory or a PyTorch file.
+  """Loads a trained model by its name, or from a directory or a PyTorch file.
 
   Example:
     >>> import jmp_hk
-    >>> model = jmp_hk.load(path)  # For example "jmp-s.pt".
+    >>> model = jmp_hk.load("jmp-mini")
     >>> model.heads
-    ('oc20', 'oc22', 'ani1x', 'transition1x')
+    ('oc20', 'oc22', 'ani1x', 'transition1x', 'rmd17', 'qm9')
 
   Args:
-    path: a model directory, the working directory of a training run, a checkpoint in
-      it, or a PyTorch file in the layout of the published jmp-s.pt and jmp-l.pt.
-      Several of these make a committee of models that were trained alike, and so does
-      a directory with the members member_0, member_1 and so on.
+    path: "jmp-mini", the small pre-trained model that comes with the package; a model
+      directory, the working directory of a training run, or a checkpoint in it; or a
+      PyTorch file in the layout of the published jmp-s.pt and jmp-l.pt. Several of
+      these make a committee of models that were trained alike, and so does a directory
+      with the members member_0, member_1 and so on.
     ema: whether to take the averaged weights, where there are some.
     step: step of the checkpoint of a training run; None takes the best by its
       validation metric.

@@ -222,13 +222,12 @@ def _open_model(model: Model, heads: train_config.Heads) -> _Start:
       f"A committee of {len(model.members)} models cannot be trained as one: give one "
       "of its members."
     )
-  graphs = {info.graph for info in model.infos.values()}
   return _Start(
     model.config.backbone,
     initial_lib.InitialModel(
       model.variables, model.config, model.infos, origin=model.origin, heads=heads
     ),
-    graphs.pop() if len(graphs) == 1 else graph_config.GraphConfig(),
+    graph_config.common(info.graph for info in model.infos.values()),
   )
 
 

@@ -35,7 +35,9 @@ _FOREIGN_FLAGS = {
   "xla_gpu_deterministic_ops",
 }
 # Functions whose first argument is the name of a flag.
-_DEFINES = re.compile(r"DEFINE_|^((numbers\.)?define|fraction|integer|number|string)$")
+_DEFINES = re.compile(
+  r"DEFINE_|^(([a-z]+\.)?define(_settings)?|fraction|integer|number|string)$"
+)
 # A path in backticks that begins with one of these is a file of the repository.
 _FOLDERS = ("benchmarks", "data", "docs", "experiments", "jmp_hk", "tests", ".ci")
 

@@ -91,6 +91,9 @@ class Program:
   def parse(self, arguments: Sequence[str], values: flags.FlagValues) -> list[str]:
     """Parses a command line.
 
+    Afterwards `present` of a flag says whether the command line itself names it; flag
+    files, such as that of an earlier run, name all flags.
+
     Args:
       arguments: the command line without the program.
       values: where the flags are defined.
@@ -112,17 +115,17 @@ class Program:
       problem = f"unexpected argument {others[0]!r}."  # After "--".
     if problem:
       raise FlagError(problem)
+    named = _names(arguments)
+    for name in values:
+      if not named & {name, f"no{name}"}:
+        values[name].present = 0
     return others
 
   def _parse(
     self, arguments: Sequence[str], values: flags.FlagValues
   ) -> tuple[int | None, list[str]]:
     """The exit code, if the program ends already, and the other arguments."""
-    asked = {
-      text.lstrip("-").partition("=")[0]
-      for text in _before_dashes(arguments)
-      if text.startswith("-")
-    }
+    asked = _names(arguments)
     if asked & {*_HELP, *_FULL_HELP}:
       is_full = bool(asked & set(_FULL_HELP))
       text = flag_help.text(
@@ -202,6 +205,15 @@ def _print(text: str) -> None:
   except BrokenPipeError:
     # Else Python would fail once more when it closes the stream.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _names(arguments: Sequence[str]) -> set[str]:
+  """Names of the flags of a command line, as they are written."""
+  return {
+    text.lstrip("-").partition("=")[0]
+    for text in _before_dashes(arguments)
+    if text.startswith("-")
+  }
 
 
 def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:

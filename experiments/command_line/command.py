@@ -32,9 +32,9 @@ class _AddedFlag(flags.Flag):
 
   def parse(self, argument: str | Sequence[str]) -> None:
     """Reads one occurrence."""
-    earlier = list(self.value) if self.present else []
+    earlier = (self.value or []) if self.present else []
     super().parse(argument)
-    self.value = [*earlier, *self.value]
+    self.value = [*earlier, *(self.value or [])]
 
 
 def define_settings(name: str, text: str, values: flags.FlagValues) -> None:

@@ -217,7 +217,8 @@ def backbone(
     edges: whether a head needs embeddings of edges.
 
   Raises:
-    FlagError: --model or --model_override contradict the checkpoint.
+    FlagError: --model or --model_override contradict the checkpoint. Those of flag
+      files do not count: the recipes name JMP-L's size for training from scratch.
   """
   wanted = model_flags.backbone(values)
   own = {

@@ -21,7 +21,7 @@ def load_model(
 
   Args:
     path: a model directory, the working directory of a training run, a checkpoint in
-      it, or a PyTorch file such as jmp-s.pt.
+      it, a PyTorch file such as jmp-s.pt, or the name "jmp-mini".
     ema: whether to take the averaged weights, where there are some.
     step: step of the checkpoint of a run; None takes the best by its validation metric,
       or the newest where none has been validated.

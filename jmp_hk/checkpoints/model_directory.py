@@ -22,6 +22,8 @@ from jmp_hk.models import model as model_lib
 from jmp_hk.models import parameters
 
 CHECKPOINTS = "checkpoints"  # The folder of a run's checkpoints.
+# Model directories that come with the package and are known by their names.
+_SHIPPED = pathlib.Path(__file__).parents[1] / "weights"
 _ORBAX_FILE = "_CHECKPOINT_METADATA"  # Orbax makes it in every checkpoint.
 _ORIGIN = ("licence", "provenance")
 
@@ -96,7 +98,8 @@ def load_model_directory(
 
   Args:
     directory: a model directory, the working directory of a run, the `checkpoints` in
-      it, or one checkpoint.
+      it, one checkpoint, or the name of a model that comes with the package, unless
+      there is a file or folder of that name.
     ema: whether to take the averaged weights, where the run kept them.
     step: step of the checkpoint; None takes the best by its validation metric, or the
       newest where none has been validated.
@@ -133,11 +136,18 @@ def load_model_directory(
   return LoadedModel(config, infos, variables, step, path, _origin(description))
 
 
+def shipped() -> tuple[str, ...]:
+  """Names of the models that come with the package."""
+  return tuple(sorted(path.name for path in _SHIPPED.glob("*/")))
+
+
 def find_checkpoint(
   directory: str | os.PathLike[str], step: int | None = None
 ) -> pathlib.Path:
   """Directory of a checkpoint; arguments and errors as of `load_model_directory`."""
   directory = pathlib.Path(directory)
+  if not directory.exists() and str(directory) in shipped():
+    directory = _SHIPPED / directory
   if _is_checkpoint(directory):
     return directory
   root = directory / CHECKPOINTS if (directory / CHECKPOINTS).is_dir() else directory
@@ -145,7 +155,8 @@ def find_checkpoint(
   if not steps:
     raise CheckpointError(
       f"There is no checkpoint in {directory}: give a model directory, the working "
-      "directory of a training run, or a checkpoint in it."
+      "directory of a training run, a checkpoint in it, or the name of a model that "
+      f"comes with the package ({', '.join(shipped())})."
     )
   if step is None:
     scores = {s: _score(root / str(s)) for s in steps} if len(steps) > 1 else {}

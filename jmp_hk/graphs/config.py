@@ -1,5 +1,6 @@
 """Settings of the neighbor graphs of one dataset."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
 import enum
@@ -83,3 +84,18 @@ class GraphConfig:
       if num_atoms > size:
         limit = limit_above
     return limit
+
+
+def common(configs: Iterable[GraphConfig]) -> GraphConfig:
+  """Settings that several graphs share, and the defaults of those that they do not.
+
+  Args:
+    configs: for example of a model's heads.
+  """
+  found = list(configs)
+  values = {
+    field.name: {getattr(config, field.name) for config in found}
+    for field in dataclasses.fields(GraphConfig)
+  }
+  shared = {name: each.pop() for name, each in values.items() if len(each) == 1}
+  return GraphConfig(**shared)

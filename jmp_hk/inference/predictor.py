@@ -321,7 +321,7 @@ def load(
 
   Args:
     path: a model directory, the working directory of a training run, a checkpoint in
-      it, or a PyTorch file such as jmp-s.pt.
+      it, a PyTorch file such as jmp-s.pt, or the name "jmp-mini".
     ema: see `loading.load_model`.
     step: see `loading.load_model`.
     tasks: see `loading.load_model`.

@@ -124,6 +124,25 @@ def test_flag_files_build_model_head_and_optimizer(path, data, tmp_path):
     assert machine.used_each(num_microbatches) == num_microbatches
 
 
+def test_the_model_that_comes_with_the_package_is_a_start(data):
+  config = _config(data, "--task=rmd17_aspirin", "--checkpoint=jmp-mini")
+  mini = dataclasses.replace(backbone_lib.preset("mini"), direct_vectors=False)
+  assert config.trainer.model.backbone == mini
+  (dataset,) = config.datasets
+  assert dataset.truncation is graph_config.Truncation.SMOOTH
+
+
+def test_sizes_of_flag_files_give_way_to_those_of_the_checkpoint(data, tmp_path):
+  arguments = ["--task=rmd17_aspirin", "--checkpoint=jmp-mini"]
+  first = _config(data, *arguments)
+  values = finetune_data.parse("--workdir=w", *arguments, f"--data={data}")
+  stored = command.save_flags(tmp_path, values)  # Has --model, as all flags.
+  assert _config(data, f"--flagfile={stored}") == first
+  for wrong in ("--model=gemnet_oc_small", "--model_override=num_blocks=2"):
+    with pytest.raises(command.FlagError, match="the checkpoint knows its sizes"):
+      _config(data, *arguments, wrong)
+
+
 @pytest.mark.parametrize(
   "path",
   sorted((finetune.FLAG_FILES.parent / "evidence").glob("[mqr]*.flags")),
