@@ -18,6 +18,7 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models.gemnet_oc import blocks
 from jmp_hk.models.gemnet_oc import config as config_lib
+from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import fusion
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import interactions
@@ -192,6 +193,7 @@ class GemNetOC(hk.Module):
     config = self._config
     chex.assert_shape(h, (*batch.atomic_numbers.shape, config.atom_channels))
     dropout = config.dropout if is_training else 0.0
+    batch = edges_lib.align_tables(batch, h.dtype)
     geometry = geometry_lib.compute_geometry(batch, config.bases.num_spherical)
     bases, m = shared_bases.BasisEmbeddings(config.bases, config.edge_channels)(
       h, batch, geometry
