@@ -6,7 +6,6 @@ compiler makes of them, by the platform that is traced for (`compilation.trace_f
 
 from collections.abc import Callable
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +74,8 @@ def filtered(x: jax.Array, radial: jax.Array, w: jax.Array) -> jax.Array:
   if _is_cpu():
     return x * (radial @ w)
   # Derivatives are traced later, outside of the policy that sets the precision.
-  return _filtered(jax.config.jax_default_matmul_precision, x, radial, w)
+  precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+  return _filtered(precision, x, radial, w)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -116,7 +116,6 @@ _narrow_product.defvjp(
 )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def fan_out(x: jax.Array, count: int) -> tuple[jax.Array, ...]:
   """The same array for several functions, whose cotangents are added up one by one.
 
@@ -131,15 +130,20 @@ def fan_out(x: jax.Array, count: int) -> tuple[jax.Array, ...]:
   Returns:
     `x`, as often; the last one for the function that is differentiated first.
   """
+  return _fan_out(x, count)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _fan_out(x, count):
   return (x,) * count
 
 
-def _add_up(count: int, kept: Any, cotangents: tuple[jax.Array, ...]):
+def _add_up(count, kept, cotangents):
   del count, kept
   return (functools.reduce(lambda total, new: new + total, reversed(cotangents)),)
 
 
-fan_out.defvjp(lambda x, count: (fan_out(x, count), None), _add_up)
+_fan_out.defvjp(lambda x, count: (fan_out(x, count), None), _add_up)
 
 
 def _is_cpu() -> bool:
