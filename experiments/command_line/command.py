@@ -40,8 +40,8 @@ class _AddedFlag(flags.Flag):
 def define_settings(name: str, text: str, values: flags.FlagValues) -> None:
   """Defines a flag FIELD=VALUE,… that flag files and the command line can add to.
 
-  A list of absl's would forget the fields of a flag file when the command line sets another
-  one. Where a field occurs twice, the later value counts.
+  A list of absl's would forget the fields of a flag file when the command line sets
+  another one. Where a field occurs twice, the later value counts.
 
   Args:
     name: name of the flag.

@@ -58,9 +58,9 @@ def define_mixture(values: flags.FlagValues = flags.FLAGS) -> None:
     "truncation",
     None,
     [kind.value for kind in graph_config.Truncation],
-    "How the graphs of all datasets end at the cutoff and at the number of neighbors, in "
-    "place of what the data say. published takes the nearest neighbors; shells takes equally "
-    "distant ones together; smooth lets every edge vanish smoothly.",
+    "How the graphs of all datasets end at the cutoff and at the number of neighbors, "
+    "in place of what the data say. published takes the nearest neighbors; shells "
+    "takes equally distant ones together; smooth lets every edge vanish smoothly.",
     flag_values=values,
   )
   flags.DEFINE_list(

@@ -29,10 +29,11 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string(
     "checkpoint",
     None,
-    "PATH: A model directory, the --workdir of a run, a checkpoint in it, or a PyTorch "
-    "file of published weights. Several of them, separated by commas, make a committee "
-    "of models that were trained alike, which predicts means and standard deviations; "
-    "so does the --workdir of a fine-tuning with --num_members.",
+    "PATH: A model directory, the --workdir of a run, a checkpoint in it, a PyTorch "
+    "file of published weights, or jmp-mini, which comes with the package. Several of "
+    "them, separated by commas, make a committee of models that were trained alike, "
+    "which predicts means and standard deviations; so does the --workdir of a "
+    "fine-tuning with --num_members.",
     flag_values=values,
   )
   flags.DEFINE_bool(

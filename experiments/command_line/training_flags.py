@@ -96,8 +96,9 @@ def define_start(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string(
     "checkpoint",
     "",
-    "PATH: Trained model to start from: the --workdir of a run, a checkpoint in it, or "
-    "a PyTorch file of published weights. Without it the training starts from scratch.",
+    "PATH: Trained model to start from: the --workdir of a run, a checkpoint in it, a "
+    "PyTorch file of published weights, or jmp-mini, which comes with the package. "
+    "Without it the training starts from scratch.",
     flag_values=values,
   )
   flags.DEFINE_bool(

@@ -11,6 +11,7 @@ from experiments.command_line import command
 from experiments.command_line import finetune_flags
 from experiments.command_line import tasks
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models import model as model_lib
 from jmp_hk.runtime import devices as devices_lib
 from jmp_hk.targets import config as tasks_lib
@@ -121,6 +122,35 @@ def test_flag_files_build_model_head_and_optimizer(path, data, tmp_path):
     num_microbatches = machine.follow(train.batch_size)
     assert num_microbatches == min(count, train.batch_size)
     assert machine.used_each(num_microbatches) == num_microbatches
+
+
+@pytest.mark.parametrize(
+  "path",
+  sorted((finetune.FLAG_FILES.parent / "evidence").glob("[mqr]*.flags")),
+  ids=lambda path: path.stem,
+)
+def test_flag_files_of_the_evidence_build_models(path, data, tmp_path, monkeypatch):
+  folder = tmp_path / "raw"
+  for name in ("rmd17", "matbench", "evidence/qm9_2000"):
+    (folder / name).mkdir(parents=True)
+  for name in ("matbench/matbench_jdft2d", "matbench/matbench_phonons"):
+    (folder / f"{name}.json.gz").touch()
+  (folder / "evidence" / "matbench_perovskites.json.gz").touch()
+  # Flag files name each other from the root of the repository.
+  (tmp_path / "experiments").symlink_to(finetune.FLAG_FILES.parents[1])
+  monkeypatch.chdir(tmp_path)
+  values = finetune_data.parse(f"--flagfile={path}", "--workdir=w", "--fold=3")
+  given = finetune_flags.read_data(values, "w")
+  assert given.directory.startswith("data_cache/") and "{" not in given.directory
+  for conversion in given.conversions:
+    assert "{" not in "".join(conversion.options.values())
+  config = _config(data, f"--flagfile={path}")
+  mini = dataclasses.replace(backbone_lib.preset("mini"), direct_vectors=False)
+  assert config.trainer.model.backbone == mini
+  (task,) = config.trainer.model.tasks
+  assert path.stem.startswith(task.name)
+  (dataset,) = config.datasets
+  assert dataset.truncation is graph_config.Truncation.SMOOTH
 
 
 @pytest.mark.parametrize(

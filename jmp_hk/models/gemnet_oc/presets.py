@@ -44,8 +44,8 @@ PRESETS = {
       num_concat=4,
     ),
   ),
-  # That of the pre-trained model `jmp-mini`: 1.3 M parameters in the backbone with the force
-  # branch. Trains overnight on two CPU cores.
+  # That of the pre-trained model `jmp-mini`: 1.3 M parameters in the backbone with the
+  # force branch. Trains overnight on two CPU cores.
   "mini": dataclasses.replace(_TINY, num_blocks=3, atom_channels=64, edge_channels=128),
   "tiny": _TINY,
 }
