@@ -67,8 +67,12 @@ class Sample:
       return self._pack_fixed(self._case.fixed(structures), microbatches)
     sizes = [self._builder.sizes(item.graphs) for item in self._items]
     each = max(structures // microbatches, 1)
+    limits = self._builder.width_limits(
+      [source.graph for source in self._case.sources],
+      max(entry.num_atoms for entry in sizes),
+    )
     budget = budget_search.search_budget(
-      sizes, budget_lib.BudgetConfig(structures=each)
+      sizes, budget_lib.BudgetConfig(structures=each), limits=limits
     )
     return self._pack_stream(sizes, budget, pool_lib.least_size(each), microbatches)
 

@@ -18,6 +18,8 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.models.gemnet_oc import blocks
 from jmp_hk.models.gemnet_oc import config as config_lib
+from jmp_hk.models.gemnet_oc import edges as edges_lib
+from jmp_hk.models.gemnet_oc import fusion
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import interactions
 from jmp_hk.models.gemnet_oc import layers
@@ -89,6 +91,7 @@ class GemNetOCConfig(backbone_lib.BackboneConfig):
       layers.Dense,
       layers.SplitDense,
       layers.GatedDense,
+      layers.RadialFilter,
       layers.SymmetricSum,
       layers.Residual,
     )
@@ -162,9 +165,9 @@ class OutputMLP(hk.Module):
     x = layers.Dense(
       self._channels, activation=True, dropout=self._dropout, name="out_mlp_0"
     )(jnp.concatenate(features, axis=-1))
-    for i in range(1, self._num_residual + 1):
-      x = layers.Residual(dropout=self._dropout, name=f"out_mlp_{i}")(x)
-    return x
+    return layers.residual_stack(
+      x, self._num_residual, "out_mlp", dropout=self._dropout, first=1
+    )
 
 
 class GemNetOC(hk.Module):
@@ -190,13 +193,16 @@ class GemNetOC(hk.Module):
     config = self._config
     chex.assert_shape(h, (*batch.atomic_numbers.shape, config.atom_channels))
     dropout = config.dropout if is_training else 0.0
+    batch = edges_lib.align_tables(batch, h.dtype)
     geometry = geometry_lib.compute_geometry(batch, config.bases.num_spherical)
     bases, m = shared_bases.BasisEmbeddings(config.bases, config.edge_channels)(
       h, batch, geometry
     )
+    spherical = fusion.fan_out(bases.quad_spherical, config.num_blocks)
     outputs = []
     for i in range(config.num_blocks + 1):
       if i:
+        bases = dataclasses.replace(bases, quad_spherical=spherical[i - 1])
         block = blocks.InteractionBlock(
           config.interaction, dropout=dropout, name=f"int_blocks_{i - 1}"
         )

@@ -1,5 +1,6 @@
 """Interaction and output blocks of GemNet-OC (GemNet-OC, figure 2)."""
 
+from collections.abc import Sequence
 import functools
 
 import haiku as hk
@@ -10,6 +11,7 @@ import jraph
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import config as config_lib
+from jmp_hk.models.gemnet_oc import fusion
 from jmp_hk.models.gemnet_oc import geometry as geometry_lib
 from jmp_hk.models.gemnet_oc import interactions
 from jmp_hk.models.gemnet_oc import layers
@@ -49,7 +51,7 @@ def edges_to_atoms(
   Returns:
     [N, channels].
   """
-  gated = m * layers.Dense(m.shape[-1], name="dense_rbf")(radial)
+  gated = _radially_filtered(m, radial, "dense_rbf")
   gated = gated.astype(jnp.promote_types(gated.dtype, jnp.float32))
   x = correction * jraph.segment_sum(
     gated,
@@ -64,9 +66,14 @@ def edges_to_atoms(
   if m.shape[-1] != channels:
     x = layers.Dense(channels, activation=True, dropout=dropout, name="layers_0")(x)
     first = 1
-  for i in range(first, first + num_residual):
-    x = layers.Residual(dropout=dropout, name=f"layers_{i}")(x)
-  return x
+  return layers.residual_stack(x, num_residual, "layers", dropout=dropout, first=first)
+
+
+def _radially_filtered(x: jax.Array, radial: jax.Array, name: str) -> jax.Array:
+  """Edge embeddings [E, edge] times a dense layer `name` on [E, rbf]."""
+  dense = layers.Dense(x.shape[-1], name=name)
+  w = dense.weight(radial.shape[-1], x.dtype)
+  return layers.RadialFilter(name=f"{name}_filter")(x, radial, w)
 
 
 class AtomUpdate(hk.Module):
@@ -161,9 +168,9 @@ class OutputBlock(hk.Module):
     if not self._direct_vectors:
       return x, None
     edges = layers.residual_stack(
-      m, config.num_before_skip, "seq_forces", dropout=dropout
+      m, config.num_before_skip, "seq_forces", dropout=dropout, scale_first=False
     )
-    gated = edges * layers.Dense(m.shape[-1], name="dense_rbf_F")(bases.output_radial)
+    gated = _radially_filtered(edges, bases.output_radial, "dense_rbf_F")
     gated = scale_factor.ScaleFactor(name="scale_rbf_F")(
       gated, rows=lambda: (gated, mask), reference=lambda: (edges, mask)
     )
@@ -197,7 +204,8 @@ class InteractionBlock(hk.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """Maps [N, atom] and [E, edge] embeddings to updated ones."""
     config, dropout = self._config, self._dropout
-    x, h = self._interact(h, m, batch, geometry, bases)
+    *ways, m = fusion.fan_out(m, 5)
+    x, h = self._interact(h, ways, batch, geometry, bases)
     stack = functools.partial(layers.residual_stack, dropout=dropout)
     x = stack(x, config.num_before_skip, "layers_before_skip")
     m = layers.skip(m, x)
@@ -215,23 +223,24 @@ class InteractionBlock(hk.Module):
   def _interact(
     self,
     h: jax.Array,
-    m: jax.Array,
+    ways: Sequence[jax.Array],
     batch: batch_lib.Batch,
     geometry: geometry_lib.Geometry,
     bases: shared_bases.SharedBases,
   ) -> tuple[jax.Array, jax.Array]:
     """New edge features [E, edge], and atoms [N, atom] with their messages added."""
     config, dropout = self._config, self._dropout
+    m, m_triplet, m_quadruplet, m_atom = ways
     context = (batch, geometry, bases)
     edge_update = functools.partial(
       interactions.EdgeUpdate, config.triplet, m.shape[-1], dropout=dropout
     )
     x = layers.Dense(m.shape[-1], activation=True, dropout=dropout, name="dense_ca")(m)
     x += edge_update(name="trip_interaction")(
-      m, batch, geometry, interactions.triplet_neighborhood(*context)
+      m_triplet, batch, geometry, interactions.triplet_neighborhood(*context)
     )
     x += quadruplets.QuadrupletInteraction(config.quadruplet, dropout=dropout)(
-      m, *context
+      m_quadruplet, *context
     )
     x += edge_update(name="atom_edge_interaction")(
       h,
@@ -240,10 +249,10 @@ class InteractionBlock(hk.Module):
       interactions.atom_edge_neighborhood(*context),
       gather=lambda x: indexing.take_rows(x, batch.graphs.a2ee2a.senders),
     )
-    x = layers.fusion_barrier(x * 0.5)
+    x = fusion.barrier(x * 0.5)
     edge_atom = interactions.EdgeAtomInteraction(
       config.triplet, h.shape[-1], dropout=dropout
     )
     pair = interactions.AtomPairInteraction(config.pair, dropout=dropout)
-    h += edge_atom(m, *context) + pair(h, *context)
-    return x, layers.fusion_barrier(h * _SQRT_THIRD)
+    h += edge_atom(m_atom, *context) + pair(h, *context)
+    return x, fusion.barrier(h * _SQRT_THIRD)

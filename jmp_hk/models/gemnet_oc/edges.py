@@ -1,5 +1,6 @@
 """Distances and directions of one edge set, and what angles between edges share."""
 
+import dataclasses
 import functools
 
 import chex
@@ -12,6 +13,7 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.graphs import layout
 from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import bases
+from jmp_hk.runtime import compilation
 
 
 @pytrees.dataclass
@@ -80,6 +82,31 @@ def places(
   count = jnp.arange(len(receivers), dtype=table.dtype)
   slots = count - table[receivers, 0] if table.shape[1] else count
   return indexing.Places(table, receivers, slots, batch.atom_mask[receivers])
+
+
+def align_tables(batch: batch_lib.Batch, dtype: jnp.dtype) -> batch_lib.Batch:
+  """The batch with tables of main edges whose width is a multiple of eight.
+
+  On a GPU bfloat16 products want such sizes. XLA would bring them about with a copy of
+  all operands of each product.
+
+  Args:
+    batch: packed structures.
+    dtype: data type of the messages.
+  """
+  graphs = batch.graphs
+  missing = -graphs.main_table.shape[1] % 8
+  if compilation.target_platform() == "cpu" or dtype.itemsize > 2 or not missing:
+    return batch
+  widen = lambda table, *rest: jnp.pad(
+    table, ((0, 0), (0, missing), *rest), constant_values=-1
+  )
+  graphs = dataclasses.replace(
+    graphs,
+    main_table=widen(graphs.main_table),
+    quad_exclusion=widen(graphs.quad_exclusion, (0, 0)),
+  )
+  return dataclasses.replace(batch, graphs=graphs)
 
 
 def same_sources(

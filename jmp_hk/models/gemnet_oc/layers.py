@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import indexing
 from jmp_hk.models import layers as base_layers
-from jmp_hk.runtime import compilation
+from jmp_hk.models.gemnet_oc import fusion
 
 _SQRT_HALF = 0.5**0.5
 
@@ -45,27 +45,17 @@ def standardised_orthogonal(key: jax.Array, shape: tuple[int, ...], dtype) -> ja
   return (weight / fan_in**0.5).astype(dtype)
 
 
-def _saving_products(function):
-  """Recomputes elementwise operations in the backward pass instead of storing them.
-
-  Only the results of matrix products and the inputs are kept, which halves the memory
-  of a chain of dense layers and saves writing what costs little to compute again.
-  """
-  policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  return jax.checkpoint(function, policy=policy)
-
-
-@_saving_products
+@fusion.saving_products
 def _activated(x: jax.Array, w: jax.Array) -> jax.Array:
   return base_layers.scaled_silu(x @ w)
 
 
-@_saving_products
+@fusion.saving_products
 def _gated(x: jax.Array, w: jax.Array, radial: jax.Array, gate: jax.Array) -> jax.Array:
-  return base_layers.scaled_silu(x @ w) * (radial @ gate)
+  return fusion.filtered(base_layers.scaled_silu(x @ w), radial, gate)
 
 
-@_saving_products
+@fusion.saving_products
 def _symmetric(
   x: jax.Array, forward: jax.Array, backward: jax.Array, reverse: jax.Array
 ) -> jax.Array:
@@ -74,10 +64,20 @@ def _symmetric(
   return y * _SQRT_HALF
 
 
-@_saving_products
-def _residual(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-  y = base_layers.scaled_silu(base_layers.scaled_silu(x @ first) @ second)
-  return (x + y) * _SQRT_HALF
+@functools.cache
+def _residual(scale: float, factor: float):
+  """A residual layer of x, where the array given is x / scale.
+
+  Returns:
+    A function of it and both weights, which returns (x + f(x)) * factor / scale.
+  """
+
+  @fusion.saving_products
+  def residual(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    y = base_layers.scaled_silu(scale * (x @ first))
+    return (x + base_layers.scaled_silu(y @ second) / scale) * factor
+
+  return residual
 
 
 def _dense_init(shape, dtype):
@@ -138,6 +138,14 @@ class GatedDense(hk.Module):
     return _gated(x, w, radial, gate)
 
 
+class RadialFilter(hk.Module):
+  """Product with a linear function of a radial embedding, whose weight is another's."""
+
+  def __call__(self, x: jax.Array, radial: jax.Array, w: jax.Array) -> jax.Array:
+    """Maps [e, width], [e, rbf] and the weight [rbf, width] to [e, width]."""
+    return fusion.filtered(x, radial, w)
+
+
 class SymmetricSum(hk.Module):
   """Sum of two activated dense layers over √2, the second of the reverse edge."""
 
@@ -159,7 +167,7 @@ class SymmetricSum(hk.Module):
     Returns:
       [E, channels].
     """
-    return fusion_barrier(_symmetric(x, forward, backward, reverse))
+    return fusion.barrier(_symmetric(x, forward, backward, reverse))
 
 
 class Residual(hk.Module):
@@ -169,8 +177,19 @@ class Residual(hk.Module):
     super().__init__(name=name)
     self._dropout = dropout
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [..., channels] to the same shape."""
+  def __call__(
+    self, x: jax.Array, *, scale: float = 1.0, factor: float = _SQRT_HALF
+  ) -> jax.Array:
+    """Maps [..., channels] to the same shape.
+
+    Args:
+      x: [..., channels], divided by `scale`.
+      scale: what the layer's input was divided by; one with dropout.
+      factor: what the sum is multiplied by.
+
+    Returns:
+      (x + f(x)) * factor, divided by `scale`.
+    """
     channels = x.shape[-1]
     if self._dropout:
       y = x
@@ -182,33 +201,51 @@ class Residual(hk.Module):
     weights = [
       Dense(channels, name=f"dense_mlp_{i}").weight(channels, x.dtype) for i in range(2)
     ]
-    return fusion_barrier(_residual(x, *weights))
+    return fusion.barrier(_residual(scale, factor)(x, *weights))
 
 
 def residual_stack(
-  x: jax.Array, count: int, name: str, *, dropout: float = 0.0
+  x: jax.Array,
+  count: int,
+  name: str,
+  *,
+  dropout: float = 0.0,
+  first: int = 0,
+  scale_first: bool = True,
 ) -> jax.Array:
-  """Applies `count` residual layers named `name_0`, `name_1` and so on."""
-  for i in range(count):
-    x = Residual(dropout=dropout, name=f"{name}_{i}")(x)
-  return x
+  """Applies `count` residual layers named `name_0`, `name_1` and so on.
+
+  All divisions by √2 are taken together, so that the cotangents of what the layers add
+  up are the same array and need not be written once more for each layer.
+
+  Args:
+    x: [..., channels].
+    count: number of layers.
+    name: begins their names.
+    dropout: rate.
+    first: number of the first layer.
+    scale_first: divide before the layers, rather than behind them. It costs nothing
+      where an elementwise operation stands beside.
+
+  Returns:
+    As `x`.
+  """
+  names = [f"{name}_{first + i}" for i in range(count)]
+  if dropout:
+    for name in names:
+      x = Residual(dropout=dropout, name=name)(x)
+    return x
+  top = count if scale_first else 0
+  scales = [2 ** ((top - i) / 2) for i in range(count + 1)]
+  x = x / scales[0]
+  for name, scale in zip(names, scales, strict=False):
+    x = Residual(name=name)(x, scale=scale, factor=1.0)
+  return x * scales[-1]
 
 
 def skip(x: jax.Array, y: jax.Array) -> jax.Array:
   """Variance-preserving sum (x + y) / √2."""
-  return fusion_barrier((x + y) * _SQRT_HALF)
-
-
-def fusion_barrier(x: jax.Array) -> jax.Array:
-  """Keeps XLA's CPU compiler from recomputing residual chains in every consumer.
-
-  Its fusion pass otherwise duplicates the whole chain into each of them, at a cost
-  that grows with depth squared. It needs the compiler flag that
-  `jmp_hk.runtime.configuration` sets. Other back ends do not need it.
-  """
-  if compilation.target_platform() == "cpu":
-    return jax.lax.optimization_barrier(x)
-  return x
+  return fusion.barrier((x + y) * _SQRT_HALF)
 
 
 class EdgeEmbedding(hk.Module):

@@ -12,6 +12,7 @@ import numpy as np
 
 from jmp_hk.models import grouped_mlp
 from jmp_hk.models import model as model_lib
+from jmp_hk.runtime import compilation
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import losses
 from jmp_hk.training import objective as objective_lib
@@ -96,7 +97,7 @@ def lowered(kind: str, precision: str) -> Step:
       dense.add(context.module.module_name)
     return next_call(*args, **kwargs)
 
-  with hk.intercept_methods(record):
+  with compilation.trace_for("gpu"), hk.intercept_methods(record):
     program = step.lower(
       state_lib.create(*zeros, optimizer, key, use_ema=True),
       jax.tree.map(lambda x: x[None], batch),

@@ -11,6 +11,7 @@ import pytest
 
 from jmp_hk import ranges
 from jmp_hk.models import parameters
+from jmp_hk.runtime import compilation
 from jmp_hk.training import config as config_lib
 from jmp_hk.training import optimizer as optimizer_lib
 
@@ -87,6 +88,15 @@ def test_equals_textbook_adamw_with_global_norm_clip():
       v,
     )
   jax.tree.map(lambda a, b: chex.assert_trees_all_close(a, b, rtol=2e-5), got, params)
+
+
+def test_norm_of_many_arrays_joined_for_a_gpu():
+  shapes = [(3, 4)] * 70 + [(2, 4), (4,), (), (2, 3, 4)]
+  keys = jax.random.split(jax.random.PRNGKey(0), len(shapes))
+  tree = [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
+  with compilation.trace_for("gpu"):
+    norm = optimizer_lib.global_norm(tree)
+  chex.assert_trees_all_close(norm, optax.global_norm(tree), rtol=1e-6)
 
 
 def test_layerwise_rates_scale_the_whole_update():

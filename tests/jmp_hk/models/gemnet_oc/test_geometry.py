@@ -12,6 +12,7 @@ import numpy as np
 from jmp_hk.models.gemnet_oc import edges as edges_lib
 from jmp_hk.models.gemnet_oc import geometry
 from jmp_hk.models.gemnet_oc import quadruplet_geometry
+from jmp_hk.runtime import compilation
 from tests.jmp_hk.models.gemnet_oc import small_model
 
 _azimuth_powers = jax.jit(quadruplet_geometry._azimuth_powers, static_argnums=3)
@@ -144,6 +145,22 @@ class EdgesTest(parameterized.TestCase):
     chex.assert_trees_all_equal(result.edge_edge_mask.sum((1, 2)), pairs * (pairs - 1))
     # Here main and a2ee2a edges are the same, so the same count of pairs is left out.
     chex.assert_trees_all_equal(result.edge_atom_mask.sum((1, 2)), pairs * (pairs - 1))
+
+
+class AlignTablesTest(parameterized.TestCase):
+  def test_tables_of_main_edges_are_widened_for_narrow_products_on_a_gpu(self):
+    batch = small_model.make_batch([small_model.molecule()])
+    self.assertIs(edges_lib.align_tables(batch, jnp.dtype("bfloat16")), batch)
+    with compilation.trace_for("gpu"):
+      self.assertIs(edges_lib.align_tables(batch, jnp.dtype("float32")), batch)
+      aligned = edges_lib.align_tables(batch, jnp.dtype("bfloat16"))
+    for name in ("main_table", "quad_exclusion"):
+      table, wider = getattr(batch.graphs, name), getattr(aligned.graphs, name)
+      self.assertEqual((table.shape[1], wider.shape[1]), (18, 24))
+      np.testing.assert_array_equal(wider[:, :18], table)
+      np.testing.assert_array_equal(wider[:, 18:], -1)
+    again = aligned.replace(graphs=batch.graphs)
+    chex.assert_trees_all_equal(again, batch)
 
 
 if __name__ == "__main__":

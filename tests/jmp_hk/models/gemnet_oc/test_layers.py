@@ -10,7 +10,9 @@ import numpy as np
 
 from jmp_hk.models import layers as base_layers
 from jmp_hk.models.gemnet_oc import bases
+from jmp_hk.models.gemnet_oc import fusion
 from jmp_hk.models.gemnet_oc import layers
+from jmp_hk.runtime import compilation
 
 
 def _run(function, *args):
@@ -75,6 +77,47 @@ class LayersTest(parameterized.TestCase):
     inner = act(x @ params["r/dense_mlp_0"]["w"])
     inner = act(inner @ params["r/dense_mlp_1"]["w"])
     chex.assert_trees_all_close(y, (x + inner) / np.sqrt(2), rtol=1e-5, atol=1e-6)
+
+  @parameterized.parameters(True, False)
+  def test_stack_is_one_layer_after_another(self, scale_first):
+    def stack(x):
+      return layers.residual_stack(x, 3, "r", first=1, scale_first=scale_first)
+
+    def chain(x):
+      for i in range(3):
+        x = layers.Residual(name=f"r_{i + 1}")(x)
+      return x
+
+    x = jax.random.normal(jax.random.PRNGKey(0), (5, 8))
+    params, y = _run(stack, x)
+    expected = hk.transform(chain).apply(params, None, x)
+    chex.assert_trees_all_close(y, expected, rtol=1e-5, atol=1e-6)
+
+  def test_gpu_program_has_the_same_derivatives(self):
+    def network(x, radial):
+      x, y, z = fusion.fan_out(layers.Dense(8, activation=True, name="a")(x), 3)
+      w, gate = (
+        layers.Dense(8, name=name).weight(size, x.dtype)
+        for name, size in (("w", 8), ("gate", radial.shape[1]))
+      )
+      y = layers.GatedDense(name="gated")(y, w, radial, gate)
+      y = layers.residual_stack(y, 2, "r") + z
+      return layers.RadialFilter(name="f")(layers.skip(x, y), radial, gate).sum()
+
+    energy = hk.without_apply_rng(hk.transform(network))
+
+    def loss(params, *inputs):
+      forces = jax.grad(energy.apply, (1, 2))(params, *inputs)
+      return energy.apply(params, *inputs) + sum((f**2).sum() for f in forces)
+
+    with jax.enable_x64(True):
+      keys = jax.random.split(jax.random.PRNGKey(0), 2)
+      inputs = [jax.random.normal(k, (5, n), float) for k, n in zip(keys, (6, 4))]
+      params = energy.init(keys[0], *inputs)
+      expected = jax.value_and_grad(loss, (0, 1, 2))(params, *inputs)
+      with compilation.trace_for("gpu"):
+        found = jax.value_and_grad(loss, (0, 1, 2))(params, *inputs)
+      chex.assert_trees_all_close(found, expected, rtol=1e-9, atol=1e-9)
 
   def test_basis_weights_are_read_as_channels_by_orders(self):
     radial = jax.random.normal(jax.random.PRNGKey(0), (7, 4))
