@@ -108,7 +108,7 @@ class ProgramsTest(parameterized.TestCase):
       for command in commands:
         values = _values(name)
         _program(name).parse(shlex.split(command), values)
-        given = [name for name in values if values[name].present]
+        given = [name for name in values if not values[name].using_default_value]
         self.assertNotEmpty(given, command)
 
   def test_as_processes(self):

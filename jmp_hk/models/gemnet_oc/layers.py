@@ -75,7 +75,7 @@ def _residual(scale: float, factor: float):
   @fusion.saving_products
   def residual(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     y = base_layers.scaled_silu(scale * (x @ first))
-    return (x + base_layers.scaled_silu(y @ second) / scale) * factor
+    return (x + (1 / scale) * base_layers.scaled_silu(y @ second)) * factor
 
   return residual
 
@@ -237,7 +237,7 @@ def residual_stack(
     return x
   top = count if scale_first else 0
   scales = [2 ** ((top - i) / 2) for i in range(count + 1)]
-  x = x / scales[0]
+  x = x * (1 / scales[0])
   for name, scale in zip(names, scales, strict=False):
     x = Residual(name=name)(x, scale=scale, factor=1.0)
   return x * scales[-1]
