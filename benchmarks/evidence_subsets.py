@@ -17,26 +17,33 @@ What is there already is not made again.
 - matbench: 1,389 perovskites of all folds, about 1,000 of which train.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import dataclasses
 import gzip
 import json
 import pathlib
 
 from absl import flags
 import ase
-from ase.calculators import singlepoint
 import ase.io
 import numpy as np
 
 from data.command_line import flag_help
 from data.command_line import program as program_lib
+from data.conversion import splits
 from data.converters import qm9 as qm9_lib
+from data.converters import rmd17 as rmd17_lib
+from data.formats import npz_frames
 from jmp_hk import files
+from jmp_hk import structure as structure_lib
+from jmp_hk.inference import reports
+
+# Paths below the output, and what is written there.
+Parts = Iterator[tuple[str, Sequence[ase.Atoms]]]
 
 # Aspirin and ethanol are left out: they are fine-tuned on.
-MOLECULES = (
+_MOLECULES = (
   "benzene",
   "malonaldehyde",
   "naphthalene",
@@ -45,89 +52,70 @@ MOLECULES = (
   "toluene",
 )
 _LEFT_OUT = ("C2H6O", "C9H8O4")
-_KCAL_PER_EV = 23.061  # That of the published labels.
 _FRAMES = {"train": 3000, "val": 100}
 _PRETRAINING = {"train": 19_500, "val": 500}
 _FINE_TUNING = {"train": 2000, "val": 500, "test": 1000}
+_PROPERTIES = ("eps_HOMO", "alpha")
 _EVERY = 4  # Frames of a relaxation.
 _VALIDATION = ("random1000159", "random1000161")  # Relaxations.
 _RESERVED = 10_000  # Molecules of QM9 that are never pre-trained on.
 _PEROVSKITES = 1389
 
 
-def cut_oc20(folder: pathlib.Path, output: pathlib.Path) -> None:
-  """Writes some frames of relaxations.
+def cut_oc20(folder: pathlib.Path) -> Parts:
+  """Some frames of each relaxation.
 
   Args:
     folder: where the trajectories NAME.traj lie.
-    output: folder with train and val to make.
   """
   for path in sorted(folder.glob("*.traj")):
     split = "val" if path.stem in _VALIDATION else "train"
-    target = output / split / path.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    ase.io.write(target, ase.io.read(path, f"::{_EVERY}"))
+    yield f"oc20/{split}/{path.name}", list(ase.io.iread(path, f"::{_EVERY}"))
 
 
-def cut_rmd17(folder: pathlib.Path, output: pathlib.Path) -> None:
-  """Writes frames of the six molecules.
+def cut_rmd17(folder: pathlib.Path) -> Parts:
+  """Frames of the six molecules.
 
   Args:
     folder: where rmd17_NAME.npz lie.
-    output: folder with train and val to make.
   """
   rng = np.random.default_rng(0)
-  for name in MOLECULES:
-    with np.load(folder / f"rmd17_{name}.npz") as data:
-      chosen = rng.permutation(len(data["energies"]))
-      raw = {key: data[key] for key in ("coords", "energies", "forces")}
-      numbers = data["nuclear_charges"]
-    start = 0
-    for split, count in _FRAMES.items():
-      frames = [
-        _labelled(
-          ase.Atoms(numbers, raw["coords"][k]),
-          energy=float(raw["energies"][k]) / _KCAL_PER_EV,
-          forces=raw["forces"][k] / _KCAL_PER_EV,
-        )
-        for k in chosen[start : start + count]
-      ]
-      _write(frames, output / split / f"{name}.extxyz")
-      start += count
+  for name in _MOLECULES:
+    path = folder / f"rmd17_{name}.npz"
+    chosen = rng.permutation(npz_frames.count(path, rmd17_lib.KEYS))
+    chosen = chosen[: sum(_FRAMES.values())]
+    for split, frames in splits.cut(chosen, _FRAMES).items():
+      wanted = np.sort(frames).tolist()
+      read = npz_frames.read(path, rmd17_lib.KEYS, wanted, path.name)
+      yield f"rmd17/{split}/{name}.extxyz", [reports.to_atoms(s) for s in read]
 
 
-def cut_qm9(archive: pathlib.Path, output: pathlib.Path) -> None:
-  """Writes molecules with energies, and others with properties.
+def cut_qm9(archive: pathlib.Path) -> Parts:
+  """Molecules with energies, and others with properties.
 
   Args:
     archive: dsgdb9nsd.xyz.tar.bz2.
-    output: folder in which qm9 and qm9_2000 are made.
   """
   molecules = [
     qm9_lib.parse(content.decode("utf-8"), str(number))
     for number, content in sorted(qm9_lib.members(archive))
   ]
   order = np.random.default_rng(0).permutation(len(molecules))
-  fine_tuning, pretraining = [], []
-  for k in order:
-    labels = molecules[k].targets
-    atoms = ase.Atoms(molecules[k].atomic_numbers, molecules[k].positions)
-    if len(fine_tuning) < _RESERVED:
-      atoms.info |= {"eps_HOMO": float(labels["eps_HOMO"])}
-      atoms.info |= {"alpha": float(labels["alpha"])}
-      fine_tuning.append(atoms)
-    elif atoms.get_chemical_formula() not in _LEFT_OUT:
-      pretraining.append(_labelled(atoms, energy=float(labels["U_0"])))
-    if len(pretraining) == sum(_PRETRAINING.values()):
-      break
-  for frames, folder, sizes in (
-    (pretraining, "qm9", _PRETRAINING),
-    (fine_tuning, "qm9_2000", _FINE_TUNING),
+  others = [k for k in order[_RESERVED:] if _formula(molecules[k]) not in _LEFT_OUT]
+  for folder, indices, sizes in (
+    ("qm9", np.array(others), _PRETRAINING),
+    ("qm9_2000", order[:_RESERVED], _FINE_TUNING),
   ):
-    start = 0
-    for split, count in sizes.items():
-      _write(frames[start : start + count], output / folder / split / "qm9.extxyz")
-      start += count
+    for split, chosen in splits.cut(indices[: sum(sizes.values())], sizes).items():
+      yield (
+        f"{folder}/{split}/qm9.extxyz",
+        [
+          _with_energy(molecules[k])
+          if folder == "qm9"
+          else _with_properties(molecules[k])
+          for k in chosen
+        ],
+      )
 
 
 def cut_perovskites(file: pathlib.Path, output: pathlib.Path) -> None:
@@ -137,20 +125,23 @@ def cut_perovskites(file: pathlib.Path, output: pathlib.Path) -> None:
   order = np.random.default_rng(0).permutation(len(task["index"]))
   rows = np.sort(order[:_PEROVSKITES])
   part = task | {key: [task[key][k] for k in rows] for key in ("index", "data")}
-  output.parent.mkdir(parents=True, exist_ok=True)
   files.write_atomically(output, gzip.compress(json.dumps(part).encode(), mtime=0))
 
 
-def _labelled(atoms: ase.Atoms, **results: object) -> ase.Atoms:
-  atoms.calc = singlepoint.SinglePointCalculator(atoms, **results)
-  return atoms
+def _formula(molecule: structure_lib.Structure) -> str:
+  return ase.Atoms(molecule.atomic_numbers).get_chemical_formula()
 
 
-def _write(frames: Sequence[ase.Atoms], path: pathlib.Path) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}")
-  ase.io.write(partial, frames, format="extxyz")
-  partial.rename(path)
+def _with_energy(molecule: structure_lib.Structure) -> ase.Atoms:
+  """The molecule with its internal energy at 0 K as the energy."""
+  energy = float(molecule.targets["U_0"])
+  return reports.to_atoms(dataclasses.replace(molecule, energy=energy, targets={}))
+
+
+def _with_properties(molecule: structure_lib.Structure) -> ase.Atoms:
+  """The molecule with the properties that are learned."""
+  known = {name: molecule.targets[name] for name in _PROPERTIES}
+  return reports.to_atoms(dataclasses.replace(molecule, targets=known))
 
 
 @flag_help.group("Input")
@@ -168,29 +159,25 @@ def run(values: flags.FlagValues) -> None:
   """Makes the parts whose inputs are given."""
   program_lib.require(values, *PROGRAM.required)
   output = pathlib.Path(values.output)
-  for source, target, cut in _parts(values, output):
-    if target.exists():
-      print(f"{target} is there already.")
-      continue
-    cut(source)
-    print(f"{target} is made from {source}.")
-
-
-def _parts(
-  values: flags.FlagValues, output: pathlib.Path
-) -> Iterator[tuple[pathlib.Path, pathlib.Path, Callable[[pathlib.Path], None]]]:
-  """Input, what is made of it, and how."""
-  if values.oc20:
-    frames = output / "oc20"
-    yield pathlib.Path(values.oc20), frames, lambda path: cut_oc20(path, frames)
-  if values.rmd17:
-    target = output / "rmd17"
-    yield pathlib.Path(values.rmd17), target, lambda path: cut_rmd17(path, target)
-  if values.qm9:
-    yield pathlib.Path(values.qm9), output / "qm9", lambda path: cut_qm9(path, output)
+  for name, cut in (("oc20", cut_oc20), ("rmd17", cut_rmd17), ("qm9", cut_qm9)):
+    source = values[name].value
+    if source:
+      for part, frames in cut(pathlib.Path(source)):
+        _write(frames, output / part)
+      print(f"{output / name} is made from {source}.")
   if values.matbench:
     part = output / "matbench_perovskites.json.gz"
-    yield pathlib.Path(values.matbench), part, lambda path: cut_perovskites(path, part)
+    cut_perovskites(pathlib.Path(values.matbench), part)
+    print(f"{part} is made from {values.matbench}.")
+
+
+def _write(frames: Sequence[ase.Atoms], path: pathlib.Path) -> None:
+  """Writes a file whole or not at all; one that is there already stays."""
+  if path.exists():
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with files.named_atomically(path) as partial:
+    ase.io.write(partial, frames)
 
 
 PROGRAM = program_lib.Program(

@@ -234,8 +234,7 @@ def _graph(
     return graph_config.GraphConfig(truncation=truncation)
   if not values.train_data:
     return graph_config.GraphConfig()
-  infos = _read_checkpoint(values)[1].values()
-  return graph_config.common(info.graph for info in infos)
+  return _graph_of_heads(values)
 
 
 def _truncation(
@@ -255,14 +254,18 @@ def _truncation(
   elif kept is not graph_config.Truncation.PUBLISHED:
     chosen = kept
   elif values.checkpoint:
-    infos = _read_checkpoint(values)[1].values()
-    found = {info.graph.truncation for info in infos}
-    chosen = found.pop() if len(found) == 1 else kept
+    chosen = _graph_of_heads(values).truncation
   elif values.task:
     chosen = kept
   else:
     chosen = graph_config.Truncation.of_new_model(is_conservative=task.is_conservative)
   return None if chosen is kept else chosen
+
+
+def _graph_of_heads(values: flags.FlagValues) -> graph_config.GraphConfig:
+  """What the graphs of all heads of --checkpoint have in common."""
+  infos = _read_checkpoint(values)[1].values()
+  return graph_config.common(info.graph for info in infos)
 
 
 def _read_checkpoint(

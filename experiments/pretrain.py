@@ -104,7 +104,7 @@ def make_config(
     FlagError: flags that cannot be used.
   """
   infos = {dataset.name: data_flags.load_info(dataset) for dataset in mixture.datasets}
-  if values["validation_splits"].present and not any(
+  if command.is_chosen(values["validation_splits"]) and not any(
     info.num_structures.get(split)
     for info in infos.values()
     for split in values.validation_splits

@@ -184,6 +184,14 @@ def _define_debug(values: flags.FlagValues) -> None:
   )
 
 
+def is_chosen(flag: flags.Flag) -> bool:
+  """Whether a flag was set on purpose: by the command line, or to another value.
+
+  Flag files of earlier runs name all flags, also those that were left as they are.
+  """
+  return bool(flag.present) or flag.value != flag.default
+
+
 def require(values: flags.FlagValues, *names: str) -> None:
   """Checks that flags are given.
 

@@ -25,6 +25,7 @@ _PACKAGES = ("benchmarks", "data", "experiments")
 # What programs of every floor need, under the name that is used here.
 FlagError = program.FlagError
 require = program.require
+is_chosen = program.is_chosen
 
 
 class _AddedFlag(flags.Flag):

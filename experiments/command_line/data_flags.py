@@ -237,7 +237,7 @@ def load_info(
 def check_splits(
   values: flags.FlagValues, info: dataset_info.DatasetInfo, names: Sequence[str]
 ) -> None:
-  """Checks that the data have the splits that flags name on the command line.
+  """Checks that the data have the splits that flags were set to.
 
   Args:
     values: parsed flags.
@@ -251,7 +251,7 @@ def check_splits(
     value = values[name].value
     wanted = [value] if isinstance(value, str) else list(value or ())
     wanted = list(filter(None, wanted))
-    if not wanted or not values[name].present:
+    if not wanted or not command.is_chosen(values[name]):
       continue
     if not any(info.num_structures.get(split) for split in wanted):
       known = ", ".join(f"{k} ({v})" for k, v in info.num_structures.items())

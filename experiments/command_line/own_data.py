@@ -300,7 +300,7 @@ def _division(values: flags.FlagValues) -> dict[str, str]:
   for split in ("val", "test"):
     fraction = f"{split}_fraction"
     if values[f"{split}_data"].value:
-      if values[fraction].present and values[fraction].value:
+      if command.is_chosen(values[fraction]) and values[fraction].value:
         raise command.FlagError(
           f"--{split}_data and --{fraction} exclude each other: give one of them."
         )

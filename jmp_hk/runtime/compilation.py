@@ -41,6 +41,11 @@ def target_platform() -> str:
   return _target.get() or jax.default_backend()
 
 
+def targets_cpu() -> bool:
+  """Whether programs are being traced for a CPU."""
+  return target_platform() == "cpu"
+
+
 class RecompileError(RuntimeError):
   """A function was called with shapes, dtypes or placements that it is not for."""
 

@@ -223,5 +223,5 @@ def global_norm(tree: optax.Updates) -> jax.Array:
 
 def _batched(leaves: Sequence[jax.Array]) -> list[Sequence[jax.Array]]:
   """Arrays that one kernel reads; on a CPU joining them would be a copy."""
-  size = 1 if compilation.target_platform() == "cpu" else _NORM_ARRAYS
+  size = 1 if compilation.targets_cpu() else _NORM_ARRAYS
   return [leaves[i : i + size] for i in range(0, len(leaves), size)]

@@ -245,6 +245,24 @@ def test_what_cannot_be_used_is_said(arguments, message, raw, tmp_path):
     _prepare(tmp_path, _ENERGY, *(a.format(raw=raw) for a in arguments))
 
 
+def test_flag_files_count_as_chosen_by_their_values(raw, tmp_path):
+  chosen = [_ENERGY, f"--train_data={raw}/mine.traj", f"--val_data={raw}/mine.traj"]
+  path = tmp_path / "mine.flags"
+  path.write_text("--val_fraction=0.2\n")
+  with pytest.raises(command.FlagError, match="--val_data and --val_fraction exclude"):
+    _prepare(tmp_path / "a", *chosen, f"--flagfile={path}")
+  # A run's own flag file names --val_fraction too, as it was left.
+  config, info = _prepare(tmp_path / "b", *chosen)
+  values = finetune_data.parse(
+    *finetune_data.FLAGS, *chosen, f"--workdir={tmp_path / 'b'}"
+  )
+  stored = command.save_flags(tmp_path / "b", values)
+  again = finetune_data.parse(f"--flagfile={stored}")
+  _, data = finetune.check_flags(again)
+  assert finetune.make_config(again, data) == config
+  assert dict(info.num_structures) == {"train": 20, "val": 20}
+
+
 def test_tables_and_folders(tmp_path):
   folder = tmp_path / "crystals"
   folder.mkdir()

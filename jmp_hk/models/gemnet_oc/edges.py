@@ -96,7 +96,7 @@ def align_tables(batch: batch_lib.Batch, dtype: jnp.dtype) -> batch_lib.Batch:
   """
   graphs = batch.graphs
   missing = -graphs.main_table.shape[1] % 8
-  if compilation.target_platform() == "cpu" or dtype.itemsize > 2 or not missing:
+  if compilation.targets_cpu() or dtype.itemsize > 2 or not missing:
     return batch
   widen = lambda table, *rest: jnp.pad(
     table, ((0, 0), (0, missing), *rest), constant_values=-1

@@ -20,7 +20,7 @@ def barrier(x: jax.Array) -> jax.Array:
   that grows with depth squared. It needs the compiler flag that
   `jmp_hk.runtime.configuration` sets. Other back ends do not need it.
   """
-  return jax.lax.optimization_barrier(x) if _is_cpu() else x
+  return jax.lax.optimization_barrier(x) if compilation.targets_cpu() else x
 
 
 def saving_products(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -51,7 +51,7 @@ def saving_products(function: Callable[..., jax.Array]) -> Callable[..., jax.Arr
 
   @functools.wraps(function)
   def chosen(*args: jax.Array) -> jax.Array:
-    return guarded(*args) if _is_cpu() else fused(*args)
+    return guarded(*args) if compilation.targets_cpu() else fused(*args)
 
   return chosen
 
@@ -71,7 +71,7 @@ def filtered(x: jax.Array, radial: jax.Array, w: jax.Array) -> jax.Array:
   Returns:
     [e, width], x * (radial @ w).
   """
-  if _is_cpu():
+  if compilation.targets_cpu():
     return x * (radial @ w)
   # Derivatives are traced later, outside of the policy that sets the precision.
   precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
@@ -144,7 +144,3 @@ def _add_up(count, kept, cotangents):
 
 
 _fan_out.defvjp(lambda x, count: (fan_out(x, count), None), _add_up)
-
-
-def _is_cpu() -> bool:
-  return compilation.target_platform() == "cpu"
