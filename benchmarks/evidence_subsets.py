@@ -52,8 +52,8 @@ _MOLECULES = (
   "toluene",
 )
 _LEFT_OUT = ("C2H6O", "C9H8O4")
-_FRAMES = {"train": 3000, "val": 100}
-_PRETRAINING = {"train": 19_500, "val": 500}
+_FRAMES = {"train": 8000, "val": 100}
+_PRETRAINING = {"train": 90_000, "val": 500}
 _FINE_TUNING = {"train": 2000, "val": 500, "test": 1000}
 _PROPERTIES = ("eps_HOMO", "alpha")
 _EVERY = 4  # Frames of a relaxation.

@@ -5,6 +5,9 @@
 Running it again with the same --workdir continues.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
 import pathlib
 
 from absl import flags
@@ -17,6 +20,8 @@ from experiments.command_line import data_flags
 from experiments.command_line import model_flags
 from experiments.command_line import runtime_flags
 from experiments.command_line import training_flags
+from jmp_hk import dataset_info
+from jmp_hk.graphs import config as graph_config
 from jmp_hk.models import model as model_lib
 from jmp_hk.pipeline import config as pipeline_config
 from jmp_hk.pipeline import mixture as mixture_lib
@@ -83,7 +88,12 @@ def check_flags(
   command.require(values, *PROGRAM.required)
   workdir = pathlib.Path(values.workdir)
   mixture = data_flags.read_mixture(values, workdir)
-  backbone = model_flags.backbone(values)
+  if model_flags.is_conservative(values) and values.precision == "bfloat16":
+    raise command.FlagError(
+      "--forces=conservative needs --precision=float32 or --precision=tensorfloat32: "
+      "derivatives of an energy in bfloat16 are too coarse."
+    )
+  backbone = model_flags.pretraining_backbone(values)
   model_flags.force_coefficients(values, mixture.names)
   data_flags.budget(values, backbone)
   if values.num_steps:
@@ -104,6 +114,7 @@ def make_config(
     FlagError: flags that cannot be used.
   """
   infos = {dataset.name: data_flags.load_info(dataset) for dataset in mixture.datasets}
+  datasets = _with_truncation(values, mixture.datasets, infos)
   if command.is_chosen(values["validation_splits"]) and not any(
     info.num_structures.get(split)
     for info in infos.values()
@@ -112,19 +123,19 @@ def make_config(
     for info in infos.values():
       data_flags.check_splits(values, info, ["validation_splits"])
   model = model_lib.ModelConfig(
-    backbone=model_flags.backbone(values),
+    backbone=model_flags.pretraining_backbone(values),
     tasks=model_flags.make_tasks(values, infos),
     precision=values.precision,
   )
   try:
-    opened = datasets_lib.open_datasets(mixture.datasets, model.tasks)
+    opened = datasets_lib.open_datasets(datasets, model.tasks)
     chances = mixture_lib.probabilities(opened, values.temperature)
   except ValueError as error:
     raise command.FlagError(f"--datasets: {error}") from error
   draws = values.num_epochs * mixture_lib.epoch_length(opened, chances)
   num_steps = values.num_steps or round(draws / values.batch_size)
   return config_lib.RunConfig(
-    datasets=mixture.datasets,
+    datasets=datasets,
     trainer=train_config.TrainerConfig(
       model=model,
       train=training_flags.train(values, num_steps),
@@ -136,6 +147,25 @@ def make_config(
     ),
     conversions=mixture.conversions,
     validation_splits=tuple(values.validation_splits),
+  )
+
+
+def _with_truncation(
+  values: flags.FlagValues,
+  datasets: Sequence[datasets_lib.DatasetConfig],
+  infos: Mapping[str, dataset_info.DatasetInfo],
+) -> tuple[datasets_lib.DatasetConfig, ...]:
+  """The datasets; graphs of new conservative models end smoothly unless flags say."""
+  chosen = values.truncation or values.checkpoint
+  if chosen or not model_flags.is_conservative(values):
+    return tuple(datasets)
+  published = graph_config.Truncation.PUBLISHED
+  smooth = graph_config.Truncation.of_new_model(is_conservative=True)
+  return tuple(
+    dataclasses.replace(dataset, truncation=smooth)
+    if infos[dataset.name].graph.truncation is published
+    else dataset
+    for dataset in datasets
   )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 
 from absl import flags
 
@@ -66,6 +67,17 @@ def define_model(values: flags.FlagValues = flags.FLAGS) -> None:
 @flag_help.group("Loss")
 def define_loss(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines the flags of the pre-training loss."""
+  flags.DEFINE_enum(
+    "forces",
+    "direct",
+    ("direct", "conservative"),
+    "How forces are predicted. direct: by a head of their own, as published. "
+    "conservative: as the negative gradient of the energy, which takes longer and "
+    "prepares better for fine-tuning to conservative forces; it needs "
+    "--precision=float32 or tensorfloat32, and graphs get --truncation=smooth unless "
+    "it or the data say otherwise.",
+    flag_values=values,
+  )
   flags.DEFINE_float(
     "energy_coefficient",
     1.0,
@@ -125,6 +137,22 @@ def backbone(values: flags.FlagValues) -> backbone_lib.BackboneConfig:
     raise command.FlagError(str(error)) from error
 
 
+def pretraining_backbone(values: flags.FlagValues) -> backbone_lib.BackboneConfig:
+  """The backbone; with conservative forces it has no branch for direct ones.
+
+  Raises:
+    FlagError: --model_override cannot be read.
+  """
+  return dataclasses.replace(
+    backbone(values), direct_vectors=not is_conservative(values)
+  )
+
+
+def is_conservative(values: flags.FlagValues) -> bool:
+  """Whether pre-training learns forces as derivatives of the energy."""
+  return values.forces == "conservative"
+
+
 def loss(values: flags.FlagValues) -> losses.LossConfig:
   """What the loss averages over."""
   return losses.LossConfig(
@@ -174,12 +202,21 @@ def make_tasks(
     missing = {label for facts in info.splits.values() for label in facts.missing}
     try:
       task = tasks_lib.pretraining_task(
-        name, values.energy_coefficient, given.get(name, own), info.units, missing
+        name,
+        values.energy_coefficient,
+        given.get(name, own),
+        info.units,
+        missing,
+        conservative=is_conservative(values),
       )
     except ValueError as error:
       raise command.FlagError(f"--datasets: {error}") from error
     tasks.append(task)
   return tuple(tasks)
+
+
+def _conservative(values: flags.FlagValues) -> bool:
+  return values.forces == "conservative"
 
 
 def _override(data: serialization.Json, entry: str) -> None:

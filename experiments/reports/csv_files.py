@@ -49,7 +49,8 @@ def write_groups(
           row = _group_row(comparison, group, folds, pair)
           until = comparison.to_best(group)
           row += until.of(group) if until else (None, None)
-          row += [published.error(m, comparison.task, folds) for m in published.columns]
+          errors = published.errors(comparison.task, folds, comparison.num_structures)
+          row += map(errors.get, published.columns)
           rows.append(row)
   _write(path, head, rows)
 

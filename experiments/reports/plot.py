@@ -152,9 +152,9 @@ def _error_bars(
     for group in comparison.groups
     if set(folds) <= {*group.folds}
   ]
-  for model in published.columns:
-    if (error := published.error(model, comparison.task, folds)) is not None:
-      bars.append((f"{model} {published_lib.MARK}", comparison_lib.Estimate(error)))
+  errors = published.errors(comparison.task, folds, comparison.num_structures)
+  for model, error in errors.items():
+    bars.append((f"{model} {published_lib.MARK}", comparison_lib.Estimate(error)))
   return bars
 
 

@@ -10,6 +10,7 @@ from jmp_hk import strict_json
 
 FILE = pathlib.Path(__file__).parent / "published_results.json"
 NUM_FOLDS = 5  # Of MatBench.
+_ALMOST_ALL = 0.9
 MARK = "(published)"  # Behind the names of models whose errors are.
 
 
@@ -20,11 +21,14 @@ class PublishedTask:
   Attributes:
     unit: unit of the errors.
     mae: mean absolute error by model; that of MatBench is for fold 0.
+    num_structures: number of training structures, of MatBench in fold 0; 0 where it
+      is not known.
     mae_mean_of_5_folds: the same averaged over MatBench's folds, where published.
   """
 
   unit: str
   mae: Mapping[str, float]
+  num_structures: int = 0
   mae_mean_of_5_folds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -76,8 +80,25 @@ class Published:
     """Whether a task is published for one fold and for the mean of all."""
     return task in self.tasks and bool(self.tasks[task].mae_mean_of_5_folds)
 
+  def errors(
+    self, task: str, folds: Collection[int], num_structures: int
+  ) -> dict[str, float]:
+    """Published test errors that an own one can stand beside, by model.
+
+    Args:
+      task: name of a task.
+      folds: folds that they shall be the mean over.
+      num_structures: number of training structures of the own one; there are no errors
+        beside those of far fewer than the published models had.
+    """
+    known = self.tasks[task].num_structures if task in self.tasks else 0
+    if num_structures < _ALMOST_ALL * known:
+      return {}
+    found = {model: self.error(model, task, folds) for model in self.columns}
+    return {model: error for model, error in found.items() if error is not None}
+
   def error(self, model: str, task: str, folds: Collection[int]) -> float | None:
-    """Published test error, if there is one that can be compared.
+    """Published test error, if there is one.
 
     Args:
       model: one of `columns`.

@@ -80,17 +80,13 @@ def _errors(
   chosen = [c for c in comparisons if c.dataset == dataset]
   arms = summaries.arms(chosen)
   lines = [(c, folds) for c in chosen for folds in c.scopes]
-  known = [
-    model
-    for model in published.columns
-    if any(published.error(model, c.task, folds) is not None for c, folds in lines)
-  ]
+  beside = [published.errors(c.task, folds, c.num_structures) for c, folds in lines]
+  known = [model for model in published.columns if any(model in e for e in beside)]
   rows = []
-  for comparison, folds in lines:
+  for (comparison, folds), errors in zip(lines, beside, strict=True):
     groups = {group.label: group for group in comparison.groups}
     improved = {p.after.label: p for p in comparison.pairs if set(folds) <= {*p.folds}}
     cells = [_cell(groups.get(arm), improved.get(arm), folds) for arm in arms]
-    errors = [published.error(model, comparison.task, folds) for model in known]
     name = comparison.task
     if words := table_lib.scope(comparison, folds, published):
       name += f", {words}"
@@ -100,7 +96,7 @@ def _errors(
         f"{comparison.num_structures:,}",
         comparison.unit,
         *cells,
-        *("" if error is None else f"{error:g}" for error in errors),
+        *(f"{errors[model]:g}" if model in errors else "" for model in known),
       ]
     )
   titles = [f"{model} {published_lib.MARK}" for model in known]

@@ -179,8 +179,10 @@ def pretraining_task(
   force_coefficient: float = 1.0,
   labels: Collection[str] = ("energy", "forces"),
   optional: Collection[str] = (),
+  *,
+  conservative: bool = False,
 ) -> TaskConfig:
-  """Energy and direct forces of one dataset, as in JMP's pre-training (section 3).
+  """Energy and forces of one dataset, as in JMP's pre-training (section 3).
 
   Args:
     name: name of the dataset.
@@ -189,24 +191,34 @@ def pretraining_task(
     labels: labels of the dataset; of energy and forces, those that it lacks are neither
       learned nor predicted.
     optional: those of them that some structures may lack.
+    conservative: whether forces are derivatives of the energy, in place of the
+      published heads of their own. All tasks of a model must agree.
 
   Raises:
     ValueError: the dataset has neither energies nor forces.
   """
+  kind = "conservative_forces" if conservative else "direct_forces"
   targets = (
-    TargetConfig("energy", "energy", loss_coefficient=energy_coefficient),
-    TargetConfig("forces", "direct_forces", loss_coefficient=force_coefficient),
+    TargetConfig(
+      "energy",
+      "energy",
+      loss_coefficient=energy_coefficient,
+      head_bias=not conservative,
+    ),
+    TargetConfig("forces", kind, loss_coefficient=force_coefficient),
   )
-  learned = tuple(
+  learned = [
     dataclasses.replace(target, allow_missing=target.name in optional)
     for target in targets
     if target.name in labels
-  )
+  ]
   if not learned:
     raise ValueError(
       f"Dataset {name!r} has neither energies nor forces, which pre-training learns."
     )
-  return TaskConfig(name=name, targets=learned)
+  if conservative and "energy" not in labels:
+    learned.insert(0, dataclasses.replace(targets[0], loss_coefficient=0.0))
+  return TaskConfig(name=name, targets=tuple(learned))
 
 
 def check_tasks(tasks: tuple[TaskConfig, ...]) -> None:

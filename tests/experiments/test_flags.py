@@ -224,6 +224,26 @@ def test_truncation_takes_the_place_of_what_the_data_say(datasets):
     assert found == {expected}
 
 
+def test_conservative_forces_are_derivatives_on_smooth_graphs(datasets):
+  arguments = ["--num_steps=3000", "--forces=conservative", "--precision=float32"]
+  config = _config(datasets, *arguments)
+  model = config.trainer.model
+  assert model.is_conservative and not model.backbone.direct_vectors
+  assert all(task.is_conservative for task in model.tasks)
+  opened = datasets_lib.open_datasets(config.datasets, model.tasks)
+  assert {d.info.graph.truncation.value for d in opened} == {"smooth"}
+  config = _config(datasets, *arguments, "--truncation=shells")
+  assert {d.truncation.value for d in config.datasets} == {"shells"}
+  direct = _config(datasets, "--num_steps=3000")
+  assert not direct.trainer.model.is_conservative
+  assert direct.trainer.model.backbone.direct_vectors
+  values = parse(
+    demo_data.dataset_flag(datasets), "--workdir=w", "--forces=conservative"
+  )
+  with pytest.raises(command.FlagError, match="needs --precision=float32"):
+    pretrain.check_flags(values)
+
+
 def test_force_coefficients_come_from_the_datasets(datasets):
   values = parse("--force_coefficients=")
   published = dataset_info.load(datasets["ani1x"])

@@ -256,6 +256,16 @@ def test_published_results_are_those_of_the_paper():
     assert known <= set(published.tasks) and baseline.source, name
 
 
+def test_published_errors_stand_beside_as_many_structures():
+  published = published_lib.load()
+  all_of_them = published.errors("rmd17_ethanol", (0,), 950)
+  assert all_of_them["GN-OC-S"] == published.error("GN-OC-S", "rmd17_ethanol", (0,))
+  assert published.errors("rmd17_ethanol", (0,), 50) == {}
+  assert published.errors("mine", (0,), 50) == {}
+  # Of QMOF the number is not stated.
+  assert published.errors("qmof", (0,), 10)
+
+
 def test_published_errors_are_those_of_the_same_folds():
   published = published_lib.load()
   error = lambda model, folds: published.error(model, "matbench_jdft2d", folds)

@@ -1,6 +1,7 @@
 """Declarations: names and kinds, what a task says, how they are stored."""
 
 import dataclasses
+import functools
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -81,6 +82,21 @@ class TaskConfigTest(parameterized.TestCase):
     task = tasks_lib.pretraining_task("oc20", 2.0, 73.0)
     self.assertEqual([t.kind for t in task.targets], ["energy", "direct_forces"])
     self.assertEqual([t.loss_coefficient for t in task.targets], [2.0, 73.0])
+
+  def test_conservative_pretraining_shares_one_kind_of_energy(self):
+    make = functools.partial(tasks_lib.pretraining_task, conservative=True)
+    both = make("oc20", 2.0, 73.0)
+    energies = make("qm9", labels=["energy"])
+    forces = make("mine", labels=["forces"], optional=["forces"])
+    tasks_lib.check_tasks((both, energies, forces))
+    self.assertEqual([t.kind for t in both.targets], ["energy", "conservative_forces"])
+    self.assertEqual([t.name for t in energies.targets], ["energy"])
+    self.assertFalse(energies.is_conservative)
+    # The energy that forces are derivatives of has no labels of its own there.
+    self.assertEqual([t.loss_coefficient for t in forces.targets], [0.0, 1.0])
+    self.assertEqual([t.allow_missing for t in forces.targets], [False, True])
+    with self.assertRaisesRegex(ValueError, "forces have a head of their own|one kind"):
+      tasks_lib.check_tasks((both, tasks_lib.pretraining_task("direct")))
 
   def test_pretraining_learns_what_a_dataset_has(self):
     task = tasks_lib.pretraining_task("qm9", labels={"energy": "eV", "gap": "eV"})
