@@ -29,7 +29,7 @@ class Status(enum.Enum):
 
   LOADED = "loaded"  # Taken from the checkpoint.
   PARTLY = "partly loaded"  # Of several heads in one array, some were taken.
-  FRESH = "fresh"  # Newly drawn, because it belongs to a new head.
+  FRESH = "fresh"  # Newly drawn, because it belongs to a new head or branch.
   IGNORED = "ignored"  # Only in the checkpoint, e.g. in its heads.
 
 
@@ -145,6 +145,8 @@ def load(
   source: model_lib.Variables,
   fresh: model_lib.Variables,
   heads: Sequence[ReusedHead] = (),
+  *,
+  draw_missing: bool = False,
 ) -> tuple[model_lib.Variables, list[Entry]]:
   """Puts the backbone of a trained model into a freshly drawn one, and some heads.
 
@@ -156,21 +158,25 @@ def load(
     source: variables of the trained model.
     fresh: variables of the new model.
     heads: heads to take over, see `match_heads`.
+    draw_missing: whether what the source's backbone lacks stays as it was drawn: the
+      branch for direct forces where only the new model has one.
 
   Returns:
     The new model's variables with NumPy leaves, and what became of every parameter and
     scale factor: those of the new model in its order, then what was ignored.
 
   Raises:
-    PretrainedError: a parameter or scale factor of the new model's backbone is missing
-      in the source or has another shape; the message names all of them.
+    PretrainedError: a parameter or scale factor of the new model's backbone has another
+      shape in the source, or is missing there; the message names all of them.
   """
   loaded, entries, problems = [], [], []
   for old, new in zip(source, fresh, strict=True):
     old, flat = parameters.flatten(old), parameters.flatten(new)
     chosen = {}
     for path, value in flat.items():
-      if is_backbone(path):
+      if is_backbone(path) and draw_missing and path not in old:
+        chosen[path], status = value, Status.FRESH
+      elif is_backbone(path):
         problems += _problems(path, value, old)
         chosen[path], status = old.get(path, value), Status.LOADED
       else:

@@ -91,7 +91,9 @@ def take_over(
   heads = ()
   if initial.config is not None and initial.heads is config_lib.Heads.REUSE:
     heads = pretrained.match_heads(initial.config, initial.infos, config, infos)
-  variables, entries = pretrained.load(initial.variables, fresh, heads)
+  variables, entries = pretrained.load(
+    initial.variables, fresh, heads, draw_missing=lacks_branch(initial, config)
+  )
   logger.info("Starting from %s:\n%s", initial.name, pretrained.overview(entries))
   if heads:
     logger.info(
@@ -102,6 +104,13 @@ def take_over(
   if processes.is_first():
     pretrained.write_table(entries, workdir / run_directory.PARAMETERS_FILE)
   return variables
+
+
+def lacks_branch(initial: InitialModel, config: model_lib.ModelConfig) -> bool:
+  """Whether only the new model has the branch for direct forces and other vectors."""
+  wanted = config.backbone.direct_vectors
+  old = initial.config
+  return wanted and old is not None and not old.backbone.direct_vectors
 
 
 def draw(

@@ -279,7 +279,7 @@ class Trainer:
       variables = initial_lib.take_over(
         initial, variables, self.config.model, self._batches.infos, self.workdir
       )
-    else:
+    if initial is None or initial_lib.lacks_branch(initial, self.config.model):
       variables = initial_lib.fit_scales(
         program.model, variables, self._batches, train.num_scale_batches, self.workdir
       )

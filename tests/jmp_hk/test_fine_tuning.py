@@ -18,8 +18,10 @@ import numpy as np
 
 import jmp_hk
 from jmp_hk import fine_tuning
+from jmp_hk.checkpoints import pretrained
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.inference import predictor as predictor_lib
+from jmp_hk.models import parameters
 from jmp_hk.targets import config as tasks_lib
 from jmp_hk.targets import spec as spec_lib
 from jmp_hk.training import run_directory
@@ -210,6 +212,26 @@ class FineTuningTest(parameterized.TestCase):
     old, new = (m.predict(structures[0])[0].forces for m in (first, third))
     chex.assert_trees_all_close(new, old, rtol=1e-3, atol=1e-6)
     self.assertGreater(np.abs(old).max(), 1e-3)
+
+  def test_direct_forces_start_from_a_conservative_model(self):
+    structures = _molecules(12)
+    first = self._tune(structures, "first", num_steps=2)
+    self.assertFalse(first.config.backbone.direct_vectors)
+    second = self._tune(
+      structures,
+      "second",
+      model=first,
+      targets={"forces": "direct_forces"},
+      num_steps=2,
+      learning_rate=1e-9,
+    )
+    self.assertTrue(second.config.backbone.direct_vectors)
+    old, new = (parameters.flatten(m.variables.params) for m in (first, second))
+    shared = {path for path in old if pretrained.is_backbone(path)}
+    self.assertTrue(shared < {path for path in new if pretrained.is_backbone(path)})
+    for path in shared:
+      chex.assert_trees_all_close(new[path], old[path], rtol=1e-6, atol=1e-7)
+    self.assertEqual(second.predict(structures[0])[0].forces.shape, (3, 3))
 
   def test_structures_that_cannot_be_learned_from_are_named(self):
     structures = _molecules(6)

@@ -53,6 +53,28 @@ def test_backbone_and_scales_are_loaded_and_heads_are_fresh(source, fresh):
     chex.assert_trees_all_equal(value, new[path] if is_head else old[path])
 
 
+def test_the_branch_for_direct_forces_is_drawn_where_the_source_has_none(fresh):
+  wanted = _variables(3)
+  # The backbone of `fresh` has no such branch.
+  with pytest.raises(pretrained.PretrainedError, match="out_mlp_F.* is missing"):
+    pretrained.load(fresh, wanted)
+  loaded, entries = pretrained.load(fresh, wanted, draw_missing=True)
+  statuses = {e.path: e.status for e in entries if pretrained.is_backbone(e.path)}
+  drawn = {path for path, status in statuses.items() if status is Status.FRESH}
+  assert {"backbone/out_mlp_F/out_mlp_0/w"} <= drawn
+  assert "backbone/out_blocks_0/scale_rbf_F/scale_factor" in drawn
+  assert not any("int_blocks" in path for path in drawn)
+  old, new, result = (
+    parameters.flatten(v.params) | parameters.flatten(v.scales)
+    for v in (fresh, wanted, loaded)
+  )
+  for path in statuses:
+    chex.assert_trees_all_equal(result[path], (new if path in drawn else old)[path])
+  wrong = _variables(4, (_GAP,), direct_vectors=False, atom_channels=24)
+  with pytest.raises(pretrained.PretrainedError, match="has shape"):
+    pretrained.load(wrong, wanted, draw_missing=True)
+
+
 def test_every_parameter_of_both_models_is_in_the_table(source, fresh):
   _, entries = pretrained.load(source, fresh)
   ignored = {entry.path for entry in entries if entry.status is Status.IGNORED}
