@@ -81,8 +81,8 @@ def define_loss(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_float(
     "energy_coefficient",
     1.0,
-    "Factor of the energy loss, whose energies are divided by the dataset's scale; 0 "
-    "switches it off.",
+    "Factor of the energy loss, whose energies are divided by the dataset's energy "
+    "scale, or by its force scale with --forces=conservative; 0 switches it off.",
     lower_bound=0,
     flag_values=values,
   )
