@@ -16,6 +16,7 @@ from experiments.command_line import data_flags
 from experiments.command_line import model_flags
 from jmp_hk import dataset_info
 from jmp_hk import serialization
+from jmp_hk.models import backbone as backbone_lib
 from jmp_hk.training import config as train_config
 from tests.experiments import demo_data
 
@@ -190,6 +191,25 @@ def test_saved_flags_give_the_same_config(datasets, tmp_path):
   )
   assert first == second
   assert first.trainer.model.backbone.bases.num_radial == 9
+
+
+@pytest.mark.parametrize(
+  ("name", "names"),
+  [
+    ("mini", ["oc20", "oc22", "ani1x", "transition1x", "rmd17", "qm9"]),
+    ("molecules", ["ani1x", "transition1x", "rmd17", "qm9"]),
+    ("catalysts", ["oc20", "oc22"]),
+  ],
+)
+def test_flag_files_of_the_evidence_name_mixtures(name, names, monkeypatch):
+  # Flag files name each other from the root of the repository.
+  monkeypatch.chdir(_FLAGS.parents[1])
+  path = f"experiments/flags/evidence/pretrain_{name}.flags"
+  values = parse(f"--flagfile={path}", "--workdir=w")
+  assert [entry.partition("=")[0] for entry in values.convert] == names
+  mini = dataclasses.replace(backbone_lib.preset("mini"), direct_vectors=False)
+  assert model_flags.pretraining_backbone(values) == mini
+  assert values.temperature == 2.0 and values.structure_wise_loss
 
 
 def test_settings_of_several_flags_add_up(tmp_path):
