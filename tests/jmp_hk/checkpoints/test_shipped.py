@@ -1,6 +1,7 @@
 """The model that comes with the package: known by its name, in the right units."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import tempfile
@@ -37,7 +38,9 @@ class ShippedTest(parameterized.TestCase):
 
   def test_it_is_the_mini_preset_with_a_head_for_each_dataset(self):
     self.assertEqual(model_directory.shipped(), (_NAME,))
-    self.assertEqual(self.model.config.backbone, backbone_lib.preset("mini"))
+    mini = dataclasses.replace(backbone_lib.preset("mini"), direct_vectors=False)
+    self.assertEqual(self.model.config.backbone, mini)
+    self.assertTrue(self.model.config.is_conservative)
     heads = ("oc20", "oc22", "ani1x", "transition1x", "rmd17", "qm9")
     self.assertEqual(self.model.heads, heads)
     self.assertIn("CC BY 4.0", self.model.origin["licence"])
