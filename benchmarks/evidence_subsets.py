@@ -17,8 +17,8 @@ What is there already is not made again.
 - matbench: 1,389 perovskites of all folds, about 1,000 of which train.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Sequence
 import dataclasses
 import gzip
 import json
@@ -39,8 +39,8 @@ from jmp_hk import files
 from jmp_hk import structure as structure_lib
 from jmp_hk.inference import reports
 
-# Paths below the output, and what is written there.
-Parts = Iterator[tuple[str, Sequence[ase.Atoms]]]
+# Paths below the output, and what is written there, which is read when it is asked for.
+Parts = Iterator[tuple[str, Iterable[ase.Atoms]]]
 
 # Aspirin and ethanol are left out: they are fine-tuned on.
 _MOLECULES = (
@@ -70,7 +70,7 @@ def cut_oc20(folder: pathlib.Path) -> Parts:
   """
   for path in sorted(folder.glob("*.traj")):
     split = "val" if path.stem in _VALIDATION else "train"
-    yield f"oc20/{split}/{path.name}", list(ase.io.iread(path, f"::{_EVERY}"))
+    yield f"oc20/{split}/{path.name}", ase.io.iread(path, f"::{_EVERY}")
 
 
 def cut_rmd17(folder: pathlib.Path) -> Parts:
@@ -87,7 +87,7 @@ def cut_rmd17(folder: pathlib.Path) -> Parts:
     for split, frames in splits.cut(chosen, _FRAMES).items():
       wanted = np.sort(frames).tolist()
       read = npz_frames.read(path, rmd17_lib.KEYS, wanted, path.name)
-      yield f"rmd17/{split}/{name}.extxyz", [reports.to_atoms(s) for s in read]
+      yield f"rmd17/{split}/{name}.extxyz", map(reports.to_atoms, read)
 
 
 def cut_qm9(archive: pathlib.Path) -> Parts:
@@ -102,20 +102,13 @@ def cut_qm9(archive: pathlib.Path) -> Parts:
   ]
   order = np.random.default_rng(0).permutation(len(molecules))
   others = [k for k in order[_RESERVED:] if _formula(molecules[k]) not in _LEFT_OUT]
-  for folder, indices, sizes in (
-    ("qm9", np.array(others), _PRETRAINING),
-    ("qm9_2000", order[:_RESERVED], _FINE_TUNING),
+  for folder, indices, sizes, labelled in (
+    ("qm9", np.array(others), _PRETRAINING, _with_energy),
+    ("qm9_2000", order[:_RESERVED], _FINE_TUNING, _with_properties),
   ):
     for split, chosen in splits.cut(indices[: sum(sizes.values())], sizes).items():
-      yield (
-        f"{folder}/{split}/qm9.extxyz",
-        [
-          _with_energy(molecules[k])
-          if folder == "qm9"
-          else _with_properties(molecules[k])
-          for k in chosen
-        ],
-      )
+      frames = (labelled(molecules[k]) for k in chosen)
+      yield f"{folder}/{split}/qm9.extxyz", frames
 
 
 def cut_perovskites(file: pathlib.Path, output: pathlib.Path) -> None:
@@ -167,17 +160,18 @@ def run(values: flags.FlagValues) -> None:
       print(f"{output / name} is made from {source}.")
   if values.matbench:
     part = output / "matbench_perovskites.json.gz"
-    cut_perovskites(pathlib.Path(values.matbench), part)
+    if not part.exists():
+      cut_perovskites(pathlib.Path(values.matbench), part)
     print(f"{part} is made from {values.matbench}.")
 
 
-def _write(frames: Sequence[ase.Atoms], path: pathlib.Path) -> None:
+def _write(frames: Iterable[ase.Atoms], path: pathlib.Path) -> None:
   """Writes a file whole or not at all; one that is there already stays."""
   if path.exists():
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   with files.named_atomically(path) as partial:
-    ase.io.write(partial, frames)
+    ase.io.write(partial, list(frames))
 
 
 PROGRAM = program_lib.Program(

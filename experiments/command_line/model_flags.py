@@ -215,10 +215,6 @@ def make_tasks(
   return tuple(tasks)
 
 
-def _conservative(values: flags.FlagValues) -> bool:
-  return values.forces == "conservative"
-
-
 def _override(data: serialization.Json, entry: str) -> None:
   """Sets what a FIELD=VALUE entry says in a stored backbone."""
   path, equals, text = entry.partition("=")

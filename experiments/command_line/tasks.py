@@ -48,7 +48,7 @@ class FineTuningTask:
 def conservative(coefficient: float) -> tuple[Target, ...]:
   """Forces as derivatives of an energy that has no loss and no biases."""
   forces = Target("forces", "conservative_forces", loss_coefficient=coefficient)
-  return declare.with_energy([forces])
+  return tasks_lib.with_energy([forces])
 
 
 def direct(coefficient: float) -> tuple[Target, ...]:
@@ -175,7 +175,7 @@ def parse_targets(entries: Sequence[str]) -> tuple[Target, ...]:
   """Reads NAME=KIND[,OPTION=VALUE]… entries of --target.
 
   Conservative forces bring the energy that they are the derivative of, see
-  `declare.with_energy`.
+  `targets.config.with_energy`.
 
   Args:
     entries: one per target. The options are reduction, coefficient, classes, missing,

@@ -173,6 +173,29 @@ class TaskConfig:
     return min(targets, key=lambda target: target.spec.headline_rank)
 
 
+def with_energy(targets: Sequence[TargetConfig]) -> tuple[TargetConfig, ...]:
+  """Adds the energy that conservative forces and stress are derivatives of.
+
+  Args:
+    targets: declarations with different names.
+
+  Returns:
+    The declarations. Where something is a derivative of the energy, that comes first,
+    its head has no biases (as published), and it has no loss unless it was declared.
+    Forces are added to a stress without them, also without a loss.
+  """
+  if not any(target.spec.is_derivative for target in targets):
+    return tuple(targets)
+  given = {target.name: target for target in targets}
+  energy = given.get("energy", TargetConfig("energy", "energy", loss_coefficient=0.0))
+  energy = dataclasses.replace(energy, head_bias=False)
+  others = [target for target in targets if target.name != "energy"]
+  if "forces" not in given:
+    forces = TargetConfig("forces", "conservative_forces", loss_coefficient=0.0)
+    others = [forces, *others]
+  return (energy, *others)
+
+
 def pretraining_task(
   name: str,
   energy_coefficient: float = 1.0,
@@ -216,9 +239,7 @@ def pretraining_task(
     raise ValueError(
       f"Dataset {name!r} has neither energies nor forces, which pre-training learns."
     )
-  if conservative and "energy" not in labels:
-    learned.insert(0, dataclasses.replace(targets[0], loss_coefficient=0.0))
-  return TaskConfig(name=name, targets=tuple(learned))
+  return TaskConfig(name=name, targets=with_energy(learned))
 
 
 def check_tasks(tasks: tuple[TaskConfig, ...]) -> None:

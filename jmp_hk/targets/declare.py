@@ -26,7 +26,7 @@ def declare(
       labels of stress.
 
   Returns:
-    The declarations, see `with_energy`.
+    The declarations, see `config.with_energy`.
 
   Raises:
     ValueError: there is no target, a kind is unknown or not for this label, or a label
@@ -48,36 +48,7 @@ def declare(
     raise ValueError("There are no targets: name at least one label to learn.")
   if len(set(names)) != len(names):
     raise ValueError(f"A label is named twice among the targets: {', '.join(names)}.")
-  return with_energy(declared)
-
-
-def with_energy(
-  targets: Sequence[config_lib.TargetConfig],
-) -> tuple[config_lib.TargetConfig, ...]:
-  """Adds the energy that conservative forces and stress are derivatives of.
-
-  Args:
-    targets: declarations with different names.
-
-  Returns:
-    The declarations. Where something is a derivative of the energy, that comes first,
-    its head has no biases (as published), and it has no loss unless it was declared.
-    Forces are added to a stress without them, also without a loss.
-  """
-  if not any(target.spec.is_derivative for target in targets):
-    return tuple(targets)
-  given = {target.name: target for target in targets}
-  energy = given.get(
-    "energy", config_lib.TargetConfig("energy", "energy", loss_coefficient=0.0)
-  )
-  energy = dataclasses.replace(energy, head_bias=False)
-  others = [target for target in targets if target.name != "energy"]
-  if "forces" not in given:
-    forces = config_lib.TargetConfig(
-      "forces", "conservative_forces", loss_coefficient=0.0
-    )
-    others = [forces, *others]
-  return (energy, *others)
+  return config_lib.with_energy(declared)
 
 
 def label_kind(
