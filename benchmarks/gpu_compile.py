@@ -80,6 +80,7 @@ def run_case(
   card: str,
   structures: int = 0,
   remat: bool = False,
+  own_kernels: bool = False,
   hlo_dir: str = "",
 ) -> dict[str, object]:
   """Compiles one case.
@@ -91,6 +92,7 @@ def run_case(
     card: one of `roofline.CARDS`.
     structures: wanted number of structures in the step; 0 takes the default.
     remat: compute the insides of blocks again in the backward pass.
+    own_kernels: see `compilation.uses_own_kernels`.
     hlo_dir: directory that the program's text is written to; "" for none.
 
   Returns:
@@ -104,10 +106,11 @@ def run_case(
   step = batches.steps[0]
   trained = training.Training(config, step[0], device)
   start = time.perf_counter()
-  compiled = trained.compile_only(step, OPTIONS)
+  compiled = trained.compile_only(step, OPTIONS, own_kernels)
   seconds = time.perf_counter() - start
   text = compiled.as_text() or ""
-  name = "/".join([model, data, precision] + ["remat"] * remat)
+  variants = ["remat"] * remat + ["own-kernels"] * own_kernels
+  name = "/".join([model, data, precision, *variants])
   if hlo_dir:
     path = pathlib.Path(hlo_dir) / f"{name.replace('/', '-')}-{structures}-{card}.hlo"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +152,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     "Whether blocks are computed again in the backward pass",
     values,
   )
+  cases.define_names(
+    "own_kernels",
+    ["false"],
+    ["false", "true"],
+    "Whether kernels of our own stand where there are some",
+    values,
+  )
   flags.DEFINE_integer(
     "structures",
     0,
@@ -167,11 +177,23 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def _measure(values: flags.FlagValues) -> None:
   prepare()
-  for model, data, precision, remat, card in itertools.product(
-    values.model, values.data, values.precision, values.remat, values.card
+  for model, data, precision, remat, kernels, card in itertools.product(
+    values.model,
+    values.data,
+    values.precision,
+    values.remat,
+    values.own_kernels,
+    values.card,
   ):
     result = run_case(
-      model, data, precision, card, values.structures, remat == "true", values.hlo
+      model,
+      data,
+      precision,
+      card,
+      values.structures,
+      remat=remat == "true",
+      own_kernels=kernels == "true",
+      hlo_dir=values.hlo,
     )
     print(json.dumps(result), flush=True)
 

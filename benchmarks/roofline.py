@@ -16,11 +16,13 @@ import pathlib
 import re
 
 from benchmarks import hlo
+from jmp_hk.models.gemnet_oc import kernels as kernels_lib
 
 _LAUNCH_S = 2.5e-6
 _BANDWIDTH = 0.8  # Part of the memory's nominal rate that kernels reach.
 _DESCRIPTIONS = pathlib.Path(__file__).parent / "cards"
 _GEMM = re.compile(r"gemm|cublas|cudnn\$|triton_dot", re.IGNORECASE)
+_OWN = "__gpu$xla.gpu.triton"  # What Pallas makes of `gemnet_oc.kernels`.
 _LAYOUT = re.compile(r"\w+\(|\)|\[[^\]]*\]")
 _SLICES = ("gather", "dynamic-slice", "slice")
 _VIEWS = ("bitcast", "convert", "reshape", "transpose", "copy")
@@ -219,6 +221,8 @@ def _kernel(
     if entry.opcode == "dot" or (entry is instruction and _GEMM.search(kind)):
       flops += _dot_flops(names, entry)
       precision = _dot_precision(names, entry)
+  if kind == _OWN:
+    flops, precision = _own_flops(computation, instruction), "bf16"
   return Kernel(
     kind,
     module_of(instruction.source),
@@ -280,6 +284,14 @@ def _dot_flops(names: hlo.Computation, dot: hlo.Instruction) -> int:
   found = dot.attribute(r'lhs_contracting_dim(?:s=\{|ensions":\[)([^}\]]*)')
   summed = math.prod(left[int(axis)] for axis in re.findall(r"\d+", found))
   return 2 * math.prod(dot.arrays[0].shape) * summed
+
+
+def _own_flops(names: hlo.Computation, call: hlo.Instruction) -> int:
+  """Operations of a kernel of our own, see `kernels.NUM_PRODUCTS`."""
+  (name,) = re.findall(r"(\w+)\)*/pallas_call", call.source)
+  (rows, _), *_ = (array.shape for array in call.arrays)
+  weight = names[call.operands[-1]].arrays[0].shape
+  return kernels_lib.NUM_PRODUCTS[name] * 2 * rows * math.prod(weight)
 
 
 def _dot_precision(names: hlo.Computation, dot: hlo.Instruction) -> str:

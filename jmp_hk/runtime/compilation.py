@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import contextlib
 import contextvars
 import functools
+import os
 import time
 from typing import Any
 
@@ -19,21 +20,27 @@ from jmp_hk.runtime import interruption
 Signature = list[tuple[str, str]]
 
 
+# Set to 1, it puts kernels of our own in the place of some that XLA makes.
+KERNELS_VARIABLE = "JMP_HK_KERNELS"
+
 _target = contextvars.ContextVar("target_platform", default="")
+_own_kernels = contextvars.ContextVar("own_kernels", default=False)
 
 
 @contextlib.contextmanager
-def trace_for(platform: str) -> Iterator[None]:
+def trace_for(platform: str, own_kernels: bool = False) -> Iterator[None]:
   """Programs that are traced inside are for a platform that may not be here.
 
   Args:
     platform: as `jax.default_backend` names it, e.g. "gpu".
+    own_kernels: see `uses_own_kernels`.
   """
-  token = _target.set(platform)
+  tokens = _target.set(platform), _own_kernels.set(own_kernels)
   try:
     yield
   finally:
-    _target.reset(token)
+    _target.reset(tokens[0])
+    _own_kernels.reset(tokens[1])
 
 
 def target_platform() -> str:
@@ -44,6 +51,17 @@ def target_platform() -> str:
 def targets_cpu() -> bool:
   """Whether programs are being traced for a CPU."""
   return target_platform() == "cpu"
+
+
+def uses_own_kernels() -> bool:
+  """Whether kernels of our own are wanted on GPUs where there are some.
+
+  Not by default: none has been timed on a card. The environment variable
+  `JMP_HK_KERNELS` asks for them.
+  """
+  if targets_cpu():
+    return False
+  return _own_kernels.get() or os.environ.get(KERNELS_VARIABLE) == "1"
 
 
 class RecompileError(RuntimeError):

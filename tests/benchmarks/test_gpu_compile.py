@@ -12,6 +12,7 @@ from benchmarks import roofline
 from data.command_line import program as program_lib
 
 # In the form in which XLA prints programs for GPUs.
+_OWN = "__gpu$xla.gpu.triton"
 _TEXT = (pathlib.Path(__file__).parent / "step.hlo").read_text()
 
 
@@ -21,7 +22,7 @@ class ProgramTest(parameterized.TestCase):
     self.kernels = {k.kind: k for k in roofline.kernels(hlo.parse(_TEXT))}
 
   def test_what_is_no_kernel_is_left_out(self):
-    kinds = {"fusion Loop", "fusion Input", "__cublas$lt$matmul"}
+    kinds = {"fusion Loop", "fusion Input", "__cublas$lt$matmul", _OWN}
     self.assertEqual(set(self.kernels), kinds)
 
   def test_loops_count_as_often_as_they_run(self):
@@ -31,6 +32,11 @@ class ProgramTest(parameterized.TestCase):
     inside, library = self.kernels["fusion Loop"], self.kernels["__cublas$lt$matmul"]
     self.assertEqual((inside.flops, inside.precision), (2 * 4 * 2 * 8, "f32"))
     self.assertEqual((library.flops, library.precision), (2 * 16 * 64 * 32, "bf16"))
+
+  def test_kernels_of_our_own_multiply_by_their_last_operand(self):
+    own = self.kernels[_OWN]
+    self.assertEqual((own.flops, own.precision), (2 * 16 * 32 * 32, "bf16"))
+    self.assertEqual(own.num_bytes, 2 * (4 * 16 * 32 + 32 * 32))
 
   def test_float32_without_a_precision_is_tensorfloat32(self):
     text = _TEXT.replace(", operand_precision={highest,highest}", "")
@@ -50,6 +56,7 @@ class ProgramTest(parameterized.TestCase):
       [
         "backward backbone/int_blocks/quad_interaction",
         "forward backbone/out_blocks/seq_forces",
+        "forward backbone/out_blocks/seq_energy2",
         "step/optimizer",
       ],
     )

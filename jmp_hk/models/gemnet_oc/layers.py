@@ -10,6 +10,8 @@ from jmp_hk.graphs import batch as batch_lib
 from jmp_hk.models import indexing
 from jmp_hk.models import layers as base_layers
 from jmp_hk.models.gemnet_oc import fusion
+from jmp_hk.models.gemnet_oc import kernels
+from jmp_hk.runtime import compilation
 
 _SQRT_HALF = 0.5**0.5
 
@@ -167,6 +169,8 @@ class SymmetricSum(hk.Module):
     Returns:
       [E, channels].
     """
+    if compilation.uses_own_kernels() and kernels.suits(x, forward.shape[1]):
+      return kernels.symmetric()(x, forward, backward, reverse)
     return fusion.barrier(_symmetric(x, forward, backward, reverse))
 
 
@@ -201,6 +205,8 @@ class Residual(hk.Module):
     weights = [
       Dense(channels, name=f"dense_mlp_{i}").weight(channels, x.dtype) for i in range(2)
     ]
+    if compilation.uses_own_kernels() and kernels.suits(x, channels):
+      return kernels.residual(scale, factor)(x, *weights)
     return fusion.barrier(_residual(scale, factor)(x, *weights))
 
 
