@@ -1,9 +1,9 @@
 """GemNet-OC's graphs with default options, for tests that need some graphs."""
 
 from jmp_hk.models.gemnet_oc.graphs import budget
-from jmp_hk.models.gemnet_oc.graphs import build
 from jmp_hk.models.gemnet_oc.graphs import builder
+from jmp_hk.models.gemnet_oc.graphs import choice
 
 Budget = budget.GemNetOCBudget
 BUILDER = builder.GemNetOCGraphBuilder()
-UNION = builder.GemNetOCGraphBuilder(options=build.GraphOptions(symmetrize="union"))
+UNION = builder.GemNetOCGraphBuilder(options=choice.GraphOptions(symmetrize="union"))

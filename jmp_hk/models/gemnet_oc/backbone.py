@@ -26,8 +26,8 @@ from jmp_hk.models.gemnet_oc import layers
 from jmp_hk.models.gemnet_oc import quadruplets
 from jmp_hk.models.gemnet_oc import scale_factor
 from jmp_hk.models.gemnet_oc import shared_bases
-from jmp_hk.models.gemnet_oc.graphs import build as build_lib
 from jmp_hk.models.gemnet_oc.graphs import builder as builder_lib
+from jmp_hk.models.gemnet_oc.graphs import choice
 
 # Learning-rate factors of JMP's fine-tuning by number of blocks, JMP-S and JMP-L: those
 # of the atom embedding and of each block (Shoghi et al. 2024).
@@ -65,7 +65,7 @@ class GemNetOCConfig(backbone_lib.BackboneConfig):
   bases: config_lib.BasesConfig = config_lib.BasesConfig()
   interaction: config_lib.InteractionConfig = config_lib.InteractionConfig()
   output: config_lib.OutputConfig = config_lib.OutputConfig()
-  graphs: build_lib.GraphOptions = build_lib.GraphOptions()
+  graphs: choice.GraphOptions = choice.GraphOptions()
 
   @classmethod
   def upgrade_json(cls, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import selection
 from jmp_hk.models.gemnet_oc.graphs import budget as gemnet_budget
 from jmp_hk.models.gemnet_oc.graphs import build
+from jmp_hk.models.gemnet_oc.graphs import choice
 from jmp_hk.models.gemnet_oc.graphs import moving as candidates_lib
 from jmp_hk.models.gemnet_oc.graphs import packing
 
@@ -44,7 +45,7 @@ class GemNetOCMovingGraphs(moving_lib.MovingGraphs):
   """
 
   config: graph_config.GraphConfig
-  options: build.GraphOptions
+  options: choice.GraphOptions
   skin: float
 
   @property

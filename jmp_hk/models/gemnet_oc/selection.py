@@ -12,7 +12,7 @@ from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import nearest
 from jmp_hk.models import indexing
 from jmp_hk.models.gemnet_oc import truncation
-from jmp_hk.models.gemnet_oc.graphs import build
+from jmp_hk.models.gemnet_oc.graphs import choice
 
 Arrays = Mapping[str, jax.Array]
 Truncation = graph_config.Truncation
@@ -46,7 +46,7 @@ def select(
   near: jax.Array,
   far: jax.Array,
   config: graph_config.GraphConfig,
-  options: build.GraphOptions,
+  options: choice.GraphOptions,
 ) -> Selection:
   """Selects edges from candidates; traced, in float64.
 
@@ -159,7 +159,7 @@ def _select_nearest(
   near: jax.Array,
   far: jax.Array,
   config: graph_config.GraphConfig,
-  options: build.GraphOptions,
+  options: choice.GraphOptions,
 ) -> Selection:
   """See `build._select_nearest`."""
   limits, highest = arrays["limits"], arrays["highest"]

@@ -12,6 +12,7 @@ from jmp_hk.graphs import builder as builder_lib
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.models.gemnet_oc.graphs import budget as budget_lib
 from jmp_hk.models.gemnet_oc.graphs import build as build_lib
+from jmp_hk.models.gemnet_oc.graphs import choice
 from jmp_hk.models.gemnet_oc.graphs import measure as measure_lib
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
 
   budget_type: ClassVar[type[Budget]] = Budget
 
-  options: build_lib.GraphOptions = build_lib.GraphOptions()
+  options: choice.GraphOptions = choice.GraphOptions()
 
   def build(
     self,
@@ -88,7 +89,7 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
     if any(config.truncation is not _PUBLISHED for config in configs):
       return {"a2a_width": most_atoms}
     limits = [
-      build_lib.neighbor_limits(config, size)
+      choice.neighbor_limits(config, size)
       for config in configs
       for size in (1, *(n + 1 for n, _ in config.max_neighbors_by_size))
     ]
@@ -103,7 +104,7 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
   ) -> dict[str, int]:
     """See `GraphBuilder`."""
     atoms = structure.num_atoms
-    neighbors = build_lib.neighbor_limits(config, atoms)
+    neighbors = choice.neighbor_limits(config, atoms)
     limits = self.width_limits([config], atoms)
     if config.truncation is _PUBLISHED:
       limits |= {
@@ -125,7 +126,7 @@ class GemNetOCGraphBuilder(builder_lib.GraphBuilder):
   ) -> Budget:
     """See `GraphBuilder`; edges grow with the square of the atoms up to the limits."""
     growth = num_atoms / known.num_atoms
-    limits = build_lib.neighbor_limits(config, num_atoms)
+    limits = choice.neighbor_limits(config, num_atoms)
     if config.truncation is not _PUBLISHED:
       limits = limits.scaled(_MORE_NEIGHBORS)
 

@@ -13,7 +13,7 @@ from jmp_hk.graphs import nearest
 from jmp_hk.graphs import neighbors
 from jmp_hk.graphs import pairs as pairs_lib
 from jmp_hk.models.gemnet_oc.graphs import budget as budget_lib
-from jmp_hk.models.gemnet_oc.graphs import build
+from jmp_hk.models.gemnet_oc.graphs import choice
 
 _MORE = 1.7  # Neighbors within the first radius that is tried, by those wanted.
 _GROWTH = 1.25  # Of a radius that is too small.
@@ -22,7 +22,7 @@ _GROWTH = 1.25  # Of a radius that is too small.
 def measure(
   structure: structure_lib.Structure,
   config: graph_config.GraphConfig,
-  options: build.GraphOptions,
+  options: choice.GraphOptions,
 ) -> budget_lib.GemNetOCBudget | None:
   """The sizes of `build.build_graphs` without edge dropout.
 
@@ -45,7 +45,7 @@ def measure(
     return None
   num_atoms = structure.num_atoms
   pairs = neighbors.find_pairs(structure, config.cutoff)
-  limits = build.neighbor_limits(config, num_atoms)
+  limits = choice.neighbor_limits(config, num_atoms)
   if pairs is None or not limits.qint:
     return None
   limit = neighbors.edge_limit(structure, config.cutoff)
@@ -59,10 +59,10 @@ def measure(
   found = nearest.nearest(near, limits.main, neighbors.home_cells(structure))
   near, rank = found.edges, found.rank
   # Each of these edges comes with its reverse.
-  half = build.is_forward(near, found.codes, found.bound).nonzero()[0]
+  half = choice.is_forward(near, found.codes, found.bound).nonzero()[0]
   count = lambda ends: np.bincount(ends, minlength=num_atoms)
   degree = count(near.receivers.take(half)) + count(near.senders.take(half))
-  in_qint = build.joins_tagged(near, structure.tags, options.qint_tags)
+  in_qint = choice.joins_tagged(near, structure.tags, options.qint_tags)
   in_qint &= rank < limits.qint
   qint = near.receivers.take(in_qint.nonzero()[0])
   return budget_lib.GemNetOCBudget(

@@ -18,7 +18,7 @@ from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import moving as moving_lib
 from jmp_hk.graphs import nearest
 from jmp_hk.graphs import neighbors
-from jmp_hk.models.gemnet_oc.graphs import build
+from jmp_hk.models.gemnet_oc.graphs import choice
 from jmp_hk.models.gemnet_oc.graphs import tables
 
 Truncation = graph_config.Truncation
@@ -85,7 +85,7 @@ class StructureCandidates:
 def find_candidates(
   structure: structure_lib.Structure,
   config: graph_config.GraphConfig,
-  options: build.GraphOptions,
+  options: choice.GraphOptions,
   skin: float,
 ) -> StructureCandidates:
   """Finds the candidates of a structure.
@@ -104,7 +104,7 @@ def find_candidates(
     CandidatesError: a pair at the very end of the search was found once.
   """
   n = structure.num_atoms
-  limits = dataclasses.astuple(build.neighbor_limits(config, n))
+  limits = dataclasses.astuple(choice.neighbor_limits(config, n))
   tolerance = neighbors.CUTOFF_TOLERANCE
   periodic = bool(np.any(structure.pbc))
   highest = config.cutoff + (tolerance if periodic else -tolerance)
@@ -118,7 +118,7 @@ def find_candidates(
   if len(near):
     codes, bound = nearest.offset_codes(near, neighbors.home_cells(structure))
   may_be_qint = near.distances <= reach[near.receivers, 1]
-  may_be_qint &= build.joins_tagged(near, structure.tags, options.qint_tags)
+  may_be_qint &= choice.joins_tagged(near, structure.tags, options.qint_tags)
   chosen = may_be_qint.nonzero()[0]
   qint = near.take(chosen)
   column = np.full(len(near), -1, np.int32)
@@ -132,7 +132,7 @@ def find_candidates(
     far=far,
     near=near,
     reverse=_reverse(near, codes, bound, n),
-    is_forward=build.is_forward(near, codes, bound),
+    is_forward=choice.is_forward(near, codes, bound),
     qint_column=column,
     third=third,
     a2a_pairs=pairs,

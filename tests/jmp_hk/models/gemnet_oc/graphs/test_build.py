@@ -7,7 +7,7 @@ import pytest
 
 from jmp_hk import structure as structure_lib
 from jmp_hk.graphs import config as graph_config
-from jmp_hk.models.gemnet_oc.graphs import build as gemnet_build
+from jmp_hk.models.gemnet_oc.graphs import choice
 from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 
@@ -51,7 +51,7 @@ def test_random_structures_equal_brute_force(seed, n, pbc, unwrap, zero, cap):
   edges = helpers.brute_force_edges(structure, 5.0)
   graphs = gemnet_graphs.BUILDER.build(structure, config)
   helpers.check_structure_graphs(graphs)
-  caps = gemnet_build.neighbor_limits(config, n)
+  caps = choice.neighbor_limits(config, n)
   assert caps.main == cap
   assert (caps.a2ee2a, caps.qint) == (int(cap * 20 / 30), int(cap * 8 / 30))
   if len(edges) <= caps.a2a:
@@ -202,21 +202,6 @@ def test_cutoff_is_strict_only_without_periodicity():
   assert len(gemnet_graphs.BUILDER.build(boxed, config).a2a) == 2
 
 
-def test_a2a_cap_and_caps_by_size():
-  rng = np.random.default_rng(0)
-  structure = helpers.make_structure(rng.uniform(0, 6, (50, 3)))
-  config = graph_config.GraphConfig(cutoff=20.0, max_neighbors=1)
-  graphs = gemnet_graphs.BUILDER.build(structure, config)
-  assert gemnet_build.neighbor_limits(config, 50).a2a == 33
-  assert (np.bincount(graphs.a2a.receivers) == 33).all()
-  assert helpers.edge_set(graphs.a2a) == helpers.nearest(
-    helpers.brute_force_edges(structure, 20.0), 33
-  )
-  by_size = dataclasses.replace(CONFIG, max_neighbors_by_size=((40, 20), (100, 10)))
-  caps = [gemnet_build.neighbor_limits(by_size, n).main for n in (40, 41, 100, 101)]
-  assert caps == [30, 20, 20, 10]
-
-
 def test_edge_dropout_comes_before_selection_and_follows_the_seed():
   structure = helpers.golden_structures("tinyd_slab")[0][0][0]
   full = gemnet_graphs.BUILDER.build(structure, CONFIG)
@@ -247,5 +232,3 @@ def test_bad_input_is_named():
     gemnet_graphs.BUILDER.build(helpers.make_structure([[np.nan, 0, 0]]), CONFIG)
   with pytest.raises(ValueError, match="edge_dropout"):
     dataclasses.replace(gemnet_graphs.BUILDER, edge_dropout=1.0)
-  with pytest.raises(ValueError, match="union"):
-    gemnet_build.GraphOptions(symmetrize="both")

@@ -11,8 +11,8 @@ import numpy as np
 
 from jmp_hk.graphs import config as graph_config
 from jmp_hk.graphs import pairs
-from jmp_hk.models.gemnet_oc.graphs import build
 from jmp_hk.models.gemnet_oc.graphs import builder as builder_lib
+from jmp_hk.models.gemnet_oc.graphs import choice
 from jmp_hk.models.gemnet_oc.graphs import measure
 from tests.jmp_hk.graphs import helpers
 
@@ -80,7 +80,7 @@ class MeasureTest(parameterized.TestCase):
     )
     self.assert_counts(structure, smooth, is_counted=False)
     union = builder_lib.GemNetOCGraphBuilder(
-      options=build.GraphOptions(symmetrize="union")
+      options=choice.GraphOptions(symmetrize="union")
     )
     config = graph_config.GraphConfig(6.0, 20)
     self.assertEqual(

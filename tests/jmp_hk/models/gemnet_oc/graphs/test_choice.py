@@ -1,4 +1,4 @@
-"""Which edges the truncations of graphs choose."""
+"""Which edges the limits and truncations of graphs choose."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jmp_hk.graphs import config as graph_config
+from jmp_hk.models.gemnet_oc.graphs import choice
 from tests import gemnet_graphs
 from tests.jmp_hk.graphs import helpers
 
@@ -127,3 +128,25 @@ def test_limits_that_make_no_sense_are_refused_everywhere(truncation):
   for limit in (0, -1):
     with pytest.raises(ValueError, match="max_neighbors must be .* from 1 to"):
       _config(truncation, max_neighbors=limit)
+
+
+def test_a2a_cap_and_caps_by_size():
+  rng = np.random.default_rng(0)
+  structure = helpers.make_structure(rng.uniform(0, 6, (50, 3)))
+  config = graph_config.GraphConfig(cutoff=20.0, max_neighbors=1)
+  graphs = gemnet_graphs.BUILDER.build(structure, config)
+  assert choice.neighbor_limits(config, 50).a2a == 33
+  assert (np.bincount(graphs.a2a.receivers) == 33).all()
+  assert helpers.edge_set(graphs.a2a) == helpers.nearest(
+    helpers.brute_force_edges(structure, 20.0), 33
+  )
+  by_size = dataclasses.replace(
+    config, max_neighbors=30, max_neighbors_by_size=((40, 20), (100, 10))
+  )
+  caps = [choice.neighbor_limits(by_size, n).main for n in (40, 41, 100, 101)]
+  assert caps == [30, 20, 20, 10]
+
+
+def test_unknown_rules_of_symmetrisation_are_refused():
+  with pytest.raises(ValueError, match="union"):
+    choice.GraphOptions(symmetrize="both")
