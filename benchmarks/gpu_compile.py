@@ -152,12 +152,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     "Whether blocks are computed again in the backward pass",
     values,
   )
-  cases.define_names(
+  flags.DEFINE_bool(
     "own_kernels",
-    ["false"],
-    ["false", "true"],
-    "Whether kernels of our own stand where there are some",
-    values,
+    False,
+    "Put kernels of our own where there are some, as JMP_HK_KERNELS=1 does.",
+    flag_values=values,
   )
   flags.DEFINE_integer(
     "structures",
@@ -177,13 +176,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def _measure(values: flags.FlagValues) -> None:
   prepare()
-  for model, data, precision, remat, kernels, card in itertools.product(
-    values.model,
-    values.data,
-    values.precision,
-    values.remat,
-    values.own_kernels,
-    values.card,
+  for model, data, precision, remat, card in itertools.product(
+    values.model, values.data, values.precision, values.remat, values.card
   ):
     result = run_case(
       model,
@@ -192,7 +186,7 @@ def _measure(values: flags.FlagValues) -> None:
       card,
       values.structures,
       remat=remat == "true",
-      own_kernels=kernels == "true",
+      own_kernels=values.own_kernels,
       hlo_dir=values.hlo,
     )
     print(json.dumps(result), flush=True)
