@@ -58,16 +58,18 @@ class _Tile(NamedTuple):
   width: int
 
 
-def suits(x: jax.Array, channels: int) -> bool:
-  """Whether there are kernels for a layer: bfloat16, wide and long enough.
+def suits_residual(x: jax.Array) -> bool:
+  """Whether there is a kernel for a residual layer: bfloat16, wide and long enough."""
+  return _suits(x) and not x.shape[1] % _COLUMNS[-1]
 
-  Args:
-    x: its input.
-    channels: width of its result. Narrower inputs are those of projections.
-  """
-  if x.ndim != 2 or x.dtype != jnp.bfloat16 or len(x) < _ROWS:
-    return False
-  return not channels % _COLUMNS[-1] and (x.shape[1] in (channels, *_NARROW))
+
+def suits_symmetric(x: jax.Array, channels: int) -> bool:
+  """Whether there is one for projections of narrow inputs to so many channels."""
+  return _suits(x) and x.shape[1] in _NARROW and not channels % _COLUMNS[-1]
+
+
+def _suits(x: jax.Array) -> bool:
+  return x.ndim == 2 and x.dtype == jnp.bfloat16 and len(x) >= _ROWS
 
 
 @functools.cache

@@ -169,7 +169,7 @@ class SymmetricSum(hk.Module):
     Returns:
       [E, channels].
     """
-    if compilation.uses_own_kernels() and kernels.suits(x, forward.shape[1]):
+    if compilation.uses_own_kernels() and kernels.suits_symmetric(x, forward.shape[1]):
       return kernels.symmetric()(x, forward, backward, reverse)
     return fusion.barrier(_symmetric(x, forward, backward, reverse))
 
@@ -205,7 +205,7 @@ class Residual(hk.Module):
     weights = [
       Dense(channels, name=f"dense_mlp_{i}").weight(channels, x.dtype) for i in range(2)
     ]
-    if compilation.uses_own_kernels() and kernels.suits(x, channels):
+    if compilation.uses_own_kernels() and kernels.suits_residual(x):
       return kernels.residual(scale, factor)(x, *weights)
     return fusion.barrier(_residual(scale, factor)(x, *weights))
 

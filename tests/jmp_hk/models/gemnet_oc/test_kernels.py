@@ -74,16 +74,25 @@ class LayersTest(parameterized.TestCase):
 
 class ChoiceTest(parameterized.TestCase):
   @parameterized.parameters(
-    ((128, 128), 128, jnp.bfloat16, True),
-    ((128, 64), 512, jnp.bfloat16, True),
-    ((128, 128), 128, jnp.float32, False),
-    ((127, 128), 128, jnp.bfloat16, False),
-    ((128, 64), 64, jnp.bfloat16, False),
-    ((128, 48), 128, jnp.bfloat16, False),
-    ((2, 128, 128), 128, jnp.bfloat16, False),
+    ((128, 128), jnp.bfloat16, True),
+    ((128, 128), jnp.float32, False),
+    ((127, 128), jnp.bfloat16, False),
+    ((128, 64), jnp.bfloat16, False),
+    ((2, 128, 128), jnp.bfloat16, False),
   )
-  def test_only_long_wide_bfloat16_matrices_suit(self, shape, width, dtype, expected):
-    self.assertEqual(kernels.suits(jnp.zeros(shape, dtype), width), expected)
+  def test_residual_layers_of_long_wide_bfloat16_suit(self, shape, dtype, expected):
+    self.assertEqual(kernels.suits_residual(jnp.zeros(shape, dtype)), expected)
+
+  @parameterized.parameters(
+    (64, 512, jnp.bfloat16, True),
+    (64, 512, jnp.float32, False),
+    (64, 192, jnp.bfloat16, False),
+    (48, 512, jnp.bfloat16, False),
+    (512, 512, jnp.bfloat16, False),
+  )
+  def test_projections_of_narrow_bfloat16_suit(self, inputs, width, dtype, expected):
+    x = jnp.zeros((128, inputs), dtype)
+    self.assertEqual(kernels.suits_symmetric(x, width), expected)
 
   @parameterized.parameters(("1", True), ("0", False), ("", False))
   def test_a_variable_asks_for_them(self, value, expected):
