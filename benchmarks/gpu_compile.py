@@ -30,6 +30,7 @@ from benchmarks import samples
 from benchmarks import training
 from data.command_line import flag_help
 from data.command_line import program as program_lib
+from jmp_hk.runtime import compilation
 
 # Trying kernels out needs a card; Triton's products are no good without that.
 OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
@@ -80,7 +81,6 @@ def run_case(
   card: str,
   structures: int = 0,
   remat: bool = False,
-  own_kernels: bool = False,
   hlo_dir: str = "",
 ) -> dict[str, object]:
   """Compiles one case.
@@ -92,7 +92,6 @@ def run_case(
     card: one of `roofline.CARDS`.
     structures: wanted number of structures in the step; 0 takes the default.
     remat: compute the insides of blocks again in the backward pass.
-    own_kernels: see `compilation.uses_own_kernels`.
     hlo_dir: directory that the program's text is written to; "" for none.
 
   Returns:
@@ -106,9 +105,10 @@ def run_case(
   step = batches.steps[0]
   trained = training.Training(config, step[0], device)
   start = time.perf_counter()
-  compiled = trained.compile_only(step, OPTIONS, own_kernels)
+  compiled = trained.compile_only(step, OPTIONS)
   seconds = time.perf_counter() - start
   text = compiled.as_text() or ""
+  own_kernels = compilation.wants_own_kernels()
   variants = ["remat"] * remat + ["own-kernels"] * own_kernels
   name = "/".join([model, data, precision, *variants])
   if hlo_dir:
@@ -155,7 +155,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_bool(
     "own_kernels",
     False,
-    "Put kernels of our own where there are some, as JMP_HK_KERNELS=1 does.",
+    "Put kernels of our own where there are some; the same as JMP_HK_KERNELS=1.",
     flag_values=values,
   )
   flags.DEFINE_integer(
@@ -176,18 +176,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def _measure(values: flags.FlagValues) -> None:
   prepare()
+  if values.own_kernels:
+    os.environ[compilation.KERNELS_VARIABLE] = "1"
   for model, data, precision, remat, card in itertools.product(
     values.model, values.data, values.precision, values.remat, values.card
   ):
     result = run_case(
-      model,
-      data,
-      precision,
-      card,
-      values.structures,
-      remat=remat == "true",
-      own_kernels=values.own_kernels,
-      hlo_dir=values.hlo,
+      model, data, precision, card, values.structures, remat == "true", values.hlo
     )
     print(json.dumps(result), flush=True)
 

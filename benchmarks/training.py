@@ -81,14 +81,12 @@ class Training:
     self,
     microbatches: Sequence[batch_lib.Batch],
     options: Mapping[str, Any] | None = None,
-    own_kernels: bool = False,
   ) -> jax.stages.Compiled:
     """Compiles the step for the shapes of its microbatches without making a state.
 
     Args:
       microbatches: microbatches of any step of the budget.
       options: XLA's flags for this compilation, without the dashes.
-      own_kernels: see `compilation.uses_own_kernels`.
     """
     stacked = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
@@ -98,7 +96,7 @@ class Training:
     )
     (device,) = self._mesh.devices.flat
     platform = str(device.platform)
-    with compilation.trace_for(_PLATFORMS.get(platform, platform), own_kernels):
+    with compilation.trace_for(_PLATFORMS.get(platform, platform)):
       lowered = self.step.lower(self._program.state_shapes(), stacked)
     return lowered.compile(compiler_options=dict(options or {}))
 

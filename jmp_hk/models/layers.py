@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 _SILU_SCALE = 1 / 0.6
+SQRT_HALF = 0.5**0.5  # Of sums, which keeps unit variance.
 
 
 def scaled_silu(x: jax.Array) -> jax.Array:

@@ -24,23 +24,20 @@ Signature = list[tuple[str, str]]
 KERNELS_VARIABLE = "JMP_HK_KERNELS"
 
 _target = contextvars.ContextVar("target_platform", default="")
-_own_kernels = contextvars.ContextVar("own_kernels", default=False)
 
 
 @contextlib.contextmanager
-def trace_for(platform: str, own_kernels: bool = False) -> Iterator[None]:
+def trace_for(platform: str) -> Iterator[None]:
   """Programs that are traced inside are for a platform that may not be here.
 
   Args:
     platform: as `jax.default_backend` names it, e.g. "gpu".
-    own_kernels: see `uses_own_kernels`.
   """
-  tokens = _target.set(platform), _own_kernels.set(own_kernels)
+  token = _target.set(platform)
   try:
     yield
   finally:
-    _target.reset(tokens[0])
-    _own_kernels.reset(tokens[1])
+    _target.reset(token)
 
 
 def target_platform() -> str:
@@ -53,15 +50,17 @@ def targets_cpu() -> bool:
   return target_platform() == "cpu"
 
 
-def uses_own_kernels() -> bool:
-  """Whether kernels of our own are wanted on GPUs where there are some.
+def wants_own_kernels() -> bool:
+  """Whether the environment asks for kernels of our own, which only GPUs have.
 
-  Not by default: none has been timed on a card. The environment variable
-  `JMP_HK_KERNELS` asks for them.
+  They are off by default: none has been timed on a card.
   """
-  if targets_cpu():
-    return False
-  return _own_kernels.get() or os.environ.get(KERNELS_VARIABLE) == "1"
+  return os.environ.get(KERNELS_VARIABLE) == "1"
+
+
+def uses_own_kernels() -> bool:
+  """Whether programs are being traced that have them."""
+  return wants_own_kernels() and not targets_cpu()
 
 
 class RecompileError(RuntimeError):

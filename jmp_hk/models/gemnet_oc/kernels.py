@@ -30,7 +30,6 @@ _DEPTH = 64
 _COLUMNS = (256, 128)  # The first that divides the width.
 _STAGES = 2  # Steps that are loaded ahead, as many as fit into an H100's shared memory.
 _MOST_WEIGHTS = 8192  # Entries of a weight that a kernel reads at a time.
-_SQRT_HALF = 0.5**0.5
 _NARROW = (16, 32, 64, 128)  # Widths of the inputs of projections.
 
 # Products in each kernel, all with as many rows and with the shape of its last operand.
@@ -195,7 +194,7 @@ def _symmetric_forward(reverse, x, of_edge, of_reverse, interpret):
     theirs = x_ref[reverse_ref[tile.rows], :]
     theirs = pl.dot(theirs, second_ref[:, tile.columns])
     out = base_layers.scaled_silu(ours) + base_layers.scaled_silu(theirs)
-    out_ref[tile.rows, tile.columns] = (_SQRT_HALF * out).astype(x.dtype)
+    out_ref[tile.rows, tile.columns] = (base_layers.SQRT_HALF * out).astype(x.dtype)
 
   shape = len(x), of_edge.shape[1]
   call = _call(kernel, "symmetric_forward", [shape], _grid(shape), interpret)
@@ -219,7 +218,7 @@ def _symmetric_backward(reverse, x, cotangent, of_edge, of_reverse, interpret):
       columns = pl.Slice(step * width, width)
       weights = first_ref[:, columns], second_ref[:, columns]
       for source, w, ref in zip(sources, weights, to_products, strict=True):
-        given = _SQRT_HALF * _wide(cotangent_ref[source, columns])
+        given = base_layers.SQRT_HALF * _wide(cotangent_ref[source, columns])
         given = (given * _slope(pl.dot(ours, w))).astype(x.dtype)
         ref[rows, columns] = given
         total += pl.dot(given, w.T)

@@ -13,8 +13,6 @@ from jmp_hk.models.gemnet_oc import fusion
 from jmp_hk.models.gemnet_oc import kernels
 from jmp_hk.runtime import compilation
 
-_SQRT_HALF = 0.5**0.5
-
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def standardised_orthogonal(key: jax.Array, shape: tuple[int, ...], dtype) -> jax.Array:
@@ -63,7 +61,7 @@ def _symmetric(
 ) -> jax.Array:
   y = base_layers.scaled_silu(x @ backward)
   y = base_layers.scaled_silu(x @ forward) + indexing.swap_rows(y, reverse)
-  return y * _SQRT_HALF
+  return y * base_layers.SQRT_HALF
 
 
 @functools.cache
@@ -182,7 +180,7 @@ class Residual(hk.Module):
     self._dropout = dropout
 
   def __call__(
-    self, x: jax.Array, *, scale: float = 1.0, factor: float = _SQRT_HALF
+    self, x: jax.Array, *, scale: float = 1.0, factor: float = base_layers.SQRT_HALF
   ) -> jax.Array:
     """Maps [..., channels] to the same shape.
 
@@ -251,7 +249,7 @@ def residual_stack(
 
 def skip(x: jax.Array, y: jax.Array) -> jax.Array:
   """Variance-preserving sum (x + y) / √2."""
-  return fusion.barrier((x + y) * _SQRT_HALF)
+  return fusion.barrier((x + y) * base_layers.SQRT_HALF)
 
 
 class EdgeEmbedding(hk.Module):

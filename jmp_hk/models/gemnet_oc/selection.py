@@ -161,7 +161,7 @@ def _select_nearest(
   config: graph_config.GraphConfig,
   options: choice.GraphOptions,
 ) -> Selection:
-  """See `build._select_nearest`."""
+  """See `choice._select_nearest`."""
   limits, highest = arrays["limits"], arrays["highest"]
   rank = _ranks(_sort(near, highest))
   chosen = [rank < limits[:, column, None] for column in (0, 2, 3)]
@@ -180,7 +180,7 @@ def _select_nearest(
 def _select_shells(
   arrays: Arrays, near: jax.Array, far: jax.Array, config: graph_config.GraphConfig
 ) -> Selection:
-  """See `build._select_shells`."""
+  """See `choice._select_shells`."""
   limits, highest = arrays["limits"], arrays["highest"]
   order = _sort(near, highest)
   main, a2ee2a, qint = _whole_shells(order, [limits[:, k] for k in (0, 2, 3)])
@@ -198,7 +198,7 @@ def _select_shells(
 def _select_smoothly(
   arrays: Arrays, near: jax.Array, far: jax.Array, config: graph_config.GraphConfig
 ) -> Selection:
-  """See `build._select_smoothly`."""
+  """See `choice._select_smoothly`."""
   largest = config.cutoff
   near = jnp.where(near <= arrays["highest"][:, None], near, jnp.inf)
   far = jnp.where(far <= arrays["highest"][:, None], far, jnp.inf)

@@ -122,7 +122,11 @@ def select(
     config: cutoff and truncation.
     options: symmetrisation.
   """
-  return _SELECTIONS[config.truncation](edges, limits, home, config, options)
+  if config.truncation is Truncation.SMOOTH:
+    return _select_smoothly(edges, limits, home, config.cutoff)
+  if config.truncation is Truncation.SHELLS:
+    return _select_shells(edges, limits, home)
+  return _select_nearest(edges, limits, home, options.symmetrize)
 
 
 def is_forward(edges: neighbors.EdgeSet, codes: np.ndarray, bound: int) -> np.ndarray:
@@ -148,14 +152,9 @@ def joins_tagged(
 
 
 def _select_nearest(
-  edges: neighbors.EdgeSet,
-  limits: NeighborLimits,
-  home: np.ndarray,
-  config: graph_config.GraphConfig,
-  options: GraphOptions,
+  edges: neighbors.EdgeSet, limits: NeighborLimits, home: np.ndarray, symmetrize: str
 ) -> Selection:
   """The nearest edges into every atom, as published."""
-  del config
   if len(edges) > limits.a2a and np.bincount(edges.receivers).max() > limits.a2a:
     edges = nearest.nearest(edges, limits.a2a, home).edges
   near, rank, codes, bound = nearest.nearest(edges, limits.main, home)
@@ -166,19 +165,14 @@ def _select_nearest(
     bound,
     in_a2ee2a=rank < limits.a2ee2a,
     in_qint=rank < limits.qint,
-    symmetrize=options.symmetrize,
+    symmetrize=symmetrize,
   )
 
 
 def _select_shells(
-  edges: neighbors.EdgeSet,
-  limits: NeighborLimits,
-  home: np.ndarray,
-  config: graph_config.GraphConfig,
-  options: GraphOptions,
+  edges: neighbors.EdgeSet, limits: NeighborLimits, home: np.ndarray
 ) -> Selection:
   """Whole shells of equally distant neighbors."""
-  del config, options
   edges, rank, codes, bound = nearest.nearest(edges, len(edges), home)
   bounds = nearest.shell_bounds(edges, rank)
   take = lambda limit: nearest.whole_shells(bounds, limit).nonzero()[0]
@@ -196,11 +190,7 @@ def _select_shells(
 
 
 def _select_smoothly(
-  edges: neighbors.EdgeSet,
-  limits: NeighborLimits,
-  home: np.ndarray,
-  config: graph_config.GraphConfig,
-  options: GraphOptions,
+  edges: neighbors.EdgeSet, limits: NeighborLimits, home: np.ndarray, cutoff: float
 ) -> Selection:
   """Edges within the adaptive cutoffs of atoms.
 
@@ -208,10 +198,9 @@ def _select_smoothly(
   if it is within that of its receiver. The cutoffs grow with the limits, so the edges
   of a2ee2a and qint are among those of main.
   """
-  del options
   wanted = dataclasses.astuple(limits)  # In the order of `GemNetOCStructureGraphs`.
   num_atoms = len(home)
-  cutoffs = adaptive.adaptive_cutoffs(edges, num_atoms, wanted, config.cutoff)
+  cutoffs = adaptive.adaptive_cutoffs(edges, num_atoms, wanted, cutoff)
   of_receivers = cutoffs.take(edges.receivers, axis=0)
   main = np.maximum(of_receivers[:, 0], cutoffs[:, 0].take(edges.senders))
   main = (edges.distances < main).nonzero()[0]
@@ -219,7 +208,7 @@ def _select_smoothly(
   codes, bound = np.zeros(0, np.intp), 0
   if len(near):
     codes, bound = nearest.offset_codes(near, home)
-  factors = [adaptive.background(limit, config.cutoff) for limit in wanted]
+  factors = [adaptive.background(limit, cutoff) for limit in wanted]
   return Selection(
     edges.take(edges.distances < of_receivers[:, 1]),
     near,
@@ -232,10 +221,3 @@ def _select_smoothly(
     cutoffs=cutoffs,
     backgrounds=np.tile(factors, (num_atoms, 1)),
   )
-
-
-_SELECTIONS = {
-  Truncation.PUBLISHED: _select_nearest,
-  Truncation.SHELLS: _select_shells,
-  Truncation.SMOOTH: _select_smoothly,
-}

@@ -72,6 +72,11 @@ class LayersTest(parameterized.TestCase):
     self._check(ours, plain, args, cotangent)
 
 
+def _variable(value: str):
+  """The environment with the variable that asks for kernels."""
+  return mock.patch.dict("os.environ", {compilation.KERNELS_VARIABLE: value})
+
+
 class ChoiceTest(parameterized.TestCase):
   @parameterized.parameters(
     ((128, 128), jnp.bfloat16, True),
@@ -96,10 +101,9 @@ class ChoiceTest(parameterized.TestCase):
 
   @parameterized.parameters(("1", True), ("0", False), ("", False))
   def test_a_variable_asks_for_them(self, value, expected):
-    given = {compilation.KERNELS_VARIABLE: value}
-    with compilation.trace_for("gpu"), mock.patch.dict("os.environ", given):
+    with compilation.trace_for("gpu"), _variable(value):
       self.assertEqual(compilation.uses_own_kernels(), expected)
-    with compilation.trace_for("cpu"), mock.patch.dict("os.environ", given):
+    with compilation.trace_for("cpu"), _variable(value):
       self.assertFalse(compilation.uses_own_kernels())
 
 
@@ -123,7 +127,7 @@ class ModulesTest(parameterized.TestCase):
     transformed = hk.without_apply_rng(hk.transform(module))
     params = transformed.init(jax.random.PRNGKey(0), x)
     run = lambda *args: transformed.apply(*args).astype(jnp.float32).sum()
-    with compilation.trace_for(platform, own_kernels):
+    with compilation.trace_for(platform), _variable(str(int(own_kernels))):
       return jax.jit(jax.grad(run)).trace(params, x)
 
   @parameterized.product(
